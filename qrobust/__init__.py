@@ -1,0 +1,1 @@
+"""qrobust: proofs of what quantization does to a neural network."""

@@ -1,0 +1,382 @@
+"""Branch and bound over the inputs and the neurons' positions, with differential interval bounds.
+
+Accepts   every query on dense networks over points, boxes and polytopes
+Gives     Robust, Candidate or Unknown with bounds; estimates with a certified upper end and a witness
+Method    `search.maximise` over (x, t) with `bounds.differential`. Label questions: for each pair of a label and a rival,
+          the greatest gap of a changed label. Confidence questions: the greatest change of any confidence
+Property  sound; complete up to the tolerance as long as the budget lasts (a label question whose worst case is exactly a tie
+          never ends, and comes back Unknown)
+Source    THEORY.md, sections 3 and 4
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cached_property
+
+import numpy as np
+
+from qrobust import interval
+from qrobust.answers import AnyQuery, Assurance, Candidate, Claim, Counterexample, EstimateClaim, Robust, Unknown
+from qrobust.bounds.centred import CentredRow, greatest_row, stored_row
+from qrobust.bounds.corners import corner
+from qrobust.bounds.differential import Pair, PairBounds, chord_slopes, row_pair
+from qrobust.bounds.leads import Leads
+from qrobust.check import violation_fault
+from qrobust.domains import Domain, ParameterBox, Points
+from qrobust.interval import BoolArray, FloatArray, Interval, down, up
+from qrobust.network import Activation, Network, Output
+from qrobust.queries import (
+    ConfidenceQuery,
+    EpsilonEstimate,
+    GreatestDelta,
+    LabelQuery,
+    Query,
+    SigmaEstimate,
+)
+from qrobust.search import Budget, Outcome, maximise
+
+TOLERANCE = 2.5e-7  # of estimated confidences and margins
+
+
+class Space:
+    """The box over (x, t) in which one query is searched, with what its problems share."""
+
+    def __init__(self, network: Network, parameters: ParameterBox, domain: Domain, *, free_layers: int) -> None:
+        self.network, self.parameters, self.domain = network, parameters, domain
+        self.bounds = PairBounds(network, parameters, free_layers=free_layers)
+        free = self.bounds.variables - network.inputs
+        x = domain.box
+        self.root = Interval(
+            np.concatenate([x.lower, -np.ones(free)]),
+            np.concatenate([x.upper, np.ones(free)]),
+        )
+
+    @cached_property
+    def scale(self) -> FloatArray:
+        """The mean change of the perturbed logits along each variable, over its range, from random points."""
+        rng = np.random.default_rng(0)
+        points = self.root.lower + rng.random((64, self.root.shape[0])) * self.root.width
+        totals = []
+        for axis in range(self.root.shape[0]):
+            low, high = points.copy(), points.copy()
+            low[:, axis], high[:, axis] = self.root.lower[axis], self.root.upper[axis]
+            change = (
+                self.logits(Interval.point(high)).perturbed.middle - self.logits(Interval.point(low)).perturbed.middle
+            )
+            totals.append(np.abs(change).max(axis=1).mean())
+        width = np.where(self.root.width > 0, self.root.width, 1.0)
+        spread = np.array(totals)
+        return np.maximum(spread, 1e-3 * spread.max(initial=1e-300)) / width
+
+    def logits(self, boxes: Interval) -> Pair:
+        """Enclose all logits."""
+        last = self.bounds.layers[-1]
+        return row_pair(last.stored, last.box, last.deviation, self.bounds.hidden(boxes))
+
+    def outside(self, boxes: Interval) -> BoolArray:
+        """Whether a box lies wholly outside the polytope's inequalities. Shape: (batch,)."""
+        matrix, limit = self.domain.inequalities
+        if not limit.size:
+            return np.zeros(len(boxes), dtype=bool)
+        x = boxes[:, : self.network.inputs]
+        left = interval.affine(Interval.point(matrix), x, Interval.point(np.zeros(len(limit))))
+        return np.asarray((left.lower > limit).any(axis=1))
+
+    def inside(self, points: FloatArray) -> BoolArray:
+        """Whether points satisfy the inequalities in floating point. Shape: (batch,)."""
+        matrix, limit = self.domain.inequalities
+        return np.asarray((points[:, : self.network.inputs] @ matrix.T <= limit).all(axis=1))
+
+    def counterexample(self, point: FloatArray, directions: FloatArray) -> Counterexample:
+        """Rebuild exact parameters from a point (x, t)."""
+        x = [Fraction(value) for value in point[: self.network.inputs].tolist()]
+        positions, place = [], self.network.inputs
+        for layer in self.network.layers[: self.bounds.free_layers]:
+            positions.append(point[place : place + layer.outputs])
+            place += layer.outputs
+        return corner(self.network, self.parameters, x, directions, positions)
+
+
+@dataclass(frozen=True, eq=False)
+class LargestChange:
+    """Maximise the change of any confidence."""
+
+    space: Space
+
+    @property
+    def root(self) -> Interval:
+        return self.space.root
+
+    @property
+    def scale(self) -> FloatArray:
+        return self.space.scale
+
+    def upper(self, boxes: Interval) -> FloatArray:
+        rise, fall = self._changes(boxes)
+        if self.space.network.output is Output.SIGMOID:
+            rise[:, 0] = np.minimum(rise[:, 0], self._centred_rise(boxes, 1.0))
+            fall[:, 0] = np.minimum(fall[:, 0], self._centred_rise(boxes, -1.0))
+        upper = np.maximum(rise, fall).max(axis=1)
+        return np.where(self.space.outside(boxes), -np.inf, upper)
+
+    def _centred_rise(self, boxes: Interval, sign: float) -> FloatArray:
+        """Upper bound of how far the confidence of class 1 (sign 1) or 0 (sign -1) rises, by a centred form."""
+        bounds, last = self.space.bounds, self.space.bounds.layers[-1]
+        stored, box = (rows if sign > 0 else (-rows[0], -rows[1]) for rows in (last.stored, last.box))
+        after = greatest_row(bounds, boxes, box)
+        if after is None:
+            return np.full(len(boxes), np.inf)
+        before = stored_row(bounds, boxes, stored)
+        steep_after, steep_before = (
+            chord_slopes(Activation.SIGMOID, row.over(boxes))[:, None] for row in (after, before)
+        )
+        rise = CentredRow(
+            interval.sigmoid(after.centre) - interval.sigmoid(before.centre),
+            steep_after * after.slope - steep_before * before.slope,
+        )
+        by_shift = _greatest_rise(interval.sigmoid(before.over(boxes)), (after - before).over(boxes).upper)
+        return np.minimum(rise.over(boxes).upper, by_shift)
+
+    def value(self, points: FloatArray) -> FloatArray:
+        boxes = Interval.point(points)
+        rise, fall = self._changes(boxes)
+        value = np.maximum(rise, fall).max(axis=1)
+        return np.where(self.space.inside(points), value, -np.inf)
+
+    def _changes(self, boxes: Interval) -> tuple[FloatArray, FloatArray]:
+        """Upper bounds of how far each confidence rises and falls. Shapes: (batch, confidences)."""
+        logits = self.space.logits(boxes)
+        if self.space.network.output is Output.SIGMOID:
+            before, after = interval.sigmoid(logits.stored), interval.sigmoid(logits.perturbed)
+            shift = logits.difference
+        else:
+            before, after = interval.softmax(logits.stored), interval.softmax(logits.perturbed)
+            shift = _softmax_shift(logits.difference)
+        apart = after - before
+        rise = np.minimum(apart.upper, _greatest_rise(before, shift.upper))
+        one = Interval.point(np.ones(before.shape))
+        fall = np.minimum(-apart.lower, _greatest_rise(one - before, -shift.lower))
+        return rise, fall
+
+    def witness(self, point: FloatArray) -> Counterexample:
+        """Rebuild the parameters that attain the change at a point, in the better direction of the better class."""
+        rise, fall = self._changes(Interval.point(point[None]))
+        index = int(np.argmax(np.concatenate([rise[0], fall[0]])))
+        sign = 1.0 if index < rise.shape[1] else -1.0
+        directions = -np.ones(rise.shape[1])
+        directions[index % rise.shape[1]] = 1.0
+        return self.space.counterexample(point, sign * directions)
+
+
+def _softmax_shift(difference: Interval) -> Interval:
+    """Enclose the change of log(f_c / (1 - f_c)): own difference minus a mean of the rivals' differences."""
+    classes = difference.shape[1]
+    rivals = np.array([[j for j in range(classes) if j != c] for c in range(classes)])
+    least, greatest = difference.lower[:, rivals].min(axis=2), difference.upper[:, rivals].max(axis=2)
+    return difference - Interval(least, greatest)
+
+
+def _greatest_rise(confidence: Interval, shift: FloatArray) -> FloatArray:
+    """Upper bound of f' - f where f lies in `confidence` and its log-odds rise by at most `shift`.
+
+    With e = exp(shift) the rise is f (1 - f) (e - 1) / (1 + f (e - 1)), unimodal in f with its maximum tanh(shift / 4) at
+    f = 1 / (1 + sqrt(e)); so the maximum over an interval is there if the interval may contain it, else at an end.
+    """
+    positive = np.maximum(shift, 0.0)
+    half = Interval.point(0.5 * positive)
+    peak = interval.sigmoid(-half)
+    summit = interval.tanh(Interval.point(0.25 * positive)).upper
+    at_ends = np.maximum(_rise_at(confidence.lower, positive), _rise_at(confidence.upper, positive))
+    contains_peak = (confidence.lower <= peak.upper) & (confidence.upper >= peak.lower)
+    return np.where(shift <= 0, 0.0, np.where(contains_peak, summit, np.minimum(at_ends, summit)))
+
+
+def _rise_at(f: FloatArray, shift: FloatArray) -> FloatArray:
+    """Upper bound of f (1 - f) (e - 1) / (1 + f (e - 1)) with e = exp(shift), for one f each; also at most 1 - f."""
+    grown = up(interval.exp(Interval.point(shift)).upper - 1.0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        top = up(up(f * up(1.0 - f)) * grown)
+        bottom = down(1.0 + np.maximum(down(f * down(interval.exp(Interval.point(shift)).lower - 1.0)), 0.0))
+        rise = up(top / bottom)
+    return np.minimum(np.where(np.isfinite(rise), rise, np.inf), up(1.0 - f))
+
+
+@dataclass(frozen=True, eq=False)
+class LargestGap:
+    """Maximise the gap (lead of the label over its strongest rival) where one given rival overtakes the label."""
+
+    space: Space
+    leads: Leads
+    pair: int
+
+    @property
+    def root(self) -> Interval:
+        return self.space.root
+
+    @property
+    def scale(self) -> FloatArray:
+        return self.space.scale
+
+    @cached_property
+    def _rows(self) -> tuple[tuple[Interval, Interval], ...]:
+        """The last layer folded: leads over this label of all rivals, and of this rival in the box and its deviation."""
+        last, leads, one = self.space.bounds.layers[-1], self.leads, slice(self.pair, self.pair + 1)
+        own = leads.of_label(int(leads.pairs[self.pair, 0]))
+        stored, box, deviation = (leads.rows(*rows) for rows in (last.stored, last.box, last.deviation))
+        offset = leads.offset
+        return (
+            (stored[0][own], stored[1][own] + offset[own]),
+            (stored[0][one], stored[1][one] + offset[one]),
+            (box[0][one], box[1][one] + offset[one]),
+            (deviation[0][one], deviation[1][one]),
+        )
+
+    def _leads(self, boxes: Interval) -> tuple[Interval, Pair]:
+        """Enclose the stored leads of all rivals (batch, rivals), and the pair of this rival's lead (batch, 1)."""
+        hidden = self.space.bounds.hidden(boxes)
+        everyone, stored, box, deviation = self._rows
+        return interval.affine(everyone[0], hidden.stored, everyone[1]), row_pair(stored, box, deviation, hidden)
+
+    def upper(self, boxes: Interval) -> FloatArray:
+        rivals, pair = self._leads(boxes)
+        gap = np.minimum((-rivals.lower).min(axis=1), -pair.stored.lower[:, 0])
+        # The perturbed lead is at least 0, so the stored one is at least minus the greatest difference.
+        gap = np.minimum(gap, pair.difference.upper[:, 0])
+        lead = pair.perturbed.upper[:, 0]
+        _, stored, box, _ = self._rows
+        after, before = (f(self.space.bounds, boxes, r) for f, r in ((greatest_row, box), (stored_row, stored)))
+        if after is not None and before is not None:
+            gap = np.minimum(gap, np.minimum((after - before).over(boxes).upper, -before.over(boxes).lower))
+            lead = np.minimum(lead, after.over(boxes).upper)
+        overtaken = lead > 0 if self.leads.strict[self.pair] else lead >= 0
+        feasible = overtaken & (gap >= 0) & ~self.space.outside(boxes)
+        return np.where(feasible, np.maximum(gap, 0.0), -np.inf)
+
+    def value(self, points: FloatArray) -> FloatArray:
+        rivals, pair = self._leads(Interval.point(points))
+        gap = -rivals.upper.max(axis=1)
+        # Rounding the parameters to floats inside the box costs a little of the lead: ask for more than that.
+        clear = pair.perturbed.upper[:, 0] > 1e-13 * (1 + np.abs(pair.stored.upper[:, 0]))
+        feasible = clear & (gap >= 0) & self.space.inside(points)
+        return np.where(feasible, gap, -np.inf)
+
+    def witness(self, point: FloatArray) -> Counterexample:
+        """Rebuild the parameters with which the rival overtakes the label."""
+        return self.space.counterexample(point, self.leads.directions[self.pair])
+
+
+class BranchAndBound:
+    """See the module's docstring."""
+
+    name = "branch-and-bound"
+    proves = True
+    refutes = True
+
+    def __init__(self, tolerance: float = TOLERANCE) -> None:
+        self.tolerance = tolerance
+
+    def available(self) -> bool:
+        return True
+
+    def why_not(self, query: AnyQuery) -> str | None:
+        if isinstance(query, GreatestDelta):
+            return "the greatest delta is found by bisection over label queries"
+        if isinstance(query.domain, Points):
+            return "a set of points is answered point by point"
+        return None
+
+    def decide(self, query: Query, budget: Budget) -> Claim:
+        if isinstance(query, ConfidenceQuery):
+            return self._decide_confidence(query, budget)
+        assert isinstance(query, LabelQuery)
+        return self._decide_label(query, budget)
+
+    def estimate(self, query: EpsilonEstimate | SigmaEstimate, budget: Budget) -> EstimateClaim:
+        if isinstance(query, EpsilonEstimate):
+            problem = LargestChange(_confidence_space(query))
+            outcome = maximise(problem, budget, tolerance=self.tolerance)
+            witness = problem.witness(outcome.point) if outcome.point is not None else None
+            return EstimateClaim(_clip(outcome.upper), witness, Assurance.ROUNDED, reason=outcome.reason)
+        return self._estimate_sigma(query, budget)
+
+    def _decide_confidence(self, query: ConfidenceQuery, budget: Budget) -> Claim:
+        problem = LargestChange(_confidence_space(query))
+        epsilon = query.epsilon
+        outcome = maximise(
+            problem,
+            budget,
+            tolerance=0.0,
+            stop=lambda o: Fraction(o.upper) <= epsilon or (Fraction(o.best) > epsilon and _replays(query, problem, o)),
+        )
+        if Fraction(outcome.upper) <= epsilon:
+            return Robust(Assurance.ROUNDED)
+        if outcome.point is not None and _replays(query, problem, outcome):
+            return Candidate(problem.witness(outcome.point))
+        return Unknown(outcome.reason or "rounding hides the answer", max(outcome.best, 0.0), outcome.upper)
+
+    def _decide_label(self, query: LabelQuery, budget: Budget) -> Claim:
+        leads, space = Leads(query.network, query.level), _label_space(query)
+        unknown: Unknown | None = None
+        for pair, label in enumerate(leads.pairs[:, 0].tolist()):
+            needed = leads.gap_of_margin(query.sigma, label)
+            if needed is None:
+                continue
+            problem = LargestGap(space, leads, pair)
+            outcome = maximise(
+                problem,
+                budget,
+                tolerance=0.0,
+                stop=lambda o, p=problem, n=needed: _below(o.upper, n[0]) or _replays(query, p, o),  # type: ignore[misc]
+            )
+            if _below(outcome.upper, needed[0]):
+                continue
+            if outcome.point is not None and _replays(query, problem, outcome):
+                return Candidate(problem.witness(outcome.point))
+            unknown = Unknown(outcome.reason or "the worst case is a tie that rounding hides")
+        return unknown or Robust(Assurance.ROUNDED)
+
+    def _estimate_sigma(self, query: SigmaEstimate, budget: Budget) -> EstimateClaim:
+        leads, space = Leads(query.network, query.level), _label_space(query)
+        upper, reason = 0.0, ""
+        best: tuple[float, Counterexample | None] = (-np.inf, None)
+        pairs = leads.of_label(query.label)
+        share = replace(budget, seconds=budget.seconds / len(pairs))
+        for pair in pairs.tolist():
+            problem = LargestGap(space, leads, pair)
+            outcome = maximise(problem, share, tolerance=self.tolerance)
+            if outcome.upper == -np.inf:
+                continue
+            upper = max(upper, leads.margin_of_gap(outcome.upper, query.label)[1])
+            reason = outcome.reason or reason
+            if outcome.point is not None and outcome.best > best[0]:
+                best = (outcome.best, problem.witness(outcome.point))
+        return EstimateClaim(_clip(upper), best[1], Assurance.ROUNDED, reason=reason)
+
+
+def _below(upper: float, needed: Fraction) -> bool:
+    """Whether no gap as large as needed is left."""
+    return upper == -np.inf or Fraction(upper) < needed
+
+
+def _clip(upper: float) -> float:
+    return min(max(upper, 0.0), 1.0)
+
+
+def _replays(query: Query, problem: LargestChange | LargestGap, outcome: Outcome) -> bool:
+    """Whether the best point so far is a violation in exact arithmetic."""
+    return outcome.point is not None and violation_fault(query, problem.witness(outcome.point)) is None
+
+
+def _confidence_space(query: Query) -> Space:
+    """All rows at once need every hidden layer free; one sigmoid needs all but the last."""
+    hidden = len(query.network.hidden_layers)
+    free = hidden if query.network.output is Output.SOFTMAX else max(hidden - 1, 0)
+    return Space(query.network, query.parameters, query.domain, free_layers=free)
+
+
+def _label_space(query: Query) -> Space:
+    """A pair of classes is one row: all hidden layers but the last are free."""
+    free = max(len(query.network.hidden_layers) - 1, 0)
+    return Space(query.network, query.parameters, query.domain, free_layers=free)

@@ -1,0 +1,1 @@
+"""Certified bounds in outward-rounded float64, one file per method, batched over inputs."""

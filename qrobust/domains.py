@@ -1,0 +1,298 @@
+"""Sets: the inputs a query speaks of (points, boxes, polytopes) and the parameters it allows (ParameterBox)."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qrobust.errors import DomainError, NumberError, ShapeError
+from qrobust.exact import ExactArray
+from qrobust.interval import BoolArray, Expansion, FloatArray, Interval
+from qrobust.network import Network, read_only
+
+Parameters = tuple[tuple[npt.NDArray[np.object_], npt.NDArray[np.object_]], ...]
+"""One (weight, bias) pair a layer, entries Fractions: a concrete choice of all parameters."""
+
+
+class Domain(ABC):
+    """A set of inputs: a box, cut by linear inequalities matrix @ x <= limit (none for most)."""
+
+    @property
+    @abstractmethod
+    def box(self) -> Interval:
+        """The least box around the set. Shape: (inputs,)."""
+
+    @property
+    def inequalities(self) -> tuple[FloatArray, FloatArray]:
+        """The matrix (m, inputs) and the limits (m,) of matrix @ x <= limit."""
+        return np.zeros((0, self.inputs)), np.zeros(0)
+
+    @property
+    def inputs(self) -> int:
+        return self.box.shape[0]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the set as JSON values."""
+        matrix, limit = self.inequalities
+        document = {"lower": self.box.lower.tolist(), "upper": self.box.upper.tolist()}
+        return document | ({"matrix": matrix.tolist(), "limit": limit.tolist()} if limit.size else {})
+
+    def contains(self, x: Sequence[Fraction]) -> bool:
+        """Decide exactly whether a point lies in the set."""
+        ends = zip(x, self.box.lower.tolist(), self.box.upper.tolist(), strict=True)
+        if not all(Fraction(lower) <= value <= Fraction(upper) for value, lower, upper in ends):
+            return False
+        matrix, limit = self.inequalities
+        return all(
+            sum((Fraction(a) * value for a, value in zip(row, x, strict=True)), Fraction(0)) <= Fraction(b)
+            for row, b in zip(matrix.tolist(), limit.tolist(), strict=True)
+        )
+
+
+def _numbers(values: npt.ArrayLike, what: str, dimensions: int) -> FloatArray:
+    array = read_only(values)
+    if array.ndim != dimensions or array.size == 0:
+        raise ShapeError(f"{what} must be a non-empty array of {dimensions} dimension(s), got shape {array.shape}")
+    if not np.all(np.isfinite(array)):
+        raise NumberError(f"{what} holds NaN or an infinite number: give finite numbers")
+    return array
+
+
+@dataclass(frozen=True, eq=False)
+class Point(Domain):
+    """One input. Shapes: values (inputs,)."""
+
+    values: FloatArray
+
+    def __init__(self, values: npt.ArrayLike) -> None:
+        object.__setattr__(self, "values", _numbers(values, "a point", 1))
+
+    @property
+    def box(self) -> Interval:
+        return Interval.point(self.values)
+
+    def __str__(self) -> str:
+        return f"the point ({', '.join(f'{v:g}' for v in self.values)})"
+
+
+@dataclass(frozen=True, eq=False)
+class Points(Domain):
+    """A finite set of inputs. Shapes: values (points, inputs)."""
+
+    values: FloatArray
+
+    def __init__(self, values: npt.ArrayLike) -> None:
+        object.__setattr__(self, "values", _numbers(values, "a set of points", 2))
+
+    @property
+    def box(self) -> Interval:
+        return Interval(self.values.min(axis=0), self.values.max(axis=0))
+
+    def contains(self, x: Sequence[Fraction]) -> bool:
+        return any(all(Fraction(a) == b for a, b in zip(row, x, strict=True)) for row in self.values.tolist())
+
+    def to_json(self) -> dict[str, Any]:
+        return {"points": self.values.tolist()}
+
+    def __str__(self) -> str:
+        return f"{len(self.values)} points"
+
+
+@dataclass(frozen=True, eq=False)
+class InputBox(Domain):
+    """All inputs with lower <= x <= upper. Shapes: (inputs,). Raises DomainError if it is empty."""
+
+    lower: FloatArray
+    upper: FloatArray
+
+    def __init__(self, lower: npt.ArrayLike, upper: npt.ArrayLike) -> None:
+        object.__setattr__(self, "lower", _numbers(lower, "the box's lower corner", 1))
+        object.__setattr__(self, "upper", _numbers(upper, "the box's upper corner", 1))
+        if self.lower.shape != self.upper.shape:
+            raise ShapeError(f"the box's corners have {self.lower.size} and {self.upper.size} numbers")
+        for index in np.flatnonzero(self.lower > self.upper)[:1]:
+            raise DomainError(
+                f"input {index + 1} of the box has its lower end {self.lower[index]:g} above its upper end"
+                f" {self.upper[index]:g}: swap them"
+            )
+
+    @classmethod
+    def of_features(cls, network: Network) -> InputBox:
+        """Return the box of the ranges that the network's features name. Raises DomainError if one has none."""
+        ends = [(feature.lower, feature.upper) for feature in network.features]
+        if not ends or any(lower is None or upper is None for lower, upper in ends):
+            raise DomainError("the model names no input ranges: give the box, as in --box '6.3:20.5, 2:3.9'")
+        return cls([e[0] for e in ends], [e[1] for e in ends])  # type: ignore[misc]
+
+    @property
+    def box(self) -> Interval:
+        return Interval(self.lower, self.upper)
+
+    def __str__(self) -> str:
+        sides = (f"[{a:g}, {b:g}]" for a, b in zip(self.lower, self.upper, strict=True))
+        return "the box " + " x ".join(sides)
+
+
+@dataclass(frozen=True, eq=False)
+class Polytope(Domain):
+    """The inputs of a box with matrix @ x <= limit. Shapes: matrix (m, inputs); limit (m,)."""
+
+    within: InputBox
+    matrix: FloatArray
+    limit: FloatArray
+
+    def __init__(self, within: InputBox, matrix: npt.ArrayLike, limit: npt.ArrayLike) -> None:
+        object.__setattr__(self, "within", within)
+        object.__setattr__(self, "matrix", _numbers(matrix, "the matrix of inequalities", 2))
+        object.__setattr__(self, "limit", _numbers(limit, "the limits of the inequalities", 1))
+        if self.matrix.shape != (self.limit.size, within.inputs):
+            raise ShapeError(f"{self.limit.size} inequalities on {within.inputs} inputs, not {self.matrix.shape}")
+
+    @property
+    def box(self) -> Interval:
+        return self.within.box
+
+    @property
+    def inequalities(self) -> tuple[FloatArray, FloatArray]:
+        return self.matrix, self.limit
+
+    def __str__(self) -> str:
+        return f"{self.within} cut by {self.limit.size} inequalities"
+
+
+@dataclass(frozen=True, eq=False)
+class Bounds:
+    """The exact lower and upper ends of one array of parameters. Raises NumberError if an end is above the other."""
+
+    lower: Expansion
+    upper: Expansion
+
+    def __post_init__(self) -> None:
+        if self.lower.shape != self.upper.shape:
+            raise ShapeError(f"lower parameters have shape {self.lower.shape}, upper ones {self.upper.shape}")
+        crossed = (self.lower.head > self.upper.head) | (
+            (self.lower.head == self.upper.head) & (self.lower.tail > self.upper.tail)
+        )
+        for index in np.argwhere(crossed)[:1]:
+            place = tuple(int(i) for i in index)
+            raise NumberError(
+                f"parameter {place} has its lower end {self.lower.head[place]:g} above its upper end"
+                f" {self.upper.head[place]:g}: swap them"
+            )
+
+    @cached_property
+    def interval(self) -> Interval:
+        """The bounds as floats, rounded outward."""
+        return Interval(self.lower.round_down(), self.upper.round_up())
+
+    @cached_property
+    def fractions(self) -> tuple[ExactArray, ExactArray]:
+        """The bounds as Fractions."""
+        return self.lower.fractions(), self.upper.fractions()
+
+    def contains(self, values: npt.NDArray[np.object_]) -> bool:
+        """Decide exactly whether Fractions lie within the bounds."""
+        lower, upper = self.fractions
+        return values.shape == lower.shape and bool(np.all((lower <= values) & (values <= upper)))
+
+
+@dataclass(frozen=True, eq=False)
+class LayerBox:
+    """The bounds of one layer's weights (out, in) and biases (out,)."""
+
+    weight: Bounds
+    bias: Bounds
+
+
+@dataclass(frozen=True, eq=False)
+class ParameterBox:
+    """All parameters with lower <= p <= upper, one LayerBox a layer. The bounds are exact real numbers.
+
+    It contains the network's own parameters, unless `shifted` says that it need not. `rule` says in words where it came
+    from.
+    """
+
+    layers: tuple[LayerBox, ...]
+    shifted: bool = False
+    rule: str = "parameters within explicit bounds"
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the exact bounds."""
+        digest = hashlib.sha256(b"qrobust-parameter-box-1")
+        for layer in self.layers:
+            for bounds in (layer.weight, layer.bias):
+                for end in (bounds.lower, bounds.upper):
+                    digest.update((end.head + 0.0).astype("<f8").tobytes() + (end.tail + 0.0).astype("<f8").tobytes())
+        return digest.hexdigest()
+
+    @classmethod
+    def from_arrays(
+        cls,
+        lower: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]],
+        upper: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]],
+        *,
+        shifted: bool = False,
+        rule: str = "parameters within explicit bounds",
+    ) -> ParameterBox:
+        """Build a box from explicit arrays: one (weight, bias) pair a layer. Raises ShapeError, NumberError."""
+        if len(lower) != len(upper):
+            raise ShapeError(f"lower bounds for {len(lower)} layers, upper bounds for {len(upper)}")
+        layers = []
+        for (weight_lower, bias_lower), (weight_upper, bias_upper) in zip(lower, upper, strict=True):
+            layers.append(
+                LayerBox(
+                    Bounds(_stored(weight_lower, 2), _stored(weight_upper, 2)),
+                    Bounds(_stored(bias_lower, 1), _stored(bias_upper, 1)),
+                )
+            )
+        return cls(tuple(layers), shifted, rule)
+
+    @property
+    def intervals(self) -> list[tuple[Interval, Interval]]:
+        """(weight, bias) a layer, rounded outward."""
+        return [(layer.weight.interval, layer.bias.interval) for layer in self.layers]
+
+    def contains(self, parameters: Parameters) -> bool:
+        """Decide exactly whether a choice of parameters lies in the box."""
+        return len(parameters) == len(self.layers) and all(
+            layer.weight.contains(weight) and layer.bias.contains(bias)
+            for layer, (weight, bias) in zip(self.layers, parameters, strict=True)
+        )
+
+    def contains_network(self, network: Network) -> bool:
+        """Decide exactly whether the network's own parameters lie in the box."""
+        return bool(all(np.all(inside) for inside in self._network_inside(network)))
+
+    def _network_inside(self, network: Network) -> list[BoolArray]:
+        inside = []
+        for layer, box in zip(network.layers, self.layers, strict=True):
+            for values, bounds in ((layer.weight, box.weight), (layer.bias, box.bias)):
+                low, high = bounds.lower, bounds.upper
+                above = (values > low.head) | ((values == low.head) & (low.tail <= 0))
+                below = (values < high.head) | ((values == high.head) & (high.tail >= 0))
+                inside.append(above & below)
+        return inside
+
+    def check_fits(self, network: Network) -> None:
+        """Raise ShapeError or NumberError unless the box has the network's shape and contains its parameters."""
+        shapes = [(layer.weight.shape, layer.bias.shape) for layer in network.layers]
+        own = [(layer.weight.lower.shape, layer.bias.lower.shape) for layer in self.layers]
+        if own != shapes:
+            raise ShapeError(f"the parameter box has layers {own}, the network {shapes}")
+        if not self.shifted and not self.contains_network(network):
+            raise NumberError(
+                "the parameter box leaves out the network's own parameters: widen it, or set shifted=True"
+            )
+
+
+def _stored(values: npt.ArrayLike, dimensions: int) -> Expansion:
+    return Expansion.of(_numbers(values, "an array of parameter bounds", dimensions))

@@ -1,0 +1,56 @@
+"""Reading files as untrusted and writing them whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+from qrobust.errors import ModelFileError, OutputError
+
+MOST_BYTES = 2**31
+
+
+def read_bytes(path: Path | str) -> bytes:
+    """Return a file's content. Raises ModelFileError if it is missing, a folder, empty, or over MOST_BYTES."""
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        if path.is_dir():
+            raise ModelFileError(f"{path} is a folder: name the model's file")
+        if size == 0:
+            raise ModelFileError(f"{path} is empty: export the model again")
+        if size > MOST_BYTES:
+            raise ModelFileError(f"{path} has {size:,} bytes, at most {MOST_BYTES:,} are read")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise ModelFileError(f"{path} does not exist: check the path") from None
+    except OSError as error:
+        raise ModelFileError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def write_whole(path: Path | str, content: bytes) -> None:
+    """Write a file so that it appears whole or not at all: a neighbour is written, then renamed over it.
+
+    Raises OutputError, and leaves what was there before, when the folder is missing or the disk is full.
+    """
+    path = Path(path)
+    temporary: str | None = None
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).replace(path)
+        temporary = None
+    except OSError as error:
+        raise OutputError(f"{path} was not written: {error.strerror}; nothing was left half-written") from None
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                Path(temporary).unlink()

@@ -1,0 +1,5 @@
+"""One reader, and where needed a writer, per file format: Network in, Network out."""
+
+from qrobust.formats.load import load
+
+__all__ = ["load"]

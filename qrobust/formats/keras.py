@@ -1,0 +1,115 @@
+"""Keras 3 `.keras` files of dense networks, read with h5py alone: no TensorFlow, and no code from the file is run.
+
+A `.keras` file is a zip with the architecture in `config.json` and the weights in `model.weights.h5`, one group a layer,
+named after the layer's class and counted in the order of the layers.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from qrobust.errors import BackendUnavailableError, ModelFileError, QRobustError, UnsupportedError
+from qrobust.files import read_bytes
+from qrobust.interval import FloatArray
+from qrobust.network import Activation, Dense, Network, Output
+
+MOST_MEMBER_BYTES = 2**31
+ACTIVATIONS = {member.value: member for member in Activation}
+WITHOUT_EFFECT = ("InputLayer", "Dropout", "GaussianNoise", "GaussianDropout", "ActivityRegularization")
+
+
+def read_keras(path: Path | str) -> Network:
+    """Read a Sequential model of Dense layers that ends in a sigmoid or a softmax.
+
+    Raises    ModelFileError (damaged file), UnsupportedError (a layer that is not dense), BackendUnavailableError (no h5py)
+    """
+    content = read_bytes(path)
+    try:
+        config, weights = _members(content)
+        return _network(config, weights, Path(path).stem)
+    except (UnsupportedError, BackendUnavailableError) as error:
+        raise type(error)(f"{path}: {error}") from None
+    except (QRobustError, zipfile.BadZipFile, ValueError, KeyError, OSError, EOFError, TypeError) as error:
+        raise ModelFileError(f"{path} is not a whole .keras file ({str(error)[:100]}): save the model again") from None
+
+
+def _members(content: bytes) -> tuple[dict[str, Any], bytes]:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        parts = []
+        for name in ("config.json", "model.weights.h5"):
+            if archive.getinfo(name).file_size > MOST_MEMBER_BYTES:
+                raise ModelFileError(f"{name} unpacks to more than {MOST_MEMBER_BYTES:,} bytes")
+            parts.append(archive.read(name))
+    config = json.loads(parts[0])
+    if not isinstance(config, dict):
+        raise ModelFileError("config.json holds no model")
+    return config, parts[1]
+
+
+def _network(config: dict[str, Any], weights: bytes, name: str) -> Network:
+    if config.get("class_name") != "Sequential":
+        raise UnsupportedError(f"model class {config.get('class_name')!r} is not read, only Sequential")
+    layers, output = _without_output(list(_dense_layers(config["config"]["layers"], weights)))
+    return Network(layers, output, name=name)
+
+
+def _dense_layers(layers: list[dict[str, Any]], weights: bytes) -> Iterator[tuple[FloatArray, FloatArray, str]]:
+    """Yield weights (in, out), biases and the activation's name of each dense layer; activation layers are merged."""
+    file = _open_hdf5(weights)
+    counts: Counter[str] = Counter()
+    pending: tuple[FloatArray, FloatArray, str] | None = None
+    for layer in layers:
+        kind, settings = layer["class_name"], layer["config"]
+        if kind == "Dense":
+            if pending is not None:
+                yield pending
+            group = file["layers"]["dense" + (f"_{counts[kind]}" if counts[kind] else "")]["vars"]
+            weight = group["0"][()].astype("float64")
+            bias = group["1"][()].astype("float64") if settings["use_bias"] else 0.0 * weight[0]
+            if weight.shape[1] != settings["units"]:
+                raise ModelFileError(f"layer {settings['name']} has {weight.shape[1]} columns, not {settings['units']}")
+            pending = (weight, bias, str(settings["activation"]))
+        elif kind in ("Activation", "ReLU", "Softmax") and pending is not None and pending[2] == "linear":
+            pending = (pending[0], pending[1], _activation_name(kind, settings))
+        elif kind not in WITHOUT_EFFECT:
+            raise UnsupportedError(f"layer {settings.get('name')!r} of class {kind} cannot be represented, only Dense")
+        counts[kind] += 1
+    if pending is None:
+        raise ModelFileError("the model has no Dense layer")
+    yield pending
+
+
+def _activation_name(kind: str, settings: dict[str, Any]) -> str:
+    if kind == "Activation":
+        return str(settings["activation"])
+    plain = {"ReLU": {"max_value": None, "negative_slope": 0.0, "threshold": 0.0}, "Softmax": {"axis": -1}}[kind]
+    if any(settings.get(key, value) != value for key, value in plain.items()):
+        raise UnsupportedError(f"layer {settings.get('name')!r} is a {kind} with settings that cannot be represented")
+    return kind.lower()
+
+
+def _without_output(layers: list[tuple[FloatArray, FloatArray, str]]) -> tuple[tuple[Dense, ...], Output]:
+    """Split the last activation off: it is the output function."""
+    last = layers[-1][2]
+    if last not in ("sigmoid", "softmax"):
+        raise UnsupportedError(f"the model ends in activation {last!r}, a classifier ends in sigmoid or softmax")
+    for _, _, activation in layers[:-1]:
+        if activation not in ACTIVATIONS:
+            raise UnsupportedError(f"activation {activation!r} cannot be represented, only {', '.join(ACTIVATIONS)}")
+    dense = [Dense(weight.T, bias, ACTIVATIONS.get(name, Activation.LINEAR)) for weight, bias, name in layers]
+    return (*dense[:-1], replace(dense[-1], activation=Activation.LINEAR)), Output(last)
+
+
+def _open_hdf5(content: bytes) -> Any:
+    try:
+        import h5py  # noqa: PLC0415 (optional, and slow to import)
+    except ImportError:
+        raise BackendUnavailableError("reading .keras files needs `pip install qrobust[keras]`") from None
+    return h5py.File(io.BytesIO(content), "r")

@@ -1,0 +1,119 @@
+"""qrobust's own JSON: a network as a person can read it. Floats are written so that they read back exactly.
+
+    {"format": "qrobust-network", "version": 1, "name": "...",
+     "features": [{"name": "...", "unit": "...", "lower": 0.0, "upper": 1.0}], "classes": ["...", "..."],
+     "layers": [{"type": "dense", "activation": "relu", "weight": [[...], ...], "bias": [...]}],
+     "output": "sigmoid" or "softmax"}
+
+`weight` is (out, in). `name`, `features` (with `unit`, `lower`, `upper`) and `classes` may be left out.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from qrobust.errors import ModelFileError, QRobustError
+from qrobust.files import read_bytes, write_whole
+from qrobust.network import Activation, Dense, Feature, Network, Output
+
+E = TypeVar("E", Activation, Output)
+
+FORMAT = "qrobust-network"
+VERSION = 1
+
+
+def write_native(network: Network, path: Path | str) -> None:
+    """Write a network as JSON, whole or not at all. Raises OutputError."""
+    write_whole(path, (json.dumps(to_document(network), indent=1, allow_nan=False) + "\n").encode())
+
+
+def read_native(path: Path | str) -> Network:
+    """Read a network from JSON. Raises ModelFileError with the place that is wrong."""
+    content = read_bytes(path)
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"{path} is not JSON ({str(error)[:80]}): export the model again") from None
+    try:
+        return from_document(document)
+    except QRobustError as error:
+        raise ModelFileError(f"{path}: {error}") from None
+
+
+def to_document(network: Network) -> dict[str, Any]:
+    """Return the network as JSON values."""
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "name": network.name,
+        "features": [{"name": f.name, "unit": f.unit, "lower": f.lower, "upper": f.upper} for f in network.features],
+        "classes": list(network.classes),
+        "layers": [
+            {
+                "type": "dense",
+                "activation": layer.activation.value,
+                "weight": layer.weight.tolist(),
+                "bias": layer.bias.tolist(),
+            }
+            for layer in network.layers
+        ],
+        "output": network.output.value,
+    }
+
+
+def from_document(document: Any) -> Network:
+    """Build a network from JSON values. Raises ModelFileError, ShapeError or NumberError."""
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise ModelFileError(f'not a qrobust network: "format" must be "{FORMAT}"')
+    if document.get("version") != VERSION:
+        raise ModelFileError(f"version {document.get('version')!r} of the format is not known, this reads {VERSION}")
+    layers = _list(document, "layers")
+    return Network(
+        layers=tuple(_layer(number, layer) for number, layer in enumerate(layers, start=1)),
+        output=_choice(Output, document.get("output"), "output"),
+        name=_text(document.get("name", ""), "name"),
+        features=tuple(_feature(feature) for feature in _list(document, "features", optional=True)),
+        classes=tuple(_text(name, "classes") for name in _list(document, "classes", optional=True)),
+    )
+
+
+def _layer(number: int, layer: Any) -> Dense:
+    if not isinstance(layer, dict) or layer.get("type") != "dense":
+        raise ModelFileError(f'layer {number} must be an object of type "dense"')
+    activation = _choice(Activation, layer.get("activation"), f"layer {number}: activation")
+    try:
+        return Dense(_list(layer, "weight"), _list(layer, "bias"), activation)  # type: ignore[arg-type]
+    except QRobustError as error:
+        raise ModelFileError(f"layer {number}: {error}") from None
+
+
+def _feature(feature: Any) -> Feature:
+    if not isinstance(feature, dict):
+        raise ModelFileError("each of features must be an object with a name")
+    lower, upper = feature.get("lower"), feature.get("upper")
+    for value in (lower, upper):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise ModelFileError(f"features: a range end is {value!r}, it must be a number")
+    return Feature(_text(feature.get("name"), "features"), _text(feature.get("unit", ""), "features"), lower, upper)
+
+
+def _list(document: dict[str, Any], key: str, *, optional: bool = False) -> list[Any]:
+    value = document.get(key, [] if optional else None)
+    if not isinstance(value, list):
+        raise ModelFileError(f'"{key}" must be a list, found {type(value).__name__}')
+    return value
+
+
+def _text(value: Any, place: str) -> str:
+    if not isinstance(value, str):
+        raise ModelFileError(f"{place}: a name must be text, found {value!r}")
+    return value
+
+
+def _choice(kind: type[E], value: Any, place: str) -> E:
+    known = [member.value for member in kind]
+    if value not in known:
+        raise ModelFileError(f"{place} {value!r} is not known, it must be one of {', '.join(known)}")
+    return kind(value)

@@ -1,0 +1,62 @@
+"""Tables of inputs in CSV: a header of names, then one row a point."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+
+from qrobust.errors import DatasetError
+from qrobust.interval import FloatArray
+
+
+def read_table(path: Path | str, columns: tuple[str, ...] = ()) -> tuple[tuple[str, ...], FloatArray]:
+    """Return the names and the numbers of the named columns, or of all columns.
+
+    Shapes    result (rows, columns)
+    Raises    DatasetError naming the file, and the row (1 is the first below the header) and column where it applies
+    """
+    rows = read_rows(path)
+    header = tuple(name.strip() for name in rows[0])
+    wanted = columns or header
+    missing = [name for name in wanted if name not in header]
+    if missing:
+        raise DatasetError(f"{path} has no column {missing[0]!r}: its columns are {', '.join(header)}")
+    places = [header.index(name) for name in wanted]
+    values = np.empty((len(rows) - 1, len(places)))
+    for number, row in enumerate(rows[1:], start=1):
+        if len(row) != len(header):
+            raise DatasetError(f"{path}, row {number}: {len(row)} cells, the header has {len(header)}")
+        for target, place in enumerate(places):
+            values[number - 1, target] = _number(row[place], f"{path}, row {number}, column {header[place]!r}")
+    return wanted, values
+
+
+def read_rows(path: Path | str) -> list[list[str]]:
+    """Return the cells of a CSV file, its header first. Raises DatasetError if it is missing, empty or not text."""
+    try:
+        content = Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DatasetError(f"{path} does not exist: check the path") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path} cannot be read as text: {str(error)[:80]}") from None
+    try:
+        rows = [row for row in csv.reader(io.StringIO(content)) if row]
+    except csv.Error as error:
+        raise DatasetError(f"{path} is not CSV: {error}") from None
+    if len(rows) < 2:
+        raise DatasetError(f"{path} holds no rows below its header: give at least one")
+    return rows
+
+
+def _number(cell: str, place: str) -> float:
+    try:
+        value = float(cell)
+    except ValueError:
+        raise DatasetError(f"{place}: {cell!r} is not a number") from None
+    if not math.isfinite(value):
+        raise DatasetError(f"{place}: {cell!r} is not finite")
+    return value

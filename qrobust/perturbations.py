@@ -1,0 +1,107 @@
+"""Rules that turn a Network into the ParameterBox of all its perturbed copies."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from qrobust.domains import Bounds, LayerBox, ParameterBox
+from qrobust.errors import NumberError, ShapeError
+from qrobust.interval import Expansion, FloatArray
+from qrobust.network import Network
+
+
+class Perturbation(ABC):
+    """A rule; `around` applies it."""
+
+    @abstractmethod
+    def around(self, network: Network) -> ParameterBox:
+        """Return the box of the parameters that the rule allows."""
+
+
+@dataclass(frozen=True)
+class Absolute(Perturbation):
+    """abs(p - p0) <= delta for every parameter (Murthy, Das, Islam 2019); `weights` or `biases` alone if asked.
+
+    Raises NumberError if delta is negative or not finite, or if nothing is perturbed.
+    """
+
+    delta: float
+    weights: bool = True
+    biases: bool = True
+
+    def __post_init__(self) -> None:
+        check_delta(self.delta)
+        if not (self.weights or self.biases):
+            raise NumberError("neither weights nor biases are perturbed: allow one of them")
+
+    def around(self, network: Network) -> ParameterBox:
+        box = PerLayer((self.delta,) * len(network.layers), self.weights, self.biases).around(network)
+        return replace(box, rule=f"{_perturbed(self.weights, self.biases)} within {self.delta:g} of its stored value")
+
+
+@dataclass(frozen=True)
+class PerLayer(Perturbation):
+    """abs(p - p0) <= delta of the parameter's layer. Raises NumberError, and ShapeError if layers and deltas differ."""
+
+    deltas: Sequence[float]
+    weights: bool = True
+    biases: bool = True
+
+    def __post_init__(self) -> None:
+        for delta in self.deltas:
+            check_delta(delta)
+
+    def around(self, network: Network) -> ParameterBox:
+        if len(self.deltas) != len(network.layers):
+            raise ShapeError(f"{len(self.deltas)} deltas for {len(network.layers)} layers: give one a layer")
+        return ParameterBox(
+            tuple(
+                LayerBox(
+                    _ball(layer.weight, delta if self.weights else 0.0),
+                    _ball(layer.bias, delta if self.biases else 0.0),
+                )
+                for layer, delta in zip(network.layers, self.deltas, strict=True)
+            ),
+            rule=f"{_perturbed(self.weights, self.biases)} within {', '.join(f'{d:g}' for d in self.deltas)} (by layer)",
+        )
+
+
+@dataclass(frozen=True)
+class Hull(Perturbation):
+    """Every parameter between its value and that of a second network, such as a quantized copy.
+
+    Raises ShapeError if the two differ in shape.
+    """
+
+    other: Network
+
+    def around(self, network: Network) -> ParameterBox:
+        shapes = [[layer.weight.shape for layer in n.layers] for n in (network, self.other)]
+        if shapes[0] != shapes[1]:
+            raise ShapeError(f"the second network has weights {shapes[1]}, the first {shapes[0]}")
+        pairs = list(zip(network.layers, self.other.layers, strict=True))
+        return ParameterBox.from_arrays(
+            [(np.minimum(a.weight, b.weight), np.minimum(a.bias, b.bias)) for a, b in pairs],
+            [(np.maximum(a.weight, b.weight), np.maximum(a.bias, b.bias)) for a, b in pairs],
+            rule=f"every parameter between its stored value and that of {self.other.name or 'a second network'}",
+        )
+
+
+def check_delta(delta: float) -> None:
+    """Raise NumberError unless delta is a finite number >= 0."""
+    if not (math.isfinite(delta) and delta >= 0):
+        raise NumberError(f"delta is {delta}, it must be a finite number >= 0, such as 0.01")
+
+
+def _perturbed(weights: bool, biases: bool) -> str:
+    return "every parameter" if weights and biases else "every weight" if weights else "every bias"
+
+
+def _ball(values: FloatArray, delta: float) -> Bounds:
+    radius = np.full_like(values, delta)
+    return Bounds(Expansion.total(values, -radius), Expansion.total(values, radius))
