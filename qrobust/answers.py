@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from enum import Enum, IntEnum
 from fractions import Fraction
 from typing import Any
@@ -20,6 +21,7 @@ from qrobust.errors import EnclosureError
 from qrobust.network import Network
 from qrobust.queries import ConfidenceQuery, EpsilonEstimate, GreatestDelta, LabelQuery, Query, SigmaEstimate
 
+VERSION = "0.1.0"
 AnyQuery = Query | GreatestDelta
 
 
@@ -199,7 +201,7 @@ class Estimate:
 
     def __str__(self) -> str:
         why = f" ({self.reason})" if self.reason else ""
-        return f"{quantity(self.query)} lies in [{self.lower:.9g}, {self.upper:.9g}]{why}. {_provenance(self)}"
+        return f"{quantity(self.query)} lies in [{text_below(self.lower)}, {text_above(self.upper)}]{why}. {_provenance(self)}"
 
     def _repr_html_(self) -> str:
         return f"<p>{html.escape(str(self))}</p>"
@@ -212,6 +214,20 @@ class Estimate:
             "witness": self.witness.to_json() if self.witness else None,
             "reason": self.reason or None,
         }
+
+
+def text_below(value: float, digits: int = 9) -> str:
+    """Write a lower end with so many decimals, rounded down: what is printed is still a lower end."""
+    return _text(value, digits, ROUND_FLOOR)
+
+
+def text_above(value: float, digits: int = 9) -> str:
+    """Write an upper end with so many decimals, rounded up: what is printed is still an upper end."""
+    return _text(value, digits, ROUND_CEILING)
+
+
+def _text(value: float, digits: int, rounding: str) -> str:
+    return str(value) if np.isinf(value) else f"{Decimal(value).quantize(Decimal(1).scaleb(-digits), rounding):f}"
 
 
 def _provenance(result: Answer | Estimate) -> str:

@@ -195,35 +195,84 @@ def affine(weight: Interval, x: Interval, bias: Interval) -> Interval:
     """Enclose x @ weight.T + bias for every x, weight and bias in their intervals.
 
     Shapes    weight (out, in); x (batch, in); bias (out,); result (batch, out)
-    Property  exact up to rounding unless a weight and its input both have ends of opposite sign
+    Property  exact up to rounding
     Rounding  outward: with P the products that cannot be negative and Q those that cannot be positive, summing 2 in terms
-              each in any order errs by at most gamma(2 in) (P - Q), two more additions by 2 UNIT (P - Q + abs(bias)) and
-              underflow by TINY a product; 2 in + 8 in place of 2 in + 4 covers the rounding of the slack itself
+              each in any order errs by at most gamma(2 in) (P - Q), taking off at most `in` terms counted twice (together
+              at most P) by gamma(in) P, three more additions by 3 UNIT (P - Q + abs(bias)) and underflow by TINY a
+              product; 3 in + 8 in place of 3 in + 3 covers the rounding of the slack itself
     Raises    ShapeError if `in` differs
     Source    Higham 2002, section 3.1; Rump 1999, BIT 39(3)
     """
     if weight.shape[1] != x.shape[1] or weight.shape[0] != bias.shape[0]:
         raise ShapeError(f"weights {weight.shape} do not take inputs {x.shape} with biases {bias.shape}")
-    upper = _affine_upper(weight, x, bias.upper)
-    lower = -_affine_upper(-weight, x, -bias.lower)
+    upper = _greatest(weight, x, bias.upper, outward=True)
+    lower = -_greatest(-weight, x, -bias.lower, outward=True)
     return Interval(lower, upper)
 
 
-def _affine_upper(weight: Interval, x: Interval, bias: FloatArray) -> FloatArray:
-    """Return floats at least every x @ weight.T + bias; see `affine`.
+@dataclass(frozen=True, eq=False)
+class Ends:
+    """Two arrays on the inner side of the exact ends of an interval: least >= exact least, greatest <= exact greatest.
+
+    They may cross by rounding, where the exact interval is as narrow as that.
+    """
+
+    least: FloatArray
+    greatest: FloatArray
+
+    def __neg__(self) -> Ends:
+        return Ends(-self.greatest, -self.least)
+
+
+def affine_inner(weight: Ends, x: Ends, bias: Ends) -> Ends:
+    """Return inner ends of the exact range of x @ weight.T + bias, given inner ends of weight, x and bias.
+
+    Method    the greatest value is monotone in every end, so inner ends give at most the exact one; then round inward
+    """
+    greatest = _greatest(weight, x, bias.greatest, outward=False)
+    least = -_greatest(-weight, x, -bias.least, outward=False)
+    return Ends(least, greatest)
+
+
+def _greatest(weight: Interval | Ends, x: Interval | Ends, bias: FloatArray, *, outward: bool) -> FloatArray:
+    """Return floats at least (outward) or at most (inward) the greatest x @ weight.T + bias; see `affine`.
 
     The greatest product of one weight and one input is wu+ xu+ + wl- xl- (never negative) + wl+ xu- + wu- xl+ (never
-    positive), with wl, wu, xl, xu the ends, a+ = max(a, 0) and a- = min(a, 0); it is an upper bound where both have ends
-    of opposite sign.
+    positive), with wl, wu, xl, xu the ends, a+ = max(a, 0) and a- = min(a, 0); but where both have ends of opposite sign
+    it is the greater of wu xu and wl xl, so the lesser is taken off again.
     """
-    terms = weight.shape[1]
+    weight_low, weight_high = _pair_of(weight)
+    x_low, x_high = _pair_of(x)
+    terms = weight_low.shape[1]
     with np.errstate(over="ignore", invalid="ignore"):
-        gains = _parts_product(x.upper, weight.upper, 1, 1) + _parts_product(x.lower, weight.lower, -1, -1)
-        losses = _parts_product(x.upper, weight.lower, -1, 1) + _parts_product(x.lower, weight.upper, 1, -1)
-        slack = (2 * terms + 8) * UNIT * (gains - losses + np.abs(bias)) + (4 * terms + 8) * TINY
-        upper = up(gains + losses + bias + slack)
-    # An overflowed sum says nothing about the exact one; infinity is always a true upper bound.
-    return np.where(np.isfinite(upper), upper, np.inf)
+        gains = _parts_product(x_high, weight_high, 1, 1) + _parts_product(x_low, weight_low, -1, -1)
+        losses = _parts_product(x_high, weight_low, -1, 1) + _parts_product(x_low, weight_high, 1, -1)
+        slack = (3 * terms + 8) * UNIT * (gains - losses + np.abs(bias)) + (5 * terms + 8) * TINY
+        value = gains + losses + bias - _counted_twice(weight_low, weight_high, x_low, x_high)
+        bound = up(value + slack) if outward else down(value - slack)
+    # An overflowed sum says nothing about the exact one; infinity is always a true bound.
+    return np.where(np.isfinite(bound), bound, np.inf if outward else -np.inf)
+
+
+def _counted_twice(
+    weight_low: FloatArray, weight_high: FloatArray, x_low: FloatArray, x_high: FloatArray
+) -> FloatArray | float:
+    """Return, for each row, the sum of min(wu xu, wl xl) over the weights and inputs that both straddle zero."""
+    straddling = (weight_low < 0) & (weight_high > 0)
+    if not straddling.any() or not ((x_low < 0) & (x_high > 0)).any():
+        return 0.0
+    rows, columns = np.nonzero(straddling)
+    overlap = np.minimum(
+        np.maximum(x_high[:, columns], 0.0) * weight_high[rows, columns],
+        np.minimum(x_low[:, columns], 0.0) * weight_low[rows, columns],
+    )
+    doubled = np.zeros((weight_low.shape[0], x_low.shape[0]))
+    np.add.at(doubled, rows, overlap.T)
+    return doubled.T
+
+
+def _pair_of(x: Interval | Ends) -> tuple[FloatArray, FloatArray]:
+    return (x.lower, x.upper) if isinstance(x, Interval) else (x.least, x.greatest)
 
 
 def _parts_product(x: FloatArray, weight: FloatArray, x_sign: int, weight_sign: int) -> FloatArray:

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -146,7 +147,7 @@ class Network:
     def parameter_count(self) -> int:
         return sum(layer.weight.size + layer.bias.size for layer in self.layers)
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Hash of what the network computes: activations, shapes, numbers, output; not of names."""
         digest = hashlib.sha256(f"qrobust-network-1 {self.output.value}".encode())

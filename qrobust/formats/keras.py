@@ -109,7 +109,7 @@ def _without_output(layers: list[tuple[FloatArray, FloatArray, str]]) -> tuple[t
 
 def _open_hdf5(content: bytes) -> Any:
     try:
-        import h5py  # noqa: PLC0415 (optional, and slow to import)
+        import h5py
     except ImportError:
         raise BackendUnavailableError("reading .keras files needs `pip install qrobust[keras]`") from None
     return h5py.File(io.BytesIO(content), "r")

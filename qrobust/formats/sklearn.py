@@ -62,8 +62,8 @@ def read_skops(path: Path | str) -> Network:
     """Read a classifier from a skops file, which runs no code. Raises ModelFileError, BackendUnavailableError."""
     content = read_bytes(path)
     try:
-        from skops import io  # noqa: PLC0415 (optional, and slow to import)
-        from skops.io.exceptions import UntrustedTypesFoundException  # noqa: PLC0415
+        from skops import io
+        from skops.io.exceptions import UntrustedTypesFoundException
     except ImportError:
         raise BackendUnavailableError("reading .skops files needs `pip install qrobust[skops]`") from None
     try:
@@ -82,7 +82,7 @@ def read_joblib(path: Path | str, *, trust_pickle: bool = False) -> Network:
         raise ModelFileError(
             f"{path} is a pickle, and reading one runs code from the file: pass --trust-pickle if you made it, or use skops"
         )
-    import joblib  # noqa: PLC0415 (slow to import)
+    import joblib
 
     try:
         estimator = joblib.load(path)

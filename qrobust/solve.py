@@ -1,0 +1,385 @@
+"""The front door: choose a backend, ask it, check its claim exactly, and return an answer.
+
+Property  Robust is returned only with a proof behind it; Violated only after an exact replay; a claim that the replay
+          refutes is an UnsoundAnswerError if the backend computes exactly, else the answer stays Unknown
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+
+from qrobust.answers import (
+    VERSION,
+    Answer,
+    AnyQuery,
+    Assurance,
+    Candidate,
+    Counterexample,
+    Estimate,
+    EstimateClaim,
+    Robust,
+    Unknown,
+    Verdict,
+    Violated,
+)
+from qrobust.backends.base import Backend
+from qrobust.backends.branch_and_bound import BranchAndBound
+from qrobust.backends.closed_form import ClosedForm
+from qrobust.backends.dreal import DReal
+from qrobust.backends.z3 import Z3
+from qrobust.bounds import local
+from qrobust.bounds.corners import rounded_inside
+from qrobust.bounds.leads import Leads
+from qrobust.check import delta_fault, violation_fault, witness_bounds
+from qrobust.domains import Domain, Point, Points
+from qrobust.errors import BackendUnavailableError, LawBrokenError, UnsoundAnswerError, UnsupportedError
+from qrobust.network import Output
+from qrobust.queries import (
+    ConfidenceQuery,
+    EpsilonEstimate,
+    GreatestDelta,
+    LabelQuery,
+    LocalConfidence,
+    LocalEpsilon,
+    LocalLabel,
+    Query,
+    SigmaEstimate,
+)
+from qrobust.search import Budget
+
+ENOUGH = 1e-6  # an estimate's gap at which no further backend is asked
+DELTA_ENOUGH = 1e-6  # the relative gap at which the search for the greatest delta ends
+
+
+def all_backends() -> tuple[Backend, ...]:
+    """Return one of each backend, in the order in which they are asked."""
+    return ClosedForm(), Z3(), BranchAndBound(), DReal()
+
+
+class Session:
+    """Backends and the results so far: each new estimate is checked against the laws that tie it to the earlier ones."""
+
+    def __init__(self, backends: Sequence[Backend] | None = None) -> None:
+        self.backends = tuple(backends) if backends is not None else all_backends()
+        self._estimates: list[Estimate] = []
+
+    def check(self, query: Query, *, backend: str = "auto", budget: Budget | None = None) -> Answer:
+        """Answer a decision query.
+
+        Raises    UnsupportedError (no backend can express it), BackendUnavailableError, UnsoundAnswerError
+        """
+        started, budget = time.monotonic(), budget or Budget()
+        if isinstance(query.domain, Points):
+            return self._check_points(query, backend, budget)
+        unknown: Unknown | None = None
+        name = backend
+        chosen = self._chosen(query, backend)
+        for place, candidate in enumerate(chosen):
+            share = _share(budget, started, len(chosen) - place)
+            if share is None:
+                break
+            claim = self._checked(query, candidate, share)
+            if not isinstance(claim, Unknown):
+                return Answer(query, claim, candidate.name, time.monotonic() - started, VERSION)
+            unknown, name = _better(unknown, claim), candidate.name
+        claim = unknown or Unknown(f"the time limit of {budget.seconds:g} s was reached")
+        return Answer(query, claim, name, time.monotonic() - started, VERSION)
+
+    def estimate(
+        self, query: AnyQuery, *, backend: str = "auto", budget: Budget | None = None, remember: bool = True
+    ) -> Estimate:
+        """Return two ends around a quantity, the lower one witnessed and the upper one certified.
+
+        `remember` keeps the estimate for checking later ones against; a sweep over many points need not.
+        Raises    UnsupportedError, BackendUnavailableError, UnsoundAnswerError, LawBrokenError
+        """
+        budget = budget or Budget()
+        if isinstance(query, GreatestDelta):
+            return self._greatest_delta(query, backend, budget)
+        if not isinstance(query, EpsilonEstimate | SigmaEstimate):
+            raise UnsupportedError(f"{type(query).__name__} asks for a verdict: use check")
+        estimate = (
+            self._estimate_points(query, backend, budget)
+            if isinstance(query.domain, Points)
+            else self._estimate(query, backend, budget)
+        )
+        check_laws(estimate, self._estimates)
+        if remember:
+            self._estimates.append(estimate)
+        return estimate
+
+    def _chosen(self, query: AnyQuery, name: str) -> list[Backend]:
+        """Return the backends to ask, in order. Raises UnsupportedError or BackendUnavailableError if there are none."""
+        if name != "auto":
+            named = [b for b in self.backends if b.name == name]
+            if not named:
+                known = ", ".join(b.name for b in self.backends)
+                raise UnsupportedError(f"no backend is called {name!r}: choose auto or one of {known}")
+            reason = named[0].why_not(query)
+            if reason:
+                raise UnsupportedError(f"{name} cannot answer this: {reason}; use --backend auto")
+            if not named[0].available():
+                raise BackendUnavailableError(f"the {name} backend is not installed: see `qrobust doctor`")
+            return named
+        able = [b for b in self.backends if b.why_not(query) is None and b.available()]
+        if not able:
+            reasons = "; ".join(f"{b.name}: {b.why_not(query) or 'not installed'}" for b in self.backends)
+            raise UnsupportedError(f"no backend can answer this ({reasons})")
+        return able
+
+    def _checked(self, query: Query, backend: Backend, budget: Budget) -> Robust | Violated | Unknown:
+        """Ask one backend and replay what it claims to have found."""
+        claim = backend.decide(query, budget)
+        if isinstance(claim, Robust | Unknown):
+            return claim
+        rounded = rounded_inside(query.parameters, claim.counterexample)
+        for example in (rounded, claim.counterexample):
+            if example is not None and violation_fault(query, example) is None:
+                return Violated(example)
+        fault = violation_fault(query, claim.counterexample)
+        if isinstance(claim, Candidate):
+            return Unknown(f"{backend.name} suspects a violation that does not replay ({fault})")
+        raise UnsoundAnswerError(f"{backend.name} claims a violation that does not replay: {fault}")
+
+    def _estimate(self, query: EpsilonEstimate | SigmaEstimate, name: str, budget: Budget) -> Estimate:
+        started = time.monotonic()
+        best: Estimate | None = None
+        chosen = self._chosen(query, name)
+        for place, backend in enumerate(chosen):
+            share = _share(budget, started, len(chosen) - place)
+            if share is None:
+                break
+            claim = backend.estimate(query, share)
+            lower, witness = _witnessed(query, claim, backend.name)
+            if lower > claim.upper:
+                raise UnsoundAnswerError(f"{backend.name} bounds by {claim.upper!r} what a witness raises to {lower!r}")
+            here = Estimate(
+                query, lower, claim.upper, witness, claim.assurance, backend.name, 0.0, VERSION, claim.reason
+            )
+            best = here if best is None else _tightest(best, here)
+            if best.gap <= ENOUGH:
+                break
+        assert best is not None
+        return replace(best, seconds=time.monotonic() - started, reason=best.reason if best.gap > ENOUGH else "")
+
+    def _check_points(self, query: Query, backend: str, budget: Budget) -> Answer:
+        """Answer point by point, but only the points that the closed form does not settle at once."""
+        started = time.monotonic()
+        assurance, name = Assurance.ROUNDED, "closed-form"
+        unknown: Answer | None = None
+        for index in self._unsettled(query, backend):
+            left = budget.seconds - (time.monotonic() - started)
+            if left <= 0:
+                claim = Unknown(f"the time limit of {budget.seconds:g} s was reached")
+                return Answer(query, claim, name, time.monotonic() - started, VERSION)
+            answer = self.check(_at(query, index), backend=backend, budget=replace(budget, seconds=left))
+            name = answer.backend
+            if answer.verdict is Verdict.VIOLATED:
+                return replace(answer, query=query, seconds=time.monotonic() - started)
+            if answer.assurance is None:
+                unknown = unknown or answer
+            else:
+                assurance = min(assurance, answer.assurance)
+        claim = unknown.claim if unknown else Robust(assurance)
+        return Answer(query, claim, name, time.monotonic() - started, VERSION)
+
+    def _unsettled(self, query: Query, backend: str) -> list[int]:
+        assert isinstance(query.domain, Points)
+        values = query.domain.values
+        confidences = isinstance(query, ConfidenceQuery)
+        if backend not in ("auto", "closed-form") or local.why_not(query.network, confidences=confidences):
+            return list(range(len(values)))
+        if isinstance(query, ConfidenceQuery):
+            upper = local.greatest_changes(query.network, query.parameters, values).upper
+            return [int(i) for i in np.argsort(-upper) if upper[i] > float(query.epsilon)]
+        assert isinstance(query, LabelQuery)
+        statuses, _ = local.label_changes(Leads(query.network, query.level), query.parameters, values)
+        return [int(i) for i in np.flatnonzero(statuses != local.Status.SAFE)]
+
+    def _estimate_points(self, query: EpsilonEstimate | SigmaEstimate, backend: str, budget: Budget) -> Estimate:
+        """Return the greatest of the points' estimates: the ends are the greatest lower and the greatest upper end."""
+        started = time.monotonic()
+        assert isinstance(query.domain, Points)
+        share = replace(budget, seconds=budget.seconds / len(query.domain.values))
+        parts = [self._estimate(_at(query, i), backend, share) for i in range(len(query.domain.values))]  # type: ignore[arg-type]
+        best = max(parts, key=lambda e: e.lower)
+        return replace(
+            best,
+            query=query,
+            upper=max(e.upper for e in parts),
+            assurance=min(e.assurance for e in parts),
+            seconds=time.monotonic() - started,
+        )
+
+    def _greatest_delta(self, query: GreatestDelta, backend: str, budget: Budget) -> Estimate:
+        """Bisect: label queries are monotone in delta, so a proof holds below its delta and a flip above."""
+        started = time.monotonic()
+        safe, flip, witness = 0.0, math.inf, None
+        largest = max(float(np.abs(layer.weight).max()) for layer in query.network.layers)
+        delta, reason, name, assurance = max(largest, 1e-3) / 64, "", backend, Assurance.CHECKED
+        while flip - safe > DELTA_ENOUGH * flip or math.isinf(flip):
+            left = budget.seconds - (time.monotonic() - started)
+            if left <= 0:
+                reason = f"the time limit of {budget.seconds:g} s was reached"
+                break
+            answer = self.check(query.at(delta), backend=backend, budget=replace(budget, seconds=left))
+            name = answer.backend
+            if answer.verdict is Verdict.ROBUST:
+                assert answer.assurance is not None
+                safe, assurance = delta, min(assurance, answer.assurance)
+            elif answer.verdict is Verdict.VIOLATED:
+                flip, witness = delta, answer.counterexample
+                fault = delta_fault(query, delta, witness) if witness else "no witness"
+                if fault:
+                    raise UnsoundAnswerError(f"the flip at delta {delta:g} does not replay: {fault}")
+            else:
+                assert isinstance(answer.claim, Unknown)
+                reason = f"at delta {delta:.9g}: {answer.claim.reason}"
+                break
+            if math.isinf(flip) and safe > 1e6 * max(largest, 1.0):
+                reason = f"no label changes up to delta {safe:g}"
+                break
+            if safe == 0 and flip < 1e-12 * max(largest, 1.0):
+                reason = "labels change at every delta that was tried"
+                break
+            delta = 4 * safe if math.isinf(flip) else flip / 16 if safe == 0 else 0.5 * (safe + flip)
+        return Estimate(query, safe, flip, witness, assurance, name, time.monotonic() - started, VERSION, reason)
+
+
+def check(query: Query, *, backend: str = "auto", budget: Budget | None = None) -> Answer:
+    """Answer a decision query; see `Session.check`."""
+    return Session().check(query, backend=backend, budget=budget)
+
+
+def estimate(query: AnyQuery, *, backend: str = "auto", budget: Budget | None = None) -> Estimate:
+    """Estimate a quantity; see `Session.estimate`."""
+    return Session().estimate(query, backend=backend, budget=budget)
+
+
+def _share(budget: Budget, started: float, backends_left: int) -> Budget | None:
+    """Return what one backend may take of the time that is left, half of it if others follow; None if nothing is left."""
+    left = budget.seconds - (time.monotonic() - started)
+    return None if left <= 0 else replace(budget, seconds=left if backends_left == 1 else left / 2)
+
+
+def _better(first: Unknown | None, second: Unknown) -> Unknown:
+    """Return the later reason with the tighter bounds of both."""
+    if first is None:
+        return second
+    lowers = [u.lower for u in (first, second) if u.lower is not None]
+    uppers = [u.upper for u in (first, second) if u.upper is not None]
+    return Unknown(second.reason, max(lowers, default=None), min(uppers, default=None))
+
+
+def _witnessed(
+    query: EpsilonEstimate | SigmaEstimate, claim: EstimateClaim, backend: str
+) -> tuple[float, Counterexample | None]:
+    """Replay the witness, its parameters as floats inside the box where that is as good; return the value it attains."""
+    if claim.witness is None:
+        return 0.0, None
+    values: list[tuple[float, Counterexample]] = []
+    for example in (rounded_inside(query.parameters, claim.witness), claim.witness):
+        if example is None:
+            continue
+        try:
+            values.append((witness_bounds(query, example)[0], example))
+            break
+        except UnsoundAnswerError as error:
+            fault = error
+    if not values:
+        if claim.exact:
+            raise UnsoundAnswerError(f"{backend}: {fault}")
+        return 0.0, None
+    return values[0]
+
+
+def _tightest(first: Estimate, second: Estimate) -> Estimate:
+    """Join two estimates of one quantity. Raises UnsoundAnswerError if they contradict each other."""
+    lower, upper = (
+        (first if first.lower >= second.lower else second),
+        (first if first.upper <= second.upper else second),
+    )
+    if lower.lower > upper.upper:
+        raise UnsoundAnswerError(
+            f"{upper.backend} bounds by {upper.upper!r} what {lower.backend} raises to {lower.lower!r}"
+        )
+    names = lower.backend if lower.backend == upper.backend else f"{lower.backend} and {upper.backend}"
+    return replace(
+        upper, lower=lower.lower, witness=lower.witness, backend=names, reason=second.reason, assurance=upper.assurance
+    )
+
+
+def _at(query: Query, index: int) -> Query:
+    """Return the query about one of its points."""
+    assert isinstance(query.domain, Points)
+    point = Point(query.domain.values[index])
+    if isinstance(query, ConfidenceQuery):
+        return LocalConfidence(query.network, query.parameters, point, query.epsilon)
+    if isinstance(query, LabelQuery):
+        return LocalLabel(query.network, query.parameters, point, query.level, query.sigma)
+    if isinstance(query, EpsilonEstimate):
+        return LocalEpsilon(query.network, query.parameters, point)
+    return replace(query, domain=point)
+
+
+def check_laws(new: Estimate, earlier: Sequence[Estimate]) -> None:
+    """Raise LawBrokenError if an estimate contradicts an earlier one.
+
+    Laws: estimates do not fall as the parameter box grows; global >= local; global sigma <= global eps (for two classes).
+    """
+    for old in earlier:
+        for small, large in ((old, new), (new, old)):
+            law = _law(small, large)
+            if law and small.lower > large.upper:
+                raise LawBrokenError(
+                    f"{law}, but {small.lower!r} ({small.backend}) > {large.upper!r} ({large.backend}): please report this"
+                )
+
+
+def _law(small: Estimate, large: Estimate) -> str | None:
+    """Return the law by which one quantity cannot exceed another, or None if none applies."""
+    a, b = small.query, large.query
+    if not isinstance(a, Query) or not isinstance(b, Query) or a.network != b.network:
+        return None
+    if not _box_within(a, b) or not _domain_within(a.domain, b.domain):
+        return None
+    both_epsilon = isinstance(a, EpsilonEstimate) and isinstance(b, EpsilonEstimate)
+    both_sigma = (
+        isinstance(a, SigmaEstimate) and isinstance(b, SigmaEstimate) and (a.label, a.level) == (b.label, b.level)
+    )
+    if both_epsilon or both_sigma:
+        return "estimates do not fall as the parameter box or the domain grows"
+    two_classes = a.network.output is Output.SIGMOID or a.network.class_count == 2
+    if isinstance(a, SigmaEstimate) and isinstance(b, EpsilonEstimate) and two_classes:
+        return "sigma is at most eps"
+    return None
+
+
+def _box_within(a: Query, b: Query) -> bool:
+    """Whether one parameter box surely lies in the other."""
+    if a.parameters.sha256 == b.parameters.sha256:
+        return True
+    pairs = zip(a.parameters.layers, b.parameters.layers, strict=True)
+    return all(
+        bool(np.all(y.lower.round_up() <= x.lower.round_down()) and np.all(x.upper.round_up() <= y.upper.round_down()))
+        for small, large in pairs
+        for x, y in ((small.weight, large.weight), (small.bias, large.bias))
+    )
+
+
+def _domain_within(a: Domain, b: Domain) -> bool:
+    """Whether one domain surely lies in the other."""
+    if a is b:
+        return True
+    if isinstance(b, Points):
+        return False
+    if isinstance(a, Point):
+        return b.contains([Fraction(value) for value in a.values.tolist()])
+    inside = bool(np.all(b.box.lower <= a.box.lower) and np.all(a.box.upper <= b.box.upper))
+    return inside and not b.inequalities[1].size
