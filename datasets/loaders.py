@@ -67,9 +67,7 @@ class Table:
                 f"and {len(self.features)} features; give one row per label and one column per feature"
             )
         if inputs.size == 0:
-            raise DatasetError(
-                f"{self.name}: a table of shape {inputs.shape} is empty; give a row and a column at least"
-            )
+            raise DatasetError(f"{self.name}: a table of shape {inputs.shape} is empty; give a row and a column at least")
         if not np.isfinite(inputs).all():
             raise DatasetError(f"{self.name}: an input is not finite; drop that row")
         if labels.min() < 0 or labels.max() >= len(self.classes):
@@ -88,9 +86,7 @@ def load_cats(path: str | os.PathLike[str] = CATS) -> Table:
     content = _read(Path(path))
     sha256 = hashlib.sha256(content).hexdigest()
     if sha256 != CATS_SHA256:
-        raise DatasetError(
-            f"{path}: sha256 {sha256} is not {CATS_SHA256}; restore datasets/cats.csv from the repository"
-        )
+        raise DatasetError(f"{path}: sha256 {sha256} is not {CATS_SHA256}; restore datasets/cats.csv from the repository")
     rows = [(float(heart), float(body), int(sex == "M")) for sex, body, heart in list(_rows(content, Path(path)))[1:]]
     inputs = np.array([row[:2] for row in rows])
     return Table(
@@ -116,9 +112,7 @@ def load_athletes(path: str | os.PathLike[str]) -> Table:
     complete: list[tuple[float, float, int]] = []
     for number, row in enumerate(rows, start=2):
         if len(row) <= max(columns):
-            raise DatasetError(
-                f"{path}: record {number} has {len(row)} cells, not {max(columns) + 1}; repair the record"
-            )
+            raise DatasetError(f"{path}: record {number} has {len(row)} cells, not {max(columns) + 1}; repair the record")
         sex, height, weight = (row[column].strip() for column in columns)
         if sex and height and weight:
             complete.append(_athlete(sex, height, weight, f"{path}: record {number}"))

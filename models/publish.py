@@ -116,9 +116,7 @@ def accuracy(network: Network, inputs: npt.NDArray[np.float64], labels: npt.NDAr
     return float((network.labels(inputs) == labels).mean())
 
 
-def run(
-    parser: argparse.ArgumentParser, train: Callable[[argparse.Namespace], None], argv: Sequence[str] | None
-) -> int:
+def run(parser: argparse.ArgumentParser, train: Callable[[argparse.Namespace], None], argv: Sequence[str] | None) -> int:
     """Run a training script: exit code 0, or 2 after one line for an error of ours."""
     arguments = parser.parse_args(argv)
     try:

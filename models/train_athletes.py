@@ -97,9 +97,7 @@ def train_seed(keras: Any, activation: Activation, table: Table, seed: int) -> T
     from sklearn.model_selection import train_test_split
 
     keras.utils.set_random_seed(seed)
-    train_x, test_x, train_y, test_y = train_test_split(
-        table.inputs, table.labels, test_size=TEST_SHARE, random_state=seed
-    )
+    train_x, test_x, train_y, test_y = train_test_split(table.inputs, table.labels, test_size=TEST_SHARE, random_state=seed)
     model = keras_model(keras, activation)
     idle = idle_units(as_network(model, activation, table), train_x)
     if idle:  # the gradient of such a unit is zero, so it stays as it is
@@ -182,8 +180,7 @@ def training_facts(activation: Activation, table: Table, selected: Selected[Trai
         ),
         (
             "command",
-            f"`python -m models.train_athletes --athletes PATH --activation {activation.value} "
-            f"--seed {selected.first}`",
+            f"`python -m models.train_athletes --athletes PATH --activation {activation.value} --seed {selected.first}`",
         ),
         ("seed", f"{selected.seed}, selected (see below)"),
         ("versions", versions("keras", "tensorflow_cpu", "scikit-learn", "numpy")),
@@ -197,8 +194,7 @@ def measured_facts(activation: Activation, trained: Trained) -> tuple[tuple[str,
     return (
         (
             "accuracy",
-            f"train {percent(trained.train)}, test {percent(trained.test)}; the paper gives "
-            f"{percent(variant.paper_accuracy)}",
+            f"train {percent(trained.train)}, test {percent(trained.test)}; the paper gives {percent(variant.paper_accuracy)}",
         ),
         (
             "predictions",

@@ -76,9 +76,7 @@ def train_example(example: Example, table: Table, seed: int) -> Trained:
     from sklearn.model_selection import train_test_split
     from sklearn.neural_network import MLPClassifier
 
-    train_x, test_x, train_y, test_y = train_test_split(
-        table.inputs, table.labels, test_size=TEST_SHARE, random_state=seed
-    )
+    train_x, test_x, train_y, test_y = train_test_split(table.inputs, table.labels, test_size=TEST_SHARE, random_state=seed)
     centre, scale = train_x.mean(axis=0), train_x.std(axis=0)
     estimator = MLPClassifier(example.hidden, solver="lbfgs", alpha=0.01, max_iter=5000, random_state=seed)
     estimator.fit((train_x - centre) / scale, train_y)

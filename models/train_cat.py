@@ -39,9 +39,7 @@ def fit(table: Table, seed: int) -> Fit:
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import train_test_split
 
-    train_x, test_x, train_y, test_y = train_test_split(
-        table.inputs, table.labels, test_size=TEST_SHARE, random_state=seed
-    )
+    train_x, test_x, train_y, test_y = train_test_split(table.inputs, table.labels, test_size=TEST_SHARE, random_state=seed)
     estimator = LogisticRegression(solver="lbfgs", max_iter=1000).fit(train_x, train_y)
     network = from_sklearn(estimator, name="CAT (refitted)", features=FEATURES, classes=table.classes)
     return Fit(network, accuracy(network, train_x, train_y), accuracy(network, test_x, test_y))

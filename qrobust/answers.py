@@ -50,9 +50,7 @@ class Counterexample:
         """Return JSON values: a number where a float holds it exactly, else a string "numerator/denominator"."""
         return {
             "input": [_json_number(value) for value in self.x],
-            "parameters": [
-                {"weight": _json_array(weight), "bias": _json_array(bias)} for weight, bias in self.parameters
-            ],
+            "parameters": [{"weight": _json_array(weight), "bias": _json_array(bias)} for weight, bias in self.parameters],
         }
 
 
@@ -190,9 +188,7 @@ class Estimate:
 
     def __post_init__(self) -> None:
         if not self.lower <= self.upper:
-            raise EnclosureError(
-                f"an estimate has ends {self.lower} and {self.upper} from {self.backend}: please report"
-            )
+            raise EnclosureError(f"an estimate has ends {self.lower} and {self.upper} from {self.backend}: please report")
 
     @property
     def gap(self) -> float:
@@ -251,11 +247,7 @@ def _provenance_json(result: Answer | Estimate) -> dict[str, Any]:
 def statement(query: Query, claim: Claim) -> str:
     """Say in a sentence what a claim claims, with its quantifiers."""
     if isinstance(claim, Unknown):
-        found = [
-            f"{name} {end:.9g}"
-            for name, end in (("at least", claim.lower), ("at most", claim.upper))
-            if end is not None
-        ]
+        found = [f"{name} {end:.9g}" for name, end in (("at least", claim.lower), ("at most", claim.upper)) if end is not None]
         bounds = f"; the quantity asked about is {' and '.join(found)}" if found else ""
         return f"{claim.reason}{bounds}."
     who, where, rule = str(query.network), str(query.domain), query.parameters.rule

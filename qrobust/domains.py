@@ -289,9 +289,7 @@ class ParameterBox:
         if own != shapes:
             raise ShapeError(f"the parameter box has layers {own}, the network {shapes}")
         if not self.shifted and not self.contains_network(network):
-            raise NumberError(
-                "the parameter box leaves out the network's own parameters: widen it, or set shifted=True"
-            )
+            raise NumberError("the parameter box leaves out the network's own parameters: widen it, or set shifted=True")
 
 
 def _stored(values: npt.ArrayLike, dimensions: int) -> Expansion:

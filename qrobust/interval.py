@@ -72,7 +72,7 @@ class Interval:
     def __post_init__(self) -> None:
         if self.lower.shape != self.upper.shape:
             raise ShapeError(f"interval ends differ in shape: {self.lower.shape} and {self.upper.shape}")
-        if not np.all(self.lower <= self.upper):
+        if not (self.lower <= self.upper).all():
             raise EnclosureError("an interval has its lower end above its upper end, or a NaN: please report this bug")
 
     @classmethod
@@ -141,6 +141,8 @@ class Interval:
 
 def _guarded(lower: FloatArray, upper: FloatArray) -> Interval:
     """Replace ends that overflowed into NaN by the infinite end, which is always true."""
+    if (lower <= upper).all():  # no NaN, the usual case
+        return Interval(lower, upper)
     return Interval(np.where(np.isnan(lower), -np.inf, lower), np.where(np.isnan(upper), np.inf, upper))
 
 
@@ -251,7 +253,8 @@ def _greatest(weight: Interval | Ends, x: Interval | Ends, bias: FloatArray, *, 
         value = gains + losses + bias - _counted_twice(weight_low, weight_high, x_low, x_high)
         bound = up(value + slack) if outward else down(value - slack)
     # An overflowed sum says nothing about the exact one; infinity is always a true bound.
-    return np.where(np.isfinite(bound), bound, np.inf if outward else -np.inf)
+    finite = np.isfinite(bound)
+    return bound if finite.all() else np.where(finite, bound, np.inf if outward else -np.inf)
 
 
 def _counted_twice(

@@ -71,9 +71,7 @@ class RobustnessMap:
         names = [self.network.feature_name(i) for i in range(self.network.inputs)]
         lines = [",".join([*(f'"{name}"' if "," in name else name for name in names), "lower", "upper", "status"])]
         statuses = [Status(s).name.lower() for s in self.status.tolist()]
-        for x, low, high, status in zip(
-            self.points.tolist(), self.lower.tolist(), self.upper.tolist(), statuses, strict=True
-        ):
+        for x, low, high, status in zip(self.points.tolist(), self.lower.tolist(), self.upper.tolist(), statuses, strict=True):
             lines.append(",".join([*(repr(v) for v in x), repr(low), repr(high), status]))
         return "\n".join(lines) + "\n"
 

@@ -114,9 +114,7 @@ class Network:
             raise ShapeError("a network needs at least one layer")
         for number, (before, after) in enumerate(zip(self.layers, self.layers[1:], strict=False), start=2):
             if after.inputs != before.outputs:
-                raise ShapeError(
-                    f"layer {number} takes {after.inputs} inputs but layer {number - 1} gives {before.outputs}"
-                )
+                raise ShapeError(f"layer {number} takes {after.inputs} inputs but layer {number - 1} gives {before.outputs}")
         if self.layers[-1].activation is not Activation.LINEAR:
             raise ShapeError("the last layer gives logits: it must be linear, the output function follows it")
         rows = self.layers[-1].outputs

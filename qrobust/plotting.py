@@ -95,9 +95,7 @@ def panel(
     axes.set_ylim(box.box.lower[1] - margin[1], box.box.upper[1] + margin[1])
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        axes.legend(
-            handles, labels, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3, fontsize=8, frameon=False
-        )
+        axes.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3, fontsize=8, frameon=False)
 
 
 def _check_two_inputs(network: Network) -> None:
@@ -148,9 +146,7 @@ def _boundaries(axes: Axes, network: Network, domain: Domain, level: Fraction, l
         _contour(axes, x, y, field, middle + high, ":", f"{middle:g} + sigma of label 1 ({high:.4f})")
 
 
-def _contour(
-    axes: Axes, x: FloatArray, y: FloatArray, field: FloatArray, value: float, style: str, name: str | None
-) -> None:
+def _contour(axes: Axes, x: FloatArray, y: FloatArray, field: FloatArray, value: float, style: str, name: str | None) -> None:
     if field.min() < value < field.max():
         axes.contour(x, y, field, levels=[value], colors="black", linestyles=style, linewidths=1.4)
         if name:

@@ -171,9 +171,7 @@ class SigmaEstimate(Query):
         super().__post_init__()
         _check_level(self)
         if not 0 <= self.label < self.network.class_count:
-            raise NumberError(
-                f"label {self.label} is not one of the {self.network.class_count} classes, counted from 0"
-            )
+            raise NumberError(f"label {self.label} is not one of the {self.network.class_count} classes, counted from 0")
 
 
 @dataclass(frozen=True, eq=False)

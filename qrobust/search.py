@@ -93,7 +93,7 @@ def maximise(
         if children is None:
             return Outcome(best, point, outcome.upper, evaluated, "the boxes are as small as floats allow")
         # A child's bound may be rounded above its parent's, which holds for it too.
-        parents = np.concatenate([bounds[taken], bounds[taken]])
+        parents = np.tile(bounds[taken], len(children) // len(taken))
         child_bounds = np.minimum(problem.upper(children), parents)
         evaluated += len(child_bounds)
         best, point = _improved(problem, children.middle, best, point)
@@ -109,7 +109,12 @@ def maximise(
 
 
 def _split(boxes: Interval, scale: FloatArray) -> Interval | None:
-    """Halve each box where it is widest by scale; None if no float lies between the ends."""
+    """Halve each box along its two widest sides by scale; None if a box has no float between its ends."""
+    halves = _halved(boxes, scale)
+    return None if halves is None else (_halved(halves, scale) or halves)
+
+
+def _halved(boxes: Interval, scale: FloatArray) -> Interval | None:
     middle = boxes.middle
     splittable = (boxes.lower < middle) & (middle < boxes.upper)
     weighted = np.where(splittable, boxes.width * scale + np.finfo(float).tiny, -1.0)
@@ -130,9 +135,7 @@ def _first_candidates(problem: Problem, rng: np.random.Generator) -> tuple[float
     return _improved(problem, np.concatenate([inside, corners, root.middle[None]]), -np.inf, None)
 
 
-def _improved(
-    problem: Problem, points: FloatArray, best: float, point: FloatArray | None
-) -> tuple[float, FloatArray | None]:
+def _improved(problem: Problem, points: FloatArray, best: float, point: FloatArray | None) -> tuple[float, FloatArray | None]:
     """Return the best of the points and the best so far; a new best is polished by pattern search."""
     values = problem.value(points)
     index = int(values.argmax())

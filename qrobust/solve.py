@@ -159,9 +159,7 @@ class Session:
             lower, witness = _witnessed(query, claim, backend.name)
             if lower > claim.upper:
                 raise UnsoundAnswerError(f"{backend.name} bounds by {claim.upper!r} what a witness raises to {lower!r}")
-            here = Estimate(
-                query, lower, claim.upper, witness, claim.assurance, backend.name, 0.0, VERSION, claim.reason
-            )
+            here = Estimate(query, lower, claim.upper, witness, claim.assurance, backend.name, 0.0, VERSION, claim.reason)
             best = here if best is None else _tightest(best, here)
             if best.gap <= ENOUGH:
                 break
@@ -306,9 +304,7 @@ def _tightest(first: Estimate, second: Estimate) -> Estimate:
         (first if first.upper <= second.upper else second),
     )
     if lower.lower > upper.upper:
-        raise UnsoundAnswerError(
-            f"{upper.backend} bounds by {upper.upper!r} what {lower.backend} raises to {lower.lower!r}"
-        )
+        raise UnsoundAnswerError(f"{upper.backend} bounds by {upper.upper!r} what {lower.backend} raises to {lower.lower!r}")
     names = lower.backend if lower.backend == upper.backend else f"{lower.backend} and {upper.backend}"
     return replace(
         upper, lower=lower.lower, witness=lower.witness, backend=names, reason=second.reason, assurance=upper.assurance
@@ -350,9 +346,7 @@ def _law(small: Estimate, large: Estimate) -> str | None:
     if not _box_within(a, b) or not _domain_within(a.domain, b.domain):
         return None
     both_epsilon = isinstance(a, EpsilonEstimate) and isinstance(b, EpsilonEstimate)
-    both_sigma = (
-        isinstance(a, SigmaEstimate) and isinstance(b, SigmaEstimate) and (a.label, a.level) == (b.label, b.level)
-    )
+    both_sigma = isinstance(a, SigmaEstimate) and isinstance(b, SigmaEstimate) and (a.label, a.level) == (b.label, b.level)
     if both_epsilon or both_sigma:
         return "estimates do not fall as the parameter box or the domain grows"
     two_classes = a.network.output is Output.SIGMOID or a.network.class_count == 2

@@ -21,12 +21,12 @@ from qrobust import interval
 from qrobust.answers import AnyQuery, Assurance, Candidate, Claim, Counterexample, EstimateClaim, Robust, Unknown
 from qrobust.bounds.centred import CentredRow, greatest_row, stored_row
 from qrobust.bounds.corners import corner
-from qrobust.bounds.differential import Pair, PairBounds, chord_slopes, row_pair
+from qrobust.bounds.differential import Pair, PairBounds, chord_slopes, row_forecast, row_pair
 from qrobust.bounds.leads import Leads
 from qrobust.check import violation_fault
 from qrobust.domains import Domain, ParameterBox, Points
 from qrobust.interval import BoolArray, FloatArray, Interval, down, up
-from qrobust.network import Activation, Network, Output
+from qrobust.network import Activation, FloatArithmetic, Network, Output, confidence
 from qrobust.queries import (
     ConfidenceQuery,
     EpsilonEstimate,
@@ -62,9 +62,7 @@ class Space:
         for axis in range(self.root.shape[0]):
             low, high = points.copy(), points.copy()
             low[:, axis], high[:, axis] = self.root.lower[axis], self.root.upper[axis]
-            change = (
-                self.logits(Interval.point(high)).perturbed.middle - self.logits(Interval.point(low)).perturbed.middle
-            )
+            change = self.logits(Interval.point(high)).perturbed.middle - self.logits(Interval.point(low)).perturbed.middle
             totals.append(np.abs(change).max(axis=1).mean())
         width = np.where(self.root.width > 0, self.root.width, 1.0)
         spread = np.array(totals)
@@ -129,9 +127,7 @@ class LargestChange:
         if after is None:
             return np.full(len(boxes), np.inf)
         before = stored_row(bounds, boxes, stored)
-        steep_after, steep_before = (
-            chord_slopes(Activation.SIGMOID, row.over(boxes))[:, None] for row in (after, before)
-        )
+        steep_after, steep_before = (chord_slopes(Activation.SIGMOID, row.over(boxes))[:, None] for row in (after, before))
         rise = CentredRow(
             interval.sigmoid(after.centre) - interval.sigmoid(before.centre),
             steep_after * after.slope - steep_before * before.slope,
@@ -140,10 +136,25 @@ class LargestChange:
         return np.minimum(rise.over(boxes).upper, by_shift)
 
     def value(self, points: FloatArray) -> FloatArray:
-        boxes = Interval.point(points)
-        rise, fall = self._changes(boxes)
+        rise, fall = self._forecast(points)
         value = np.maximum(rise, fall).max(axis=1)
         return np.where(self.space.inside(points), value, -np.inf)
+
+    def _forecast(self, points: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """How far each confidence can rise and fall at points, in floating point. Shapes: (batch, confidences)."""
+        network, last = self.space.network, self.space.bounds.layers[-1]
+        stored, low, high = self.space.bounds.forecast(points)
+        least, greatest = row_forecast(last.box, low, high)
+        arithmetic = FloatArithmetic()
+        before = confidence(network, stored @ network.layers[-1].weight.T + network.layers[-1].bias, arithmetic)
+        if network.output is Output.SIGMOID:
+            return arithmetic.sigmoid(greatest) - before, before - arithmetic.sigmoid(least)
+        own = np.eye(network.class_count, dtype=bool)
+        top, bottom = (
+            np.einsum("bcc->bc", arithmetic.softmax(np.where(own, a[:, None, :], b[:, None, :])))
+            for a, b in ((greatest, least), (least, greatest))
+        )
+        return top - before, before - bottom
 
     def _changes(self, boxes: Interval) -> tuple[FloatArray, FloatArray]:
         """Upper bounds of how far each confidence rises and falls. Shapes: (batch, confidences)."""
@@ -162,7 +173,7 @@ class LargestChange:
 
     def witness(self, point: FloatArray) -> Counterexample:
         """Rebuild the parameters that attain the change at a point, in the better direction of the better class."""
-        rise, fall = self._changes(Interval.point(point[None]))
+        rise, fall = self._forecast(point[None])
         index = int(np.argmax(np.concatenate([rise[0], fall[0]])))
         sign = 1.0 if index < rise.shape[1] else -1.0
         directions = -np.ones(rise.shape[1])
@@ -255,10 +266,12 @@ class LargestGap:
         return np.where(feasible, np.maximum(gap, 0.0), -np.inf)
 
     def value(self, points: FloatArray) -> FloatArray:
-        rivals, pair = self._leads(Interval.point(points))
-        gap = -rivals.upper.max(axis=1)
+        everyone, _, box, _ = self._rows
+        stored, low, high = self.space.bounds.forecast(points)
+        gap = -row_forecast(everyone, stored, stored)[1].max(axis=1)
+        lead = row_forecast(box, low, high)[1][:, 0]
         # Rounding the parameters to floats inside the box costs a little of the lead: ask for more than that.
-        clear = pair.perturbed.upper[:, 0] > 1e-13 * (1 + np.abs(pair.stored.upper[:, 0]))
+        clear = lead > 1e-13 * (1 + np.abs(gap))
         feasible = clear & (gap >= 0) & self.space.inside(points)
         return np.where(feasible, gap, -np.inf)
 

@@ -81,9 +81,7 @@ class ClosedForm:
             return EstimateClaim(0.0, None, Assurance.ROUNDED)
         upper = 1.0 if own is None else _margin_upper(query)
         witness = claim.counterexample if isinstance(claim, Violated) and own == query.label else None
-        return EstimateClaim(
-            upper, witness, Assurance.ROUNDED, reason=claim.reason if isinstance(claim, Unknown) else ""
-        )
+        return EstimateClaim(upper, witness, Assurance.ROUNDED, reason=claim.reason if isinstance(claim, Unknown) else "")
 
 
 def _points(query: Query) -> local.FloatArray:
@@ -94,9 +92,7 @@ def _stored(query: Query) -> Counterexample:
     """The input with the stored parameters: for evaluating the stored network exactly."""
     x = tuple(Fraction(value) for value in query.domain.box.lower.tolist())
     exact = np.frompyfunc(Fraction, 1, 1)
-    layers = tuple(
-        (exact(layer.weight.astype(object)), exact(layer.bias.astype(object))) for layer in query.network.layers
-    )
+    layers = tuple((exact(layer.weight.astype(object)), exact(layer.bias.astype(object))) for layer in query.network.layers)
     return Counterexample(x, layers)
 
 

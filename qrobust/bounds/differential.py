@@ -20,7 +20,7 @@ from qrobust import interval
 from qrobust.bounds.ibp import INTERVALS
 from qrobust.domains import LayerBox, ParameterBox
 from qrobust.interval import FloatArray, Interval
-from qrobust.network import Activation, Network, activate
+from qrobust.network import Activation, FloatArithmetic, Network, activate
 
 HALF = Interval.point(0.5)
 
@@ -76,11 +76,30 @@ class PairBounds:
     def __init__(self, network: Network, parameters: ParameterBox, *, free_layers: int) -> None:
         self.network = network
         self.layers = [
-            LayerBounds.of(layer.weight, layer.bias, box)
-            for layer, box in zip(network.layers, parameters.layers, strict=True)
+            LayerBounds.of(layer.weight, layer.bias, box) for layer, box in zip(network.layers, parameters.layers, strict=True)
         ]
         self.free_layers = free_layers
         self.variables = network.inputs + sum(layer.outputs for layer in network.layers[:free_layers])
+
+    def forecast(self, points: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Return the last hidden layer in floating point: stored, and the least and greatest perturbed; no bounds.
+
+        Shapes: points (batch, variables); results (batch, n)
+        """
+        arithmetic = FloatArithmetic()
+        x = points[:, : self.network.inputs]
+        stored, low, high, place = x, x, x, self.network.inputs
+        for number, (layer, bounds) in enumerate(zip(self.network.hidden_layers, self.layers, strict=False)):
+            stored = activate(layer.activation, arithmetic.affine(layer.weight, stored, layer.bias), arithmetic)
+            centre = arithmetic.affine(bounds.centre[0].lower, high, bounds.centre[1].lower)
+            reach = arithmetic.affine(bounds.radius[0].lower, np.abs(high), bounds.radius[1].lower)
+            t: FloatArray | float = 1.0
+            if number < self.free_layers:
+                t = points[:, place : place + layer.outputs]
+                place += layer.outputs
+            high = activate(layer.activation, centre + t * reach, arithmetic)
+            low = high if number < self.free_layers else activate(layer.activation, centre - reach, arithmetic)
+        return stored, low, high
 
     def hidden(self, box: Interval) -> Pair:
         """Enclose the last hidden layer. Shapes: box (batch, variables): the inputs, then t layer by layer."""
@@ -143,6 +162,14 @@ def _slope_at(activation: Activation, z: FloatArray) -> Interval:
     value = activate(activation, Interval.point(z), INTERVALS)
     one = Interval.point(np.ones(z.shape))
     return value * (one - value) if activation is Activation.SIGMOID else one - value * value
+
+
+def row_forecast(rows: tuple[Interval, Interval], low: FloatArray, high: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return the least and greatest value of output rows in floating point; no bounds. Shapes: low, high (batch, in)."""
+    weight, bias = rows
+    ends = [a[:, None, :] * w for a in (low, high) for w in (weight.lower, weight.upper)]
+    least, greatest = np.minimum.reduce(ends).sum(axis=2), np.maximum.reduce(ends).sum(axis=2)
+    return least + bias.lower, greatest + bias.upper
 
 
 def row_pair(

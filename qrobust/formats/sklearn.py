@@ -29,9 +29,7 @@ TRUSTED_TYPES = (
 )
 
 
-def from_sklearn(
-    estimator: Any, *, name: str = "", features: Sequence[Feature] = (), classes: Sequence[str] = ()
-) -> Network:
+def from_sklearn(estimator: Any, *, name: str = "", features: Sequence[Feature] = (), classes: Sequence[str] = ()) -> Network:
     """Return the network that a fitted MLPClassifier or LogisticRegression computes.
 
     The label convention agrees with scikit-learn's predict: class 1 iff the confidence is above 1/2.

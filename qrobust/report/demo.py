@@ -146,9 +146,7 @@ def find_models(models: Path | None) -> Path:
     folder = models or Path(__file__).resolve().parents[2] / "models"
     missing = [s.file for s in SUBJECTS if not (folder / s.file).is_file()]
     if missing:
-        raise ModelFileError(
-            f"{folder} has no {missing[0]}: run the demo from a checkout, or name its models with --models"
-        )
+        raise ModelFileError(f"{folder} has no {missing[0]}: run the demo from a checkout, or name its models with --models")
     return folder
 
 
@@ -190,18 +188,14 @@ def run_demo(
     return 0
 
 
-def _table(
-    subject: Subject, network: Network, session: Session, seconds: float, step: Callable[[str], None]
-) -> list[Row]:
+def _table(subject: Subject, network: Network, session: Session, seconds: float, step: Callable[[str], None]) -> list[Row]:
     rows, domain, budget = [], InputBox.of_features(network), Budget(seconds)
     for delta in DELTAS:
         parameters = Absolute(delta).around(network)
         queries = [(None, GlobalEpsilon(network, parameters, domain))]
         queries += [(label, SigmaEstimate(network, parameters, domain, label)) for label in (1, 0)]  # type: ignore[misc,list-item]
         for label, query in queries:
-            step(
-                f"{subject.name}, delta {delta:g}: {'eps' if label is None else 'sigma of ' + network.class_name(label)}"
-            )
+            step(f"{subject.name}, delta {delta:g}: {'eps' if label is None else 'sigma of ' + network.class_name(label)}")
             rows.append(Row(subject, delta, label, session.estimate(query, budget=budget)))
     return rows
 
@@ -297,9 +291,7 @@ def _outside_sigma(maps: list[RobustnessMap], rows: list[Row]) -> int:
 
 def _same(row: Row, network: Network, parameters: ParameterBox) -> bool:
     query = row.estimate.query
-    return (
-        isinstance(query, SigmaEstimate) and query.network is network and query.parameters.sha256 == parameters.sha256
-    )
+    return isinstance(query, SigmaEstimate) and query.network is network and query.parameters.sha256 == parameters.sha256
 
 
 def _summary(rows: list[Row]) -> str:
