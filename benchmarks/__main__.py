@@ -92,7 +92,7 @@ def paper(limit: float) -> Rows:
 
 
 def _local_rows(name: str, network: Network, delta: float, points: Any) -> Rows:
-    from benchmarks import dreal_peer  # noqa: PLC0415 (needs dReal)
+    from benchmarks import dreal_peer
 
     box, leads = Absolute(delta).around(network), Leads(network, HALF)
     seconds, changes = timed(lambda: greatest_changes(network, box, points))
@@ -179,7 +179,7 @@ def results_page(rows: Rows) -> str:
     lines = [
         "# Results",
         "",
-        "Written by `python -m benchmarks` from `results.json`; each row was measured, beside its peer, in one run on one machine.",
+        "Written by `python -m benchmarks` from `results.json`; each row and its peer were measured in one run on one machine.",
         "",
         "| work | metric | value | unit | aim | peer's value | peer | machine | date |",
         "|---|---|---|---|---|---|---|---|---|",

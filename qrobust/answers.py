@@ -63,7 +63,7 @@ def _json_number(value: Fraction) -> float | str:
 
 
 def _json_array(values: npt.NDArray[np.object_]) -> Any:
-    return np.frompyfunc(_json_number, 1, 1)(values).tolist()
+    return np.asarray(np.frompyfunc(_json_number, 1, 1)(values)).tolist()
 
 
 @dataclass(frozen=True)

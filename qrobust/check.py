@@ -124,7 +124,7 @@ def violation_fault(query: Query, example: Counterexample) -> str | None:
         return "no precision settles its labels"
     if before == after:
         return "the label stays the same"
-    if query.sigma and decide(lambda: replay.margin(before, query.level) - to_exact([query.sigma])[0]) not in (0, 1):
+    if query.sigma and decide(lambda: replay.margin(before, query.level) - to_exact([query.sigma])[0]) in (None, -1):
         return f"its margin is not at least {float(query.sigma):g}"
     return None
 

@@ -127,10 +127,11 @@ class InputBox(Domain):
     @classmethod
     def of_features(cls, network: Network) -> InputBox:
         """Return the box of the ranges that the network's features name. Raises DomainError if one has none."""
-        ends = [(feature.lower, feature.upper) for feature in network.features]
-        if not ends or any(lower is None or upper is None for lower, upper in ends):
+        lower = [feature.lower for feature in network.features if feature.lower is not None]
+        upper = [feature.upper for feature in network.features if feature.upper is not None]
+        if not len(lower) == len(upper) == network.inputs:
             raise DomainError("the model names no input ranges: give the box, as in --box '6.3:20.5, 2:3.9'")
-        return cls([e[0] for e in ends], [e[1] for e in ends])  # type: ignore[misc]
+        return cls(lower, upper)
 
     @property
     def box(self) -> Interval:

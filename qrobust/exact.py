@@ -8,7 +8,7 @@ balls settle it; `decide` raises the precision until they do.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -36,9 +36,9 @@ def to_fraction(value: float | int | str | Fraction) -> Fraction:
         raise NumberError(f"{value!r} is not a finite number: give one such as 0.01 or 1/64") from None
 
 
-def to_exact(values: npt.ArrayLike) -> ExactArray:
+def to_exact(values: npt.ArrayLike | Sequence[Fraction]) -> ExactArray:
     """Return an array of floats or Fractions as an array of fmpq."""
-    array = np.asarray(values)
+    array = np.asarray(values, dtype=None if isinstance(values, np.ndarray) else object)
     flat = [_scalar(value) for value in array.ravel().tolist()]
     result = np.empty(len(flat), dtype=object)
     result[:] = flat

@@ -20,6 +20,7 @@ from qrobust.errors import NumberError, ShapeError
 from qrobust.interval import FloatArray
 
 W = TypeVar("W", contravariant=True)
+C = TypeVar("C")
 V = TypeVar("V")
 
 
@@ -78,11 +79,11 @@ class Dense:
 
     @property
     def inputs(self) -> int:
-        return self.weight.shape[1]
+        return int(self.weight.shape[1])
 
     @property
     def outputs(self) -> int:
-        return self.weight.shape[0]
+        return int(self.weight.shape[0])
 
 
 def read_only(values: npt.ArrayLike) -> FloatArray:
@@ -186,7 +187,7 @@ class Network:
         values = self.confidences(x)
         if self.output is Output.SIGMOID:
             return (values[:, 0] > level).astype(np.int64)
-        return values.argmax(axis=1)
+        return np.asarray(values.argmax(axis=1), dtype=np.int64)
 
 
 def checked_inputs(network: Network, x: npt.ArrayLike) -> FloatArray:
@@ -209,10 +210,10 @@ class Arithmetic(Protocol[W, V]):
     def softmax(self, x: V) -> V: ...
 
 
-class ConstantArithmetic(Arithmetic[W, V], Protocol[W, V]):
+class ConstantArithmetic(Arithmetic[C, V], Protocol[C, V]):
     """An arithmetic that can also take a network's stored numbers."""
 
-    def constant(self, values: FloatArray) -> W: ...
+    def constant(self, values: FloatArray) -> C: ...
 
 
 def activate(activation: Activation, x: V, arithmetic: Arithmetic[W, V]) -> V:
@@ -228,7 +229,7 @@ def activate(activation: Activation, x: V, arithmetic: Arithmetic[W, V]) -> V:
             return arithmetic.tanh(x)
 
 
-def stored_parameters(network: Network, arithmetic: ConstantArithmetic[W, V]) -> list[tuple[W, W]]:
+def stored_parameters(network: Network, arithmetic: ConstantArithmetic[C, V]) -> list[tuple[C, C]]:
     """Return the network's own weights and biases in an arithmetic."""
     return [(arithmetic.constant(layer.weight), arithmetic.constant(layer.bias)) for layer in network.layers]
 
@@ -240,7 +241,7 @@ def perturbed_logits(network: Network, parameters: Sequence[tuple[W, W]], x: V, 
     return x
 
 
-def logits(network: Network, x: V, arithmetic: ConstantArithmetic[W, V]) -> V:
+def logits(network: Network, x: V, arithmetic: ConstantArithmetic[C, V]) -> V:
     """Return the logits of the network as stored: the definition of f_p0."""
     return perturbed_logits(network, stored_parameters(network, arithmetic), x, arithmetic)
 

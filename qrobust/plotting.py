@@ -112,11 +112,11 @@ def _epsilon_points(axes: Axes, shown: RobustnessMap, limits: tuple[float, float
     bar = axes.figure.colorbar(drawn, ax=axes)
     bar.set_label("local eps: greatest change of the confidence")
     if not known.all():
-        axes.scatter(*shown.points[~known].T, s=18, marker="x", c=UNKNOWN_COLOUR, label="undecided")
+        axes.scatter(shown.points[~known, 0], shown.points[~known, 1], s=18, marker="x", c=UNKNOWN_COLOUR, label="undecided")
 
 
 def _label_points(axes: Axes, shown: RobustnessMap) -> None:
-    styles = {
+    styles: dict[Status, tuple[str, dict[str, Any]]] = {
         Status.SAFE: ("safe", {"marker": "o", "c": "#b8c4d0", "s": 9, "linewidths": 0}),
         Status.FLIPPABLE: ("flippable", {"marker": "^", "c": "#00224e", "s": 22, "linewidths": 0}),
         Status.UNDECIDED: ("undecided", {"marker": "x", "c": UNKNOWN_COLOUR, "s": 22}),

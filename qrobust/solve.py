@@ -88,8 +88,7 @@ class Session:
             if not isinstance(claim, Unknown):
                 return Answer(query, claim, candidate.name, time.monotonic() - started, VERSION)
             unknown, name = _better(unknown, claim), candidate.name
-        claim = unknown or Unknown(f"the time limit of {budget.seconds:g} s was reached")
-        return Answer(query, claim, name, time.monotonic() - started, VERSION)
+        return Answer(query, unknown or _out_of_time(budget), name, time.monotonic() - started, VERSION)
 
     def estimate(
         self, query: AnyQuery, *, backend: str = "auto", budget: Budget | None = None, remember: bool = True
@@ -174,8 +173,7 @@ class Session:
         for index in self._unsettled(query, backend):
             left = budget.seconds - (time.monotonic() - started)
             if left <= 0:
-                claim = Unknown(f"the time limit of {budget.seconds:g} s was reached")
-                return Answer(query, claim, name, time.monotonic() - started, VERSION)
+                return Answer(query, _out_of_time(budget), name, time.monotonic() - started, VERSION)
             answer = self.check(_at(query, index), backend=backend, budget=replace(budget, seconds=left))
             name = answer.backend
             if answer.verdict is Verdict.VIOLATED:
@@ -258,6 +256,10 @@ def check(query: Query, *, backend: str = "auto", budget: Budget | None = None) 
 def estimate(query: AnyQuery, *, backend: str = "auto", budget: Budget | None = None) -> Estimate:
     """Estimate a quantity; see `Session.estimate`."""
     return Session().estimate(query, backend=backend, budget=budget)
+
+
+def _out_of_time(budget: Budget) -> Unknown:
+    return Unknown(f"the time limit of {budget.seconds:g} s was reached")
 
 
 def _share(budget: Budget, started: float, backends_left: int) -> Budget | None:

@@ -66,7 +66,8 @@ class Space:
             totals.append(np.abs(change).max(axis=1).mean())
         width = np.where(self.root.width > 0, self.root.width, 1.0)
         spread = np.array(totals)
-        return np.maximum(spread, 1e-3 * spread.max(initial=1e-300)) / width
+        scale: FloatArray = np.maximum(spread, 1e-3 * spread.max(initial=1e-300)) / width
+        return scale
 
     def logits(self, boxes: Interval) -> Pair:
         """Enclose all logits."""

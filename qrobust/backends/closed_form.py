@@ -22,6 +22,7 @@ from qrobust.bounds.leads import Leads
 from qrobust.check import Replay, violation_fault
 from qrobust.domains import Point
 from qrobust.exact import float_bounds
+from qrobust.interval import FloatArray
 from qrobust.network import Activation
 from qrobust.queries import ConfidenceQuery, EpsilonEstimate, GreatestDelta, LabelQuery, Query, SigmaEstimate
 from qrobust.search import Budget
@@ -84,7 +85,7 @@ class ClosedForm:
         return EstimateClaim(upper, witness, Assurance.ROUNDED, reason=claim.reason if isinstance(claim, Unknown) else "")
 
 
-def _points(query: Query) -> local.FloatArray:
+def _points(query: Query) -> FloatArray:
     return query.domain.box.lower[None]
 
 

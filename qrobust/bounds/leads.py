@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from flint import arb
 
-from qrobust.exact import float_bounds, logit_bounds, sigmoid, to_exact
+from qrobust.exact import Exact, float_bounds, logit_bounds, sigmoid, to_exact
 from qrobust.interval import FloatArray, Interval, round_fraction_down, round_fraction_up
 from qrobust.network import Network, Output
 
@@ -79,7 +79,7 @@ class Leads:
         least, greatest = float_bounds(lambda: self._margin(Fraction(gap), label))
         return max(least, 0.0), max(greatest, 0.0)
 
-    def _margin(self, gap: Fraction, label: int) -> arb:
+    def _margin(self, gap: Fraction, label: int) -> Exact:
         own = self.level if self.network.output is Output.SIGMOID else Fraction(1, 2)
         threshold = arb(0) if own == Fraction(1, 2) else _log_odds(own)
         side = to_exact([gap])[0]

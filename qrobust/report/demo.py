@@ -193,7 +193,7 @@ def _table(subject: Subject, network: Network, session: Session, seconds: float,
     for delta in DELTAS:
         parameters = Absolute(delta).around(network)
         queries = [(None, GlobalEpsilon(network, parameters, domain))]
-        queries += [(label, SigmaEstimate(network, parameters, domain, label)) for label in (1, 0)]  # type: ignore[misc,list-item]
+        queries += [(label, SigmaEstimate(network, parameters, domain, label)) for label in (1, 0)]  # type: ignore[misc]
         for label, query in queries:
             step(f"{subject.name}, delta {delta:g}: {'eps' if label is None else 'sigma of ' + network.class_name(label)}")
             rows.append(Row(subject, delta, label, session.estimate(query, budget=budget)))
@@ -282,8 +282,9 @@ def _outside_sigma(maps: list[RobustnessMap], rows: list[Row]) -> int:
         if shown.quantity is not Quantity.LABEL:
             continue
         flippable = shown.points[shown.status == Status.FLIPPABLE]
-        confidence = shown.network.confidences(flippable)[:, 0] if len(flippable) else []
-        for value in confidence:
+        if not len(flippable):
+            continue
+        for value in shown.network.confidences(flippable)[:, 0].tolist():
             own = [r for r in rows if _same(r, shown.network, shown.parameters) and r.label == int(value > 0.5)]
             count += abs(value - 0.5) > own[0].estimate.upper + 1e-12
     return count
