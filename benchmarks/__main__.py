@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peers import call_with_limit
-from qrobust.bounds.leads import Leads
+from qrobust.leads import Leads
 from qrobust.bounds.local import greatest_changes, label_changes
 from qrobust.domains import InputBox
 from qrobust.files import write_whole

@@ -13,11 +13,11 @@ import numpy.typing as npt
 
 from qrobust.answers import VERSION, Verdict
 from qrobust.bounds import local
-from qrobust.bounds.leads import Leads
 from qrobust.bounds.local import Status
 from qrobust.domains import Domain, ParameterBox, Point
 from qrobust.errors import DomainError
 from qrobust.interval import FloatArray
+from qrobust.leads import Leads
 from qrobust.network import Network, checked_inputs
 from qrobust.queries import HALF, LocalEpsilon, LocalLabel
 from qrobust.search import Budget

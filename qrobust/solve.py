@@ -35,10 +35,10 @@ from qrobust.backends.dreal import DReal
 from qrobust.backends.z3 import Z3
 from qrobust.bounds import local
 from qrobust.bounds.corners import rounded_inside
-from qrobust.bounds.leads import Leads
 from qrobust.check import delta_fault, violation_fault, witness_bounds
 from qrobust.domains import Domain, Point, Points
 from qrobust.errors import BackendUnavailableError, LawBrokenError, UnsoundAnswerError, UnsupportedError
+from qrobust.leads import Leads
 from qrobust.network import Output
 from qrobust.queries import (
     ConfidenceQuery,

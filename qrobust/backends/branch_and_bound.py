@@ -22,10 +22,10 @@ from qrobust.answers import AnyQuery, Assurance, Candidate, Claim, Counterexampl
 from qrobust.bounds.centred import CentredRow, greatest_row, stored_row
 from qrobust.bounds.corners import corner
 from qrobust.bounds.differential import Pair, PairBounds, chord_slopes, row_forecast, row_pair
-from qrobust.bounds.leads import Leads
 from qrobust.check import violation_fault
 from qrobust.domains import Domain, ParameterBox, Points
 from qrobust.interval import BoolArray, FloatArray, Interval, down, up
+from qrobust.leads import Leads
 from qrobust.network import Activation, FloatArithmetic, Network, Output, confidence
 from qrobust.queries import (
     ConfidenceQuery,

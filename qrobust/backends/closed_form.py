@@ -18,11 +18,11 @@ import numpy as np
 from qrobust.answers import AnyQuery, Assurance, Claim, Counterexample, EstimateClaim, Robust, Unknown, Violated
 from qrobust.bounds import local
 from qrobust.bounds.corners import corner
-from qrobust.bounds.leads import Leads
 from qrobust.check import Replay, violation_fault
 from qrobust.domains import Point
 from qrobust.exact import float_bounds
 from qrobust.interval import FloatArray
+from qrobust.leads import Leads
 from qrobust.network import Activation
 from qrobust.queries import ConfidenceQuery, EpsilonEstimate, GreatestDelta, LabelQuery, Query, SigmaEstimate
 from qrobust.search import Budget

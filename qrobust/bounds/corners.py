@@ -19,7 +19,7 @@ from flint import arb
 
 from qrobust.answers import Counterexample
 from qrobust.domains import Bounds, LayerBox, ParameterBox, Parameters
-from qrobust.exact import ExactArithmetic, ExactArray, to_exact
+from qrobust.exact import ExactArithmetic, ExactArray, to_exact, to_rational
 from qrobust.interval import FloatArray
 from qrobust.network import Network, activate
 
@@ -53,6 +53,27 @@ def corner(
         h = activate(layer.activation, ARITHMETIC.affine(to_exact(rows[0]), h, to_exact(rows[1])), ARITHMETIC)
     chosen.append(_rows_at(parameters.layers[-1], h, directions))
     return Counterexample(tuple(x), tuple(chosen))
+
+
+def positions_of(
+    network: Network, parameters: ParameterBox, x: Sequence[Fraction], pre_activations: Sequence[ExactArray]
+) -> list[ExactArray]:
+    """Return, for each hidden layer, the t in [-1, 1] of each neuron that gives these pre-activations (Fractions), exactly.
+
+    Accepts   linear and ReLU hidden layers, and pre-activations that the parameter box can reach
+    """
+    h, positions = to_exact(list(x)), []
+    for layer, box, wanted in zip(network.hidden_layers, parameters.layers, pre_activations, strict=False):
+        ends = []
+        for side in (-1.0, 1.0):
+            weight, bias = _rows_at(box, h, np.full(layer.outputs, side))
+            ends.append([to_rational(z) for z in ARITHMETIC.affine(to_exact(weight), h, to_exact(bias))])
+        t = [
+            2 * (z - low) / (high - low) - 1 if high > low else Fraction(0) for z, low, high in zip(wanted, *ends, strict=True)
+        ]
+        positions.append(np.array(t, dtype=object))
+        h = activate(layer.activation, to_exact(wanted), ARITHMETIC)
+    return positions
 
 
 def _rows_at(box: LayerBox, h: ExactArray, t: FloatArray) -> tuple[ExactArray, ExactArray]:

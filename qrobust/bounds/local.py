@@ -20,9 +20,9 @@ import numpy.typing as npt
 
 from qrobust import interval
 from qrobust.bounds.ibp import INTERVALS, nominal_logits
-from qrobust.bounds.leads import Leads
 from qrobust.domains import Bounds, ParameterBox
 from qrobust.interval import Ends, FloatArray, Interval
+from qrobust.leads import Leads
 from qrobust.network import Activation, Network, Output, activate, stored_parameters
 
 IntArray = npt.NDArray[np.int64]

@@ -89,9 +89,8 @@ def _dense_layers(layers: list[dict[str, Any]], weights: bytes) -> Iterator[tupl
 def _activation_name(kind: str, settings: dict[str, Any]) -> str:
     if kind == "Activation":
         return str(settings["activation"])
-    plain: dict[str, Any] = {"ReLU": {"max_value": None, "negative_slope": 0.0, "threshold": 0.0}, "Softmax": {"axis": -1}}[
-        kind
-    ]
+    relu: dict[str, Any] = {"max_value": None, "negative_slope": 0.0, "threshold": 0.0}
+    plain = relu if kind == "ReLU" else {"axis": -1}
     if any(settings.get(key, value) != value for key, value in plain.items()):
         raise UnsupportedError(f"layer {settings.get('name')!r} is a {kind} with settings that cannot be represented")
     return kind.lower()

@@ -68,6 +68,18 @@ class Leads:
         threshold = Interval(np.array([round_fraction_down(lower)]), np.array([round_fraction_up(upper)]))
         return _stack(-threshold, threshold)
 
+    @property
+    def offset_is_exact(self) -> bool:
+        """Whether the level's logit is rational: at 1/2 alone."""
+        return self.network.output is Output.SOFTMAX or self.level == Fraction(1, 2)
+
+    def offset_bounds(self, pair: int) -> tuple[Fraction, Fraction]:
+        """Enclose one pair's offset between two rationals."""
+        if self.network.output is Output.SOFTMAX:
+            return Fraction(0), Fraction(0)
+        lower, upper = logit_bounds(self.level)
+        return (-upper, -lower) if self.pairs[pair, 1] == 1 else (lower, upper)
+
     def of_label(self, label: int) -> npt.NDArray[np.int64]:
         """Return the indices of the pairs with this label."""
         return np.flatnonzero(self.pairs[:, 0] == label)
@@ -76,10 +88,11 @@ class Leads:
         """Enclose the margin that belongs to a least gap >= 0."""
         if np.isinf(gap):
             return 0.0, float(max(1 - self.level, self.level)) + 2.0**-52
-        least, greatest = float_bounds(lambda: self._margin(Fraction(gap), label))
+        least, greatest = float_bounds(lambda: self.margin(Fraction(gap), label))
         return max(least, 0.0), max(greatest, 0.0)
 
-    def _margin(self, gap: Fraction, label: int) -> Exact:
+    def margin(self, gap: Fraction, label: int) -> Exact:
+        """Return the margin that belongs to a least gap >= 0, in the precision in force."""
         own = self.level if self.network.output is Output.SIGMOID else Fraction(1, 2)
         threshold = arb(0) if own == Fraction(1, 2) else _log_odds(own)
         side = to_exact([gap])[0]

@@ -1,0 +1,38 @@
+"""Does every command that the README shows print what it shows? Times, versions and paths of temporary files may differ."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BLOCKS = re.findall(r"```console\n\$ (qrobust [^\n]*)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+COMMANDS = [command for command, _ in BLOCKS]
+
+
+def masked(text: str) -> list[str]:
+    """Replace what may differ between runs: seconds, and the machine's own lines of `doctor`."""
+    return [re.sub(r"\d+(\.\d+)?(e-\d+)? s\b", "T s", line.rstrip()) for line in text.strip().splitlines()]
+
+
+def test_the_readme_shows_every_command() -> None:
+    for name in ("check", "estimate", "map", "export", "doctor"):
+        assert any(command.startswith(f"qrobust {name}") for command in COMMANDS), name
+
+
+@pytest.mark.parametrize(("command", "shown"), BLOCKS, ids=COMMANDS)
+def test_a_shown_command_prints_what_is_shown(command: str, shown: str, tmp_path: Path) -> None:
+    arguments = shlex.split(command)[1:]
+    if arguments[0] == "doctor":
+        pytest.skip("what doctor prints depends on what is installed; test_cli.py tests it")
+    for folder in ("models",):
+        (tmp_path / folder).symlink_to(ROOT / folder)
+    done = subprocess.run(
+        [sys.executable, "-m", "qrobust", *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert masked(done.stdout) == masked(shown), done.stderr
