@@ -107,7 +107,7 @@ def test_report_names_what_is_wrong_and_where(output: Path) -> None:
 
 
 def test_missing_models_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelFileError, match="cat_paper.json"):
+    with pytest.raises(ModelFileError, match=r"cat_paper\.json"):
         run_demo(tmp_path / "plots", models=tmp_path)
     assert not (tmp_path / "plots").exists()
 

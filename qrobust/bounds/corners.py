@@ -31,7 +31,7 @@ def corner(
     parameters: ParameterBox,
     x: Sequence[Fraction],
     directions: FloatArray,
-    positions: Sequence[FloatArray] = (),
+    positions: Sequence[FloatArray | ExactArray] = (),
 ) -> Counterexample:
     """Return the input with parameters that push directions @ logits up.
 
@@ -43,7 +43,7 @@ def corner(
     last = len(network.hidden_layers) - 1
     for number, (layer, box) in enumerate(zip(network.hidden_layers, parameters.layers, strict=False)):
         if number < len(positions):
-            t = positions[number]
+            t: FloatArray | ExactArray = positions[number]
         elif number == last:
             t = _wanted(network, parameters, h, directions)
         else:
@@ -76,7 +76,7 @@ def positions_of(
     return positions
 
 
-def _rows_at(box: LayerBox, h: ExactArray, t: FloatArray) -> tuple[ExactArray, ExactArray]:
+def _rows_at(box: LayerBox, h: ExactArray, t: FloatArray | ExactArray) -> tuple[ExactArray, ExactArray]:
     """Return each row's weights and bias at fraction (1 + t) / 2 of the way from its least to its greatest value."""
     (low, high), (bias_low, bias_high) = box.weight.fractions, box.bias.fractions
     negative = np.array([bool(value < 0) for value in h])

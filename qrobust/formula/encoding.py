@@ -99,7 +99,9 @@ class Encoder(ABC):
 
     def problem(self) -> Problem:
         """Return the query's formula."""
-        violation, objectives, exact = None, (), True
+        violation: Formula | None = None
+        objectives: tuple[Objective, ...] = ()
+        exact = True
         if isinstance(self.query, LabelQuery):
             violation, exact = self._label_violation(self.query)
         elif isinstance(self.query, ConfidenceQuery):

@@ -6,6 +6,8 @@ Source    Murthy, Das, Islam 2019, section 4; the errata are in the README
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 
 from qrobust.domains import Bounds
@@ -34,9 +36,9 @@ class Explicit(Encoder):
 
     def _variables(self, prefix: str, bounds: Bounds) -> TermArray:
         low, high = bounds.fractions
-        names = np.empty(low.shape, dtype=object)
-        for place in np.ndindex(low.shape):
+        names: TermArray = np.empty(low.shape, dtype=object)
+        for place in list(np.ndindex(low.shape)):
             name = variable("_".join([prefix, *(str(i + 1) for i in place)]))
             names[place] = name
-            self.constraints += [constant(low[place]) <= name, name <= constant(high[place])]
+            self.constraints += [constant(least) <= name, name <= constant(greatest)]
         return names

@@ -94,7 +94,7 @@ class Relation(Enum):
 
 @dataclass(frozen=True, eq=False)
 class Formula:
-    """A comparison of two terms, a conjunction, or a disjunction; the empty conjunction is true, the empty disjunction false."""
+    """A comparison of two terms, a conjunction (empty: true), or a disjunction (empty: false)."""
 
     relation: Relation
     parts: tuple[Any, ...]
