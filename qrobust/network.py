@@ -180,7 +180,8 @@ class Network:
         Shapes    x (batch, inputs); result (batch, 1) for a sigmoid, (batch, k) for a softmax
         """
         arithmetic = FloatArithmetic()
-        return confidence(self, logits(self, checked_inputs(self, x), arithmetic), arithmetic)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return confidence(self, logits(self, checked_inputs(self, x), arithmetic), arithmetic)
 
     def labels(self, x: npt.ArrayLike, level: float = 0.5) -> npt.NDArray[np.int64]:
         """Return the labels in floating point. Shapes: x (batch, inputs); result (batch,)."""

@@ -1,6 +1,6 @@
 """A solver in a process of its own, with the time limit enforced from outside.
 
-The process runs `python -m qrobust.backends.worker`, so that a user's script needs no `__main__` guard. Calls and results are
+The process runs `serve` in a Python of its own, not forked and not importing the caller's script, so that a user's script needs no `__main__` guard. Calls and results are
 pickles with a length before them, on pipes that only the two processes share; whatever a solver prints goes to stderr.
 """
 
@@ -23,6 +23,7 @@ from typing import Any
 GRACE_SECONDS = 1.0  # what a solver gets beyond its own limit before it is killed
 STARTUP_SECONDS = 60.0  # for starting Python and importing the solver, which is not the query's time
 READY = "ready"
+START = "from qrobust.backends.worker import serve; serve({parent})"
 
 
 class WorkerTimeoutError(Exception):
@@ -71,7 +72,7 @@ class Worker:
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
             self.close()
-            command = [sys.executable, "-m", "qrobust.backends.worker", str(os.getpid())]
+            command = [sys.executable, "-P", "-c", START.format(parent=os.getpid())]
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
             self._finalizer = weakref.finalize(self, _kill, self._process)
             try:
@@ -124,7 +125,7 @@ def _read_exactly(process: subprocess.Popen[bytes], count: int, deadline: float)
     return b"".join(parts)
 
 
-def _serve(parent: int) -> None:
+def serve(parent: int) -> None:
     """Answer calls until standard input ends or the parent is gone."""
     calls = sys.stdin.buffer
     answers = os.fdopen(os.dup(1), "wb")
@@ -150,7 +151,3 @@ def _watch(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
-
-
-if __name__ == "__main__":
-    _serve(int(sys.argv[1]))

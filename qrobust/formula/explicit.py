@@ -6,8 +6,6 @@ Source    Murthy, Das, Islam 2019, section 4; the errata are in the README
 
 from __future__ import annotations
 
-from fractions import Fraction
-
 import numpy as np
 
 from qrobust.domains import Bounds
@@ -37,7 +35,7 @@ class Explicit(Encoder):
     def _variables(self, prefix: str, bounds: Bounds) -> TermArray:
         low, high = bounds.fractions
         names: TermArray = np.empty(low.shape, dtype=object)
-        for place in list(np.ndindex(low.shape)):
+        for (place, least), greatest in zip(np.ndenumerate(low), high.ravel().tolist(), strict=True):
             name = variable("_".join([prefix, *(str(i + 1) for i in place)]))
             names[place] = name
             self.constraints += [constant(least) <= name, name <= constant(greatest)]

@@ -24,7 +24,7 @@ from qrobust.queries import GlobalEpsilon, SigmaEstimate
 from qrobust.search import Budget
 from qrobust.solve import Session
 
-Progress = Callable[[str, int, int], None]
+Progress = Callable[[str], None]
 
 DELTAS = (0.005, 0.01)
 POINTS = 1000
@@ -70,6 +70,9 @@ SUBJECTS = (
     ),
     Subject("ATH-Linear", "ath_linear.json", "figure8_ath_linear", {(0.01, None): 0.219}, same_weights=False),
 )
+
+
+STEPS = len(SUBJECTS) * (5 * len(DELTAS) + 1)
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,7 @@ def run_demo(
     *,
     models: Path | None = None,
     seconds: float = 60.0,
-    progress: Progress = lambda *_: None,
+    progress: Progress = lambda _: None,
     say: Callable[[str], None] = print,
 ) -> int:
     """Recompute Table 1, redraw figures 6 to 8, write table1.json and REPORT.md into `output`; return an exit code.
@@ -170,15 +173,12 @@ def run_demo(
     except OSError as error:
         raise OutputError(f"{output} cannot be made: {error.strerror}") from None
     networks = [load(folder / subject.file) for subject in SUBJECTS]
-    total = len(SUBJECTS) * (len(DELTAS) * 3 + len(DELTAS) * 2 + 1)
-    steps = iter(range(1, total + 1))
-    step: Callable[[str], None] = lambda text: progress(text, next(steps), total)  # noqa: E731
     session, rows = Session(), []
     for subject, network in zip(SUBJECTS, networks, strict=True):
-        rows += _table(subject, network, session, seconds, step)
+        rows += _table(subject, network, session, seconds, progress)
     maps: list[RobustnessMap] = []
     for subject, network in zip(SUBJECTS, networks, strict=True):
-        maps += _figure(subject, network, rows, output, step)
+        maps += _figure(subject, network, rows, output, progress)
     table = json.dumps([row.to_json() for row in rows], indent=1, allow_nan=False)
     write_whole(output / "table1.json", table.encode())
     spent = time.monotonic() - started
@@ -188,21 +188,19 @@ def run_demo(
     return 0
 
 
-def _table(subject: Subject, network: Network, session: Session, seconds: float, step: Callable[[str], None]) -> list[Row]:
+def _table(subject: Subject, network: Network, session: Session, seconds: float, progress: Progress) -> list[Row]:
     rows, domain, budget = [], InputBox.of_features(network), Budget(seconds)
     for delta in DELTAS:
         parameters = Absolute(delta).around(network)
         queries = [(None, GlobalEpsilon(network, parameters, domain))]
         queries += [(label, SigmaEstimate(network, parameters, domain, label)) for label in (1, 0)]  # type: ignore[misc]
         for label, query in queries:
-            step(f"{subject.name}, delta {delta:g}: {'eps' if label is None else 'sigma of ' + network.class_name(label)}")
+            progress(f"{subject.name}, delta {delta:g}: {'eps' if label is None else 'sigma of ' + network.class_name(label)}")
             rows.append(Row(subject, delta, label, session.estimate(query, budget=budget)))
     return rows
 
 
-def _figure(
-    subject: Subject, network: Network, rows: list[Row], output: Path, step: Callable[[str], None]
-) -> list[RobustnessMap]:
+def _figure(subject: Subject, network: Network, rows: list[Row], output: Path, progress: Progress) -> list[RobustnessMap]:
     """Draw one figure: a row a delta, local eps on the left, flippable points with the sigma lines on the right."""
     domain = InputBox.of_features(network)
     points = random_points(domain, POINTS, SEED)
@@ -212,7 +210,7 @@ def _figure(
     made: list[RobustnessMap] = []
     for index, (delta, parameters) in enumerate(zip(DELTAS, boxes, strict=True)):
         for column, quantity in enumerate((Quantity.EPSILON, Quantity.LABEL)):
-            step(f"{subject.name}, delta {delta:g}: map of {quantity.value}")
+            progress(f"{subject.name}, delta {delta:g}: map of {quantity.value}")
             shown = robustness_map(network, parameters, points, quantity=quantity)
             write_whole(output / f"{subject.figure}_{quantity.value}_{delta:g}.csv", shown.table().encode())
             lines = _sigma_lines(rows, subject, delta) if quantity is Quantity.LABEL else None
@@ -220,7 +218,7 @@ def _figure(
             what = "local eps" if quantity is Quantity.EPSILON else "labels that can change"
             axes[index, column].set_title(f"delta = {delta:g}: {what}")
             made.append(shown)
-    step(f"{subject.name}: figure")
+    progress(f"{subject.name}: figure")
     save_figure(figure, output / subject.figure)
     return made
 

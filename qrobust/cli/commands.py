@@ -1,0 +1,438 @@
+"""The commands: check, estimate, map, demo, doctor, export."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from qrobust.answers import VERSION, Answer, AnyQuery, Verdict
+from qrobust.cli import show
+from qrobust.cli.options import UsageError, Where, domain_of, parameter_boxes, points_of, read_model
+from qrobust.domains import Domain, ParameterBox, Point
+from qrobust.errors import EnclosureError, NumberError, QRobustError, UnsoundAnswerError
+from qrobust.exact import to_fraction
+from qrobust.files import write_whole
+from qrobust.network import Network
+from qrobust.queries import (
+    GlobalConfidence,
+    GlobalEpsilon,
+    GlobalLabel,
+    GreatestDelta,
+    LocalConfidence,
+    LocalEpsilon,
+    LocalLabel,
+    MarginLabel,
+    Query,
+    SigmaEstimate,
+)
+from qrobust.search import Budget
+from qrobust.solve import Session
+
+EXIT = {Verdict.ROBUST: 0, Verdict.VIOLATED: 1, Verdict.UNKNOWN: 3}
+USAGE, INTERNAL, INTERRUPTED = 2, 4, 130
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Prove what quantization does to a neural network before it ships.",
+)
+
+
+class What(StrEnum):
+    """What is estimated."""
+
+    EPS = "eps"
+    SIGMA = "sigma"
+    DELTA = "delta"
+
+
+class MapOf(StrEnum):
+    """What a map shows."""
+
+    EPS = "eps"
+    LABEL = "label"
+
+
+class EncodingName(StrEnum):
+    """How a query becomes a formula."""
+
+    EXPLICIT = "explicit"
+    ELIMINATED = "eliminated"
+
+
+class FailOn(StrEnum):
+    """Which verdicts fail."""
+
+    UNKNOWN = "unknown"
+    VIOLATED = "violated"
+
+
+Model = Annotated[Path, typer.Argument(help="A .json (qrobust), .keras, .skops or, with --trust-pickle, .joblib file.")]
+Delta = Annotated[float | None, typer.Option(help="Every parameter may differ from its stored value by at most this.")]
+Deltas = Annotated[list[float] | None, typer.Option("--delta", help="As above; give it again to compare several.")]
+DeltaPerLayer = Annotated[str | None, typer.Option(help="One delta a layer, as in '0.01, 0.002'.")]
+Against = Annotated[Path | None, typer.Option(help="A second model: every parameter between the two.")]
+WeightsOnly = Annotated[bool, typer.Option("--weights-only", help="Perturb no biases.")]
+PointText = Annotated[str | None, typer.Option("--point", help="One input, as in '15, 2'.")]
+PointsFile = Annotated[Path | None, typer.Option("--points", help="A CSV file of inputs with a header.")]
+BoxText = Annotated[
+    str | None, typer.Option("--box", help="A box of inputs, as in '6.3:20.5, 2:3.9'. Default: the model's ranges.")
+]
+Cuts = Annotated[list[str] | None, typer.Option("--where", help="Cut the box, as in '2*x1 - x2 <= 3'; may be given again.")]
+Level = Annotated[str, typer.Option(help="Decision level of a binary model, as in 0.3 or 1/3.")]
+BackendName = Annotated[str, typer.Option("--backend", help="auto, closed-form, z3, branch-and-bound or dreal.")]
+Timeout = Annotated[float, typer.Option(help="Seconds for each query.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress, and no sentences.")]
+TrustPickle = Annotated[bool, typer.Option("--trust-pickle", help="Read .joblib files, which run code from the file.")]
+SigmaText = Annotated[str | None, typer.Option("--sigma", help="Ask about labels that had at least this margin.")]
+
+
+@app.command()
+def check(
+    model: Model,
+    eps: Annotated[str | None, typer.Option(help="Does any confidence move by more than this (definitions 1, 2)?")] = None,
+    label: Annotated[bool, typer.Option("--label", help="Does any label change (definitions 3, 4)?")] = False,
+    sigma: SigmaText = None,
+    delta: Delta = None,
+    delta_per_layer: DeltaPerLayer = None,
+    against: Against = None,
+    weights_only: WeightsOnly = False,
+    point: PointText = None,
+    points: PointsFile = None,
+    box: BoxText = None,
+    where: Cuts = None,
+    level: Level = "1/2",
+    backend: BackendName = "auto",
+    timeout: Timeout = 60.0,
+    fail_on: Annotated[FailOn, typer.Option(help="Which verdicts give a non-zero exit code.")] = FailOn.UNKNOWN,
+    json: Json = False,
+    quiet: Quiet = False,
+    trust_pickle: TrustPickle = False,
+) -> None:
+    """Decide one question, with a proof or a counterexample. Exit code 0 robust, 1 violated, 3 unknown.
+
+    \b
+    qrobust check models/cat_paper.json --label --delta 0.01 --point "15, 2"
+    qrobust check models/cat_paper.json --sigma 0.06 --delta 0.01
+    """
+    budget = Budget(timeout)
+    network = read_model(model, trust_pickle)
+    parameters = _one_box(network, delta, delta_per_layer, against, weights_only, trust_pickle)
+    domain = domain_of(network, Where(point, points, box, tuple(where or ())))
+    query = _decision(network, parameters, domain, eps, label, sigma, level)
+    with show.waiting("deciding", quiet=quiet or json):
+        answer = Session().check(query, backend=backend, budget=budget)
+    if json:
+        show.document(answer.to_json())
+    else:
+        _show_answer(answer, quiet)
+    unknown_passes = answer.verdict is Verdict.UNKNOWN and fail_on is FailOn.VIOLATED
+    raise typer.Exit(0 if unknown_passes else EXIT[answer.verdict])
+
+
+def _one_box(
+    network: Network, delta: float | None, per_layer: str | None, against: Path | None, weights_only: bool, trust: bool
+) -> ParameterBox:
+    deltas = [] if delta is None else [delta]
+    return parameter_boxes(network, deltas, per_layer, against, weights_only, trust)[0]
+
+
+def _decision(
+    network: Network,
+    parameters: ParameterBox,
+    domain: Domain,
+    eps: str | None,
+    label: bool,
+    sigma: str | None,
+    level: str,
+) -> Query:
+    if sum([eps is not None, label, sigma is not None]) != 1:
+        raise UsageError("say what is asked: give --eps, --label or --sigma, one of them")
+    local = isinstance(domain, Point)
+    if eps is not None:
+        kind = LocalConfidence if local else GlobalConfidence
+        return kind(network, parameters, domain, to_fraction(eps))
+    exact_level = to_fraction(level)
+    if sigma is None:
+        return (LocalLabel if local else GlobalLabel)(network, parameters, domain, exact_level)
+    return (LocalLabel if local else MarginLabel)(network, parameters, domain, exact_level, to_fraction(sigma))
+
+
+def _show_answer(answer: Answer, quiet: bool) -> None:
+    show.line(str(answer), quiet=quiet)
+    if answer.counterexample is not None:
+        show.line(show.counterexample_text(answer.query.network, answer.counterexample), quiet=quiet)
+
+
+@app.command()
+def estimate(
+    model: Model,
+    what: Annotated[What, typer.Argument(help="eps, sigma, or delta (the greatest one that changes no label).")],
+    delta: Deltas = None,
+    delta_per_layer: DeltaPerLayer = None,
+    against: Against = None,
+    weights_only: WeightsOnly = False,
+    class_name: Annotated[str | None, typer.Option("--class", help="Sigma of this class alone: its name or index.")] = None,
+    sigma: SigmaText = None,
+    point: PointText = None,
+    points: PointsFile = None,
+    box: BoxText = None,
+    where: Cuts = None,
+    level: Level = "1/2",
+    backend: BackendName = "auto",
+    timeout: Timeout = 60.0,
+    json: Json = False,
+    quiet: Quiet = False,
+    trust_pickle: TrustPickle = False,
+) -> None:
+    """Estimate eps, sigma or the greatest delta, each between a witnessed lower and a certified upper end.
+
+    \b
+    qrobust estimate models/cat_paper.json eps --delta 0.005 --delta 0.01
+    qrobust estimate models/cat_paper.json delta --point "15, 2"
+    """
+    budget = Budget(timeout)
+    network = read_model(model, trust_pickle)
+    domain = domain_of(network, Where(point, points, box, tuple(where or ())))
+    queries: list[AnyQuery]
+    if what is What.DELTA:
+        if delta or delta_per_layer or against:
+            raise UsageError("the greatest delta is what is estimated: leave out --delta, --delta-per-layer and --against")
+        margin = to_fraction(sigma or "0")
+        queries = [GreatestDelta(network, domain, margin, to_fraction(level), biases=not weights_only)]
+    else:
+        if sigma is not None:
+            raise UsageError("--sigma goes with the estimate of delta: leave it out")
+        boxes = parameter_boxes(network, delta or [], delta_per_layer, against, weights_only, trust_pickle)
+        queries = _estimates(network, boxes, domain, what, class_name, level)
+    session, documents = Session(), []
+    for query in queries:
+        with show.waiting("estimating", quiet=quiet or json):
+            found = session.estimate(query, backend=backend, budget=budget)
+        documents.append(found.to_json())
+        if not json:
+            show.line(str(found), quiet=quiet)
+    if json:
+        show.document(documents)
+
+
+def _estimates(
+    network: Network, boxes: list[ParameterBox], domain: Domain, what: What, class_name: str | None, level: str
+) -> list[AnyQuery]:
+    if what is What.EPS:
+        kind = LocalEpsilon if isinstance(domain, Point) else GlobalEpsilon
+        return [kind(network, parameters, domain) for parameters in boxes]
+    labels = list(range(network.class_count))
+    if class_name is not None:
+        names = {network.class_name(i): i for i in labels} | {str(i): i for i in labels}
+        if class_name not in names:
+            raise NumberError(f"no class is called {class_name!r}: the classes are {', '.join(names)}")
+        labels = [names[class_name]]
+    exact_level = to_fraction(level)
+    return [SigmaEstimate(network, parameters, domain, label, exact_level) for parameters in boxes for label in labels]
+
+
+@app.command("map")
+def map_command(
+    model: Model,
+    delta: Delta = None,
+    delta_per_layer: DeltaPerLayer = None,
+    against: Against = None,
+    weights_only: WeightsOnly = False,
+    what: Annotated[MapOf, typer.Option(help="Local eps, or whether the label can change.")] = MapOf.EPS,
+    points: PointsFile = None,
+    random: Annotated[int | None, typer.Option(min=1, max=10_000_000, help="This many random inputs of the domain.")] = None,
+    box: BoxText = None,
+    where: Cuts = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random inputs.")] = 0,
+    output: Annotated[Path | None, typer.Option(help="Write the map as CSV.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the map (two inputs) as PNG and SVG.")] = None,
+    level: Level = "1/2",
+    backend: BackendName = "auto",
+    timeout: Timeout = 10.0,
+    json: Json = False,
+    quiet: Quiet = False,
+    trust_pickle: TrustPickle = False,
+) -> None:
+    """Ask one local question at many inputs: 1,000 random ones unless --points or --random says otherwise.
+
+    \b
+    qrobust map models/cat_paper.json --delta 0.01 --what label --output map.csv --plot map.png
+    """
+    from qrobust.maps import Quantity, random_points, robustness_map
+
+    budget = Budget(timeout)
+    network = read_model(model, trust_pickle)
+    parameters = _one_box(network, delta, delta_per_layer, against, weights_only, trust_pickle)
+    if points is not None and random is not None:
+        raise UsageError("--points and --random do not go together: give one of them")
+    inputs = points_of(network, Where(points=points))
+    if inputs is None:
+        inputs = random_points(domain_of(network, Where(box=box, cuts=tuple(where or ()))), random or 1000, seed)
+    else:
+        domain_of(network, Where(points=points, box=box, cuts=tuple(where or ())))  # raises if a point lies outside
+    quantity = Quantity.EPSILON if what is MapOf.EPS else Quantity.LABEL
+    exact_level = to_fraction(level)
+    with show.Bar(len(inputs), "points", quiet=quiet or json) as bar:
+        found = robustness_map(
+            network,
+            parameters,
+            inputs,
+            quantity=quantity,
+            level=exact_level,
+            backend=backend,
+            budget=budget,
+            progress=bar.advance,
+        )
+    if output is not None:
+        write_whole(output, found.table().encode())
+    if plot is not None:
+        from qrobust.plotting import draw_map
+
+        draw_map(found, plot, level=exact_level)
+    if json:
+        statuses = {"safe": 0, "flippable": 1, "undecided": 2}
+        counts = {name: int((found.status == value).sum()) for name, value in statuses.items()}
+        columns = {"points": inputs.tolist(), "lower": found.lower.tolist(), "upper": found.upper.tolist()}
+        show.document({"network": network.sha256, "seconds": found.seconds, "counts": counts, **columns})
+    else:
+        show.line(str(found), quiet=quiet)
+
+
+@app.command()
+def export(
+    model: Model,
+    eps: Annotated[str | None, typer.Option(help="The query of `check --eps`.")] = None,
+    label: Annotated[bool, typer.Option("--label", help="The query of `check --label`.")] = False,
+    sigma: SigmaText = None,
+    estimate_of: Annotated[What | None, typer.Option("--estimate", help="The query of `estimate`: eps or sigma.")] = None,
+    class_name: Annotated[str | None, typer.Option("--class", help="With --estimate sigma: the class.")] = None,
+    delta: Delta = None,
+    delta_per_layer: DeltaPerLayer = None,
+    against: Against = None,
+    weights_only: WeightsOnly = False,
+    point: PointText = None,
+    box: BoxText = None,
+    where: Cuts = None,
+    level: Level = "1/2",
+    encoding: Annotated[EncodingName, typer.Option(help="Parameters as variables, or eliminated.")] = EncodingName.EXPLICIT,
+    for_dreal: Annotated[bool, typer.Option("--for-dreal", help="In the stricter form that dReal needs.")] = False,
+    output: Annotated[Path | None, typer.Option(help="Write here instead of printing.")] = None,
+    quiet: Quiet = False,
+    trust_pickle: TrustPickle = False,
+) -> None:
+    """Write a query as SMT-LIB 2: satisfiable iff it is violated.
+
+    \b
+    qrobust export models/cat_paper.json --label --delta 0.01 --point "15, 2" --encoding eliminated
+    """
+    from qrobust.formula import Dialect, Encoding, encode, to_smtlib
+    from qrobust.formula.smtlib import text_hash
+
+    network = read_model(model, trust_pickle)
+    parameters = _one_box(network, delta, delta_per_layer, against, weights_only, trust_pickle)
+    domain = domain_of(network, Where(point, None, box, tuple(where or ())))
+    if estimate_of is What.DELTA:
+        raise UsageError("the greatest delta is found by bisection over label queries: export --label at one delta")
+    query: Any
+    if estimate_of is None:
+        query = _decision(network, parameters, domain, eps, label, sigma, level)
+    elif eps is not None or label or sigma is not None:
+        raise UsageError("--estimate does not go with --eps, --label or --sigma: give one of them")
+    else:
+        chosen = _estimates(network, [parameters], domain, estimate_of, class_name, level)
+        if len(chosen) > 1:
+            raise UsageError("sigma is estimated for one class: name it with --class")
+        query = chosen[0]
+    dialect = Dialect.DREAL if for_dreal else Dialect.STANDARD
+    text = to_smtlib(encode(query, Encoding(encoding.value)), dialect)
+    if output is None:
+        print(text, end="")
+    else:
+        write_whole(output, text.encode())
+        show.line(f"Wrote {output}, sha256 {text_hash(text)}.", quiet=quiet)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="The folder to write into.")] = Path("plots"),
+    models: Annotated[Path | None, typer.Option(help="The folder with the paper's networks.")] = None,
+    timeout: Timeout = 60.0,
+    quiet: Quiet = False,
+) -> None:
+    """Redo the analysis of Murthy, Das and Islam (2019) with proofs: its table, its figures, and a report."""
+    from qrobust.report.demo import STEPS, run_demo
+
+    Budget(timeout)
+    with show.Bar(STEPS, "demo", quiet=quiet) as bar:
+        code = run_demo(
+            output,
+            models=models,
+            seconds=timeout,
+            progress=lambda text: bar.advance(text=text),
+            say=lambda text: show.line(text, quiet=quiet),
+        )
+    raise typer.Exit(code)
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Say which backends and readers work here, by trying them, and how to get the others."""
+    from qrobust.cli.doctor import findings
+
+    found = findings()
+    if json:
+        show.document([finding.to_json() for finding in found])
+        return
+    for finding in found:
+        print(finding)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"qrobust {VERSION}")
+        raise typer.Exit(0)
+
+
+@app.callback()
+def top(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Prove what quantization does to a neural network before it ships."""
+
+
+def main() -> None:
+    """Run the command line: our errors become one line and an exit code; bugs keep their traceback."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        code = app(standalone_mode=False)
+    except (UnsoundAnswerError, EnclosureError) as error:
+        _fail(str(error), INTERNAL)
+    except QRobustError as error:
+        _fail(str(error), USAGE)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted; nothing was left half-written", INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # click's own usage errors
+            _fail(error.format_message(), USAGE)
+        import traceback
+
+        traceback.print_exc()
+        sys.exit(INTERNAL)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> None:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(code)

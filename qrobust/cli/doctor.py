@@ -1,0 +1,84 @@
+"""What works on this machine, found out by trying."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import shutil
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from qrobust.answers import VERSION, Verdict
+from qrobust.backends.dreal import DReal, Transport
+from qrobust.backends.z3 import Z3
+from qrobust.domains import InputBox
+from qrobust.errors import QRobustError
+from qrobust.network import Dense, Network, Output
+from qrobust.perturbations import Absolute
+from qrobust.queries import MarginLabel
+from qrobust.search import Budget
+from qrobust.solve import Session
+
+DREAL_HELP = (
+    "optional. Either the wheel, `pip install qrobust[dreal]` (Linux, Python 3.11 at most), with three system libraries:"
+    " coinor-libclp1 and libnlopt0 from Debian or Ubuntu, and libibex.so 2.7.4 from dReal's own fork of IBEX"
+    " (github.com/dreal-deps/ibex-lib; upstream's release lacks symbols that dReal uses; Ubuntu: dReal's PPA has libibex-dev,"
+    " Debian has no package); or a `dreal` program on PATH"
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that works here or does not, and how to get it."""
+
+    name: str
+    works: bool
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{'works  ' if self.works else 'missing'}  {self.name}: {self.detail}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return asdict(self)
+
+
+def findings() -> list[Finding]:
+    """Try each backend on a small query, and look for the optional readers."""
+    found = [Finding("qrobust", True, f"{VERSION}, Python {platform.python_version()}, NumPy {version('numpy')}")]
+    found += [Finding(name, True, "built in") for name in ("closed-form", "branch-and-bound")]
+    found.append(_tried("z3", Z3(), f"z3-solver {_version('z3-solver')}", "`pip install z3-solver`"))
+    for transport, there, name in (
+        (Transport.MODULE, importlib.util.find_spec("dreal") is not None, "dreal (Python module)"),
+        (Transport.PROGRAM, shutil.which("dreal") is not None, "dreal (program on PATH)"),
+    ):
+        if there:
+            found.append(_tried(name, DReal(transport), f"dreal {_version('dreal')}".strip(), DREAL_HELP))
+        else:
+            found.append(Finding(name, False, DREAL_HELP if transport is Transport.MODULE else "optional, see above"))
+    for package, extra, what in (("h5py", "keras", ".keras files"), ("skops", "skops", ".skops files")):
+        works = importlib.util.find_spec(package) is not None
+        detail = f"{package} {_version(package)}" if works else f"`pip install qrobust[{extra}]`"
+        found.append(Finding(f"reading {what}", works, detail))
+    return found
+
+
+def _tried(name: str, backend: Any, detail: str, otherwise: str) -> Finding:
+    """Have a backend prove a small fact, so that `works` means works."""
+    network = Network((Dense([[1.0]], [0.0]),), Output.SIGMOID)  # type: ignore[arg-type]
+    query = MarginLabel(network, Absolute(0.25).around(network), InputBox([-1.0], [1.0]), sigma=0.25)  # type: ignore[arg-type]
+    try:
+        answer = Session([backend]).check(query, budget=Budget(20.0))
+    except QRobustError as error:
+        return Finding(name, False, f"{error}; {otherwise}")
+    if answer.verdict is not Verdict.ROBUST:
+        return Finding(name, False, f"gave {answer.verdict.value} on a query that is robust: {answer}; {otherwise}")
+    return Finding(name, True, f"{detail}, proved a small query in {answer.seconds:.2g} s")
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""

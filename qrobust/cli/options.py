@@ -1,0 +1,147 @@
+"""What the commands' options say, as networks, boxes, domains and queries; every fault is one line."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from qrobust.domains import Domain, InputBox, ParameterBox, Point, Points, Polytope
+from qrobust.errors import DomainError, NumberError, QRobustError, ShapeError
+from qrobust.exact import to_fraction
+from qrobust.formats import load
+from qrobust.formats.table import read_table
+from qrobust.interval import FloatArray
+from qrobust.network import Network
+from qrobust.perturbations import Absolute, Hull, PerLayer
+
+CUT = re.compile(r"(.*?)(<=|>=)(.*)")
+
+
+class UsageError(QRobustError, ValueError):
+    """Options that do not go together."""
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where a query is asked, as the options say it."""
+
+    point: str | None = None
+    points: Path | None = None
+    box: str | None = None
+    cuts: tuple[str, ...] = ()
+
+
+def read_model(path: Path, trust_pickle: bool) -> Network:
+    """Read the model."""
+    return load(path, trust_pickle=trust_pickle)
+
+
+def numbers(text: str, what: str) -> list[float]:
+    """Return the numbers of a comma-separated list. Raises NumberError naming the one that is wrong."""
+    values = []
+    for place, cell in enumerate(text.split(","), start=1):
+        try:
+            values.append(float(to_fraction(cell.strip())))
+        except (NumberError, OverflowError):
+            raise NumberError(f"{what}: number {place} is {cell.strip()!r}, give numbers such as 20.5, 2") from None
+    return values
+
+
+def parameter_boxes(
+    network: Network, deltas: list[float], per_layer: str | None, against: Path | None, weights_only: bool, trust_pickle: bool
+) -> list[ParameterBox]:
+    """Return one parameter box for each --delta, or the one that --delta-per-layer or --against gives."""
+    given = [bool(deltas), per_layer is not None, against is not None]
+    if sum(given) != 1:
+        raise UsageError("say which parameters are allowed: give --delta, --delta-per-layer or --against, one of them")
+    if per_layer is not None:
+        rule = PerLayer(tuple(numbers(per_layer, "--delta-per-layer")), biases=not weights_only)
+        return [rule.around(network)]
+    if against is not None:
+        return [Hull(load(against, trust_pickle=trust_pickle)).around(network)]
+    return [Absolute(delta, biases=not weights_only).around(network) for delta in deltas]
+
+
+def domain_of(network: Network, where: Where) -> Domain:
+    """Return the inputs that are asked about: a point, points, or a box (the model's own ranges by default) with cuts."""
+    if where.point is not None and where.points is not None:
+        raise UsageError("--point and --points do not go together: give one of them")
+    inputs = points_of(network, where)
+    box = _box(network, where) if where.box or (inputs is None) or where.cuts else None
+    if inputs is None:
+        assert box is not None
+        return box
+    if box is not None:
+        _check_inside(network, inputs, box)
+    return Point(inputs[0]) if where.point is not None else Points(inputs)
+
+
+def points_of(network: Network, where: Where) -> FloatArray | None:
+    """Return the named points, shape (points, inputs), or None if the options name none."""
+    if where.point is not None:
+        values = np.array([numbers(where.point, "--point")])
+    elif where.points is not None:
+        names = tuple(feature.name for feature in network.features)
+        header, values = read_table(where.points)
+        if names and set(names) <= set(header):
+            values = values[:, [header.index(name) for name in names]]
+    else:
+        return None
+    if values.shape[1] != network.inputs:
+        wanted = ", ".join(network.feature_name(i) for i in range(network.inputs))
+        raise ShapeError(f"a point has {values.shape[1]} numbers, the model takes {network.inputs}: {wanted}")
+    if not np.isfinite(values).all():
+        raise NumberError("a point holds a number that is not finite")
+    return values
+
+
+def _box(network: Network, where: Where) -> InputBox | Polytope:
+    if where.box is None:
+        box = InputBox.of_features(network)
+    else:
+        sides = [side.split(":") for side in where.box.split(",")]
+        if any(len(side) != 2 for side in sides):
+            raise UsageError(f"--box {where.box!r} is not read: write lower:upper for each input, as in '6.3:20.5, 2:3.9'")
+        if len(sides) != network.inputs:
+            raise ShapeError(f"--box has {len(sides)} sides, the model takes {network.inputs} inputs")
+        ends = numbers(",".join(end for side in sides for end in side), "--box")
+        box = InputBox(ends[0::2], ends[1::2])
+    if not where.cuts:
+        return box
+    rows = [_cut(network, text) for text in where.cuts]
+    return Polytope(box, [row for row, _ in rows], [limit for _, limit in rows])
+
+
+def _cut(network: Network, text: str) -> tuple[list[float], float]:
+    """Read one linear inequality in x1, x2, ... such as '2*x1 - x2 <= 3'."""
+    match = CUT.fullmatch(text)
+    fault = UsageError(f"--where {text!r} is not read: write for example '2*x1 - 0.5*x2 <= 3'")
+    if match is None:
+        raise fault
+    row, sign = [0.0] * network.inputs, 1.0 if match[2] == "<=" else -1.0
+    terms = re.sub(r"\s+", "", match[1]).replace("-", "+-").split("+")
+    for term in (t for t in terms if t):
+        factor, _, name = term.rpartition("*")
+        if name.startswith("-"):
+            factor, name = "-1", name[1:]
+        if not re.fullmatch(r"x\d+", name) or not 1 <= int(name[1:]) <= network.inputs:
+            raise fault
+        row[int(name[1:]) - 1] += sign * numbers(factor or "1", "--where")[0]
+    return row, sign * numbers(match[3], "--where")[0]
+
+
+def _check_inside(network: Network, inputs: FloatArray, box: Domain) -> None:
+    for number, values in enumerate(inputs, start=1):
+        for index, value in enumerate(values.tolist()):
+            low, high = float(box.box.lower[index]), float(box.box.upper[index])
+            if not low <= value <= high:
+                raise DomainError(
+                    f"point {number} lies outside the domain: {network.feature_name(index)} is {value:g},"
+                    f" the box allows [{low:g}, {high:g}]"
+                )
+        if not box.contains([Fraction(v) for v in values.tolist()]):
+            raise DomainError(f"point {number} lies outside the domain: it breaks a --where inequality")

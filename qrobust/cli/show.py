@@ -1,0 +1,116 @@
+"""How the command line shows answers, progress and errors."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from qrobust.answers import Counterexample
+from qrobust.network import Network
+
+SHOWN_PARAMETERS = 40
+
+
+def line(text: str, *, quiet: bool = False) -> None:
+    """Print one line unless told to be quiet."""
+    if not quiet:
+        print(text)
+
+
+def document(value: Any) -> None:
+    """Print JSON."""
+    print(json.dumps(value, indent=1, allow_nan=False))
+
+
+def counterexample_text(network: Network, example: Counterexample) -> str:
+    """Describe a counterexample: the input, the confidences before and after, and the parameters if they are few."""
+    x = np.array([[float(value) for value in example.x]])
+    before = network.confidences(x)[0]
+    after = _moved(network, example).confidences(x)[0]
+    units = [feature.unit for feature in network.features] or [""] * network.inputs
+    lines = [
+        f"  {network.feature_name(i)} = {float(value):.10g} {unit}".rstrip()
+        for i, (value, unit) in enumerate(zip(example.x, units, strict=True))
+    ]
+    names = [network.class_name(1)] if len(before) == 1 else [network.class_name(i) for i in range(len(before))]
+    lines += [f"  confidence of {n}: {a:.9f} -> {b:.9f}" for n, a, b in zip(names, before, after, strict=True)]
+    if network.parameter_count <= SHOWN_PARAMETERS:
+        lines += _parameter_lines(network, example)
+    return "\n".join(lines)
+
+
+def _moved(network: Network, example: Counterexample) -> Network:
+    from dataclasses import replace
+
+    layers = tuple(
+        replace(layer, weight=np.asarray(weight, dtype=np.float64), bias=np.asarray(bias, dtype=np.float64))
+        for layer, (weight, bias) in zip(network.layers, example.parameters, strict=True)
+    )
+    return replace(network, layers=layers)
+
+
+def _parameter_lines(network: Network, example: Counterexample) -> list[str]:
+    lines = []
+    for number, (layer, (weight, bias)) in enumerate(zip(network.layers, example.parameters, strict=True), start=1):
+        stored = [*layer.weight.ravel().tolist(), *layer.bias.tolist()]
+        chosen = [float(v) for v in (*weight.ravel(), *bias)]
+        pairs = ", ".join(f"{a:.6g} -> {b:.6g}" for a, b in zip(stored, chosen, strict=True))
+        lines.append(f"  layer {number}, weights then biases: {pairs}")
+    return lines
+
+
+@contextmanager
+def waiting(text: str, *, quiet: bool) -> Iterator[None]:
+    """Show a spinner with the seconds so far, on a terminal only."""
+    if quiet or not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        progress.add_task(text, total=None)
+        yield
+
+
+class Bar:
+    """A progress bar on a terminal, a line each tenth of the way elsewhere, nothing if quiet."""
+
+    def __init__(self, total: int, text: str, *, quiet: bool) -> None:
+        self._total, self._done, self._tenth, self._quiet = max(total, 1), 0, 0, quiet
+        self._text = text
+        self._progress: Any = None
+        self._task: Any = None
+        if not quiet and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._task = self._progress.add_task(text, total=total)
+
+    def __enter__(self) -> Bar:
+        if self._progress is not None:
+            self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def advance(self, count: int = 1, text: str | None = None) -> None:
+        """Note that `count` more are done."""
+        self._done += count
+        if self._progress is not None:
+            self._progress.update(self._task, advance=count, description=text or self._text)
+            return
+        tenth = 10 * self._done // self._total
+        if not self._quiet and tenth > self._tenth:
+            self._tenth = tenth
+            print(f"{text or self._text}: {self._done} of {self._total}", file=sys.stderr)
