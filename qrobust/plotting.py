@@ -66,6 +66,7 @@ def draw_map(robustness_map: RobustnessMap, path: Path, *, level: Fraction = HAL
     _check_two_inputs(robustness_map.network)
     figure, axes = new_figure(1, 1)
     panel(axes[0, 0], robustness_map, level=level)
+    axes[0, 0].set_title(f"{robustness_map.network}:\n{robustness_map.parameters.rule}", fontsize=10)
     return save_figure(figure, path)
 
 

@@ -103,7 +103,7 @@ def maximise(
         bounds = np.concatenate([bounds[left], child_bounds])
         batch = min(BATCH, 2 * batch)
         if time.monotonic() > deadline:
-            reason = f"the time limit of {budget.seconds:g} s was reached"
+            reason = f"the time limit of {budget.seconds:.3g} s was reached"
         elif evaluated > budget.boxes or len(bounds) > MOST_BOXES:
             reason = f"the limit of {min(budget.boxes, MOST_BOXES):,} boxes was reached"
 

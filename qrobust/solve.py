@@ -222,7 +222,7 @@ class Session:
         while flip - safe > DELTA_ENOUGH * flip or math.isinf(flip):
             left = budget.seconds - (time.monotonic() - started)
             if left <= 0:
-                reason = f"the time limit of {budget.seconds:g} s was reached"
+                reason = f"the time limit of {budget.seconds:.3g} s was reached"
                 break
             answer = self.check(query.at(delta), backend=backend, budget=replace(budget, seconds=left))
             name = answer.backend
@@ -259,7 +259,7 @@ def estimate(query: AnyQuery, *, backend: str = "auto", budget: Budget | None = 
 
 
 def _out_of_time(budget: Budget) -> Unknown:
-    return Unknown(f"the time limit of {budget.seconds:g} s was reached")
+    return Unknown(f"the time limit of {budget.seconds:.3g} s was reached")
 
 
 def _share(budget: Budget, started: float, backends_left: int) -> Budget | None:

@@ -121,7 +121,7 @@ class DReal:
         try:
             reply = self._ask(query, None, budget.seconds)
         except (WorkerTimeoutError, subprocess.TimeoutExpired):
-            return Unknown(f"dreal overran the time limit of {budget.seconds:g} s and was stopped")
+            return Unknown(f"dreal overran the time limit of {budget.seconds:.3g} s and was stopped")
         except WorkerDiedError as error:
             return Unknown(f"dreal: {error}")
         if reply.box is None:
@@ -141,7 +141,7 @@ class DReal:
                     raise WorkerTimeoutError
                 reply = self._ask(query, middle, left)
             except (WorkerTimeoutError, subprocess.TimeoutExpired):
-                reason = f"dreal reached the time limit of {budget.seconds:g} s"
+                reason = f"dreal reached the time limit of {budget.seconds:.3g} s"
                 break
             except WorkerDiedError as error:
                 reason = f"dreal: {error}"

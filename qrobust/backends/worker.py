@@ -1,7 +1,8 @@
 """A solver in a process of its own, with the time limit enforced from outside.
 
-The process runs `serve` in a Python of its own, not forked and not importing the caller's script, so that a user's script needs no `__main__` guard. Calls and results are
-pickles with a length before them, on pipes that only the two processes share; whatever a solver prints goes to stderr.
+The process runs `serve` in a Python of its own, not forked and not importing the caller's script, so that a user's script
+needs no `__main__` guard. Calls and results are pickles with a length before them, on pipes that only the two processes
+share; whatever a solver prints goes to stderr.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ class Z3:
         except (WorkerTimeoutError, WorkerDiedError) as error:
             return Unknown(_why(error, budget))
         if found is None:
-            return Unknown(f"z3 reached the time limit of {budget.seconds:g} s")
+            return Unknown(f"z3 reached the time limit of {budget.seconds:.3g} s")
         if found.example is None:
             return Robust(Assurance.TRUSTED)
         return Violated(found.example) if found.exact else Candidate(found.example)
@@ -91,7 +91,7 @@ class Z3:
         except (WorkerTimeoutError, WorkerDiedError) as error:
             return EstimateClaim(1.0, None, Assurance.ROUNDED, reason=_why(error, budget))
         if any(optimum is None for optimum in optima):
-            reason = f"z3 reached the time limit of {budget.seconds:g} s"
+            reason = f"z3 reached the time limit of {budget.seconds:.3g} s"
             witness = next((o.example for o in optima if o is not None and o.example is not None), None)
             return EstimateClaim(1.0, witness, Assurance.ROUNDED, reason=reason)
         ends = [(_upper(query, index, o.value), o.example, o.exact) for index, o in enumerate(optima) if o.value is not None]
@@ -103,7 +103,7 @@ class Z3:
 
 def _why(error: Exception, budget: Budget) -> str:
     if isinstance(error, WorkerTimeoutError):
-        return f"z3 overran the time limit of {budget.seconds:g} s and was stopped"
+        return f"z3 overran the time limit of {budget.seconds:.3g} s and was stopped"
     return f"z3: {error}"
 
 

@@ -430,6 +430,8 @@ def main() -> None:
 
         traceback.print_exc()
         sys.exit(INTERNAL)
+    if code == INTERRUPTED:  # typer turns Ctrl-C into this code without a word
+        _fail("interrupted; nothing was left half-written", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
 
 
