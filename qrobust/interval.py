@@ -150,7 +150,7 @@ def _guarded(lower: FloatArray, upper: FloatArray) -> Interval:
 class Expansion:
     """An array of real numbers, each the exact, unevaluated sum of two floats: head + tail, head nearest to the sum.
 
-    It holds p - delta and p + delta without error for floats p and delta (Knuth's TwoSum), which one float cannot.
+    It holds p - delta and p + delta without error for floats p and delta (Dekker's sum), which one float cannot.
     """
 
     head: FloatArray
@@ -163,15 +163,16 @@ class Expansion:
 
     @classmethod
     def total(cls, first: FloatArray, second: FloatArray) -> Expansion:
-        """Return first + second exactly (TwoSum; Knuth 1997, TAOCP 2, section 4.2.2, theorem B).
+        """Return first + second exactly (Dekker 1971, Numerische Mathematik 18, with the larger summand first).
 
         Raises EnclosureError if the sum overflows.
         """
         with np.errstate(over="ignore", invalid="ignore"):
-            head = first + second
-            other = head - first
-            tail = (first - (head - other)) + (second - other)
-        if not np.all(np.isfinite(head)):
+            swap = np.abs(first) < np.abs(second)
+            large, small = np.where(swap, second, first), np.where(swap, first, second)
+            head = large + small
+            tail = small - (head - large)
+        if not (np.isfinite(head) & np.isfinite(tail)).all():
             raise EnclosureError("a parameter bound overflows float64: use a smaller delta")
         return cls(head, tail)
 

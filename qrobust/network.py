@@ -90,8 +90,10 @@ def read_only(values: npt.ArrayLike) -> FloatArray:
     """Return a float64 copy that cannot be written to."""
     try:
         array = np.array(values, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise ShapeError("an array of numbers has rows of different lengths, or cells that are not numbers") from None
+    except (TypeError, ValueError, OverflowError):
+        raise ShapeError(
+            "an array of numbers has rows of different lengths, or cells that are not numbers that 64 bits hold"
+        ) from None
     array.setflags(write=False)
     return array
 

@@ -74,9 +74,9 @@ def maximise(
 ) -> Outcome:
     """Search until upper - best <= tolerance, `stop` says so, or the budget ends (then `reason` says which limit)."""
     deadline = time.monotonic() + budget.seconds
-    best, point = _first_candidates(problem, np.random.default_rng(seed))
+    best, point = _first_candidates(problem, np.random.default_rng(seed), deadline)
     boxes = Interval(problem.root.lower[None], problem.root.upper[None])
-    bounds = problem.upper(boxes)
+    bounds = _certified(problem, boxes)
     evaluated, dropped, batch, reason = 1, -np.inf, 32, ""
     while True:
         keep = bounds > best + tolerance
@@ -85,8 +85,6 @@ def maximise(
         outcome = Outcome(best, point, float(max(dropped, bounds.max(initial=-np.inf), best)), evaluated, reason)
         if not len(bounds) or reason or stop(outcome):
             return outcome
-        if np.isnan(bounds).any():
-            raise EnclosureError("a bound in the search is NaN: please report this bug")
         order = np.argsort(-bounds, kind="stable")
         taken, left = order[:batch], order[batch:]
         children = _split(boxes[taken], problem.scale)
@@ -94,9 +92,9 @@ def maximise(
             return Outcome(best, point, outcome.upper, evaluated, "the boxes are as small as floats allow")
         # A child's bound may be rounded above its parent's, which holds for it too.
         parents = np.tile(bounds[taken], len(children) // len(taken))
-        child_bounds = np.minimum(problem.upper(children), parents)
+        child_bounds = np.minimum(_certified(problem, children), parents)
         evaluated += len(child_bounds)
-        best, point = _improved(problem, children.middle, best, point)
+        best, point = _improved(problem, children.middle, best, point, deadline)
         boxes = Interval(
             np.concatenate([boxes.lower[left], children.lower]), np.concatenate([boxes.upper[left], children.upper])
         )
@@ -104,14 +102,23 @@ def maximise(
         batch = min(BATCH, 2 * batch)
         if time.monotonic() > deadline:
             reason = f"the time limit of {budget.seconds:.3g} s was reached"
-        elif evaluated > budget.boxes or len(bounds) > MOST_BOXES:
-            reason = f"the limit of {min(budget.boxes, MOST_BOXES):,} boxes was reached"
+        elif evaluated > budget.boxes:
+            reason = f"the limit of {budget.boxes:,} boxes was reached"
+        elif len(bounds) > MOST_BOXES:
+            reason = f"{MOST_BOXES:,} boxes are open at once, the most that memory is given to"
 
 
 def _split(boxes: Interval, scale: FloatArray) -> Interval | None:
     """Halve each box along its two widest sides by scale; None if a box has no float between its ends."""
     halves = _halved(boxes, scale)
     return None if halves is None else (_halved(halves, scale) or halves)
+
+
+def _certified(problem: Problem, boxes: Interval) -> FloatArray:
+    bounds = problem.upper(boxes)
+    if np.isnan(bounds).any():  # a NaN compares false with everything: its box would be dropped in silence
+        raise EnclosureError("a bound in the search is NaN: please report this bug")
+    return bounds
 
 
 def _halved(boxes: Interval, scale: FloatArray) -> Interval | None:
@@ -127,30 +134,32 @@ def _halved(boxes: Interval, scale: FloatArray) -> Interval | None:
     return Interval(np.concatenate([boxes.lower, second_lower]), np.concatenate([first_upper, boxes.upper]))
 
 
-def _first_candidates(problem: Problem, rng: np.random.Generator) -> tuple[float, FloatArray | None]:
+def _first_candidates(problem: Problem, rng: np.random.Generator, deadline: float) -> tuple[float, FloatArray | None]:
     root = problem.root
     shape = (256, root.shape[0])
     inside = root.lower + rng.random(shape) * root.width
     corners = np.where(rng.random(shape) < 0.5, root.lower, root.upper)
-    return _improved(problem, np.concatenate([inside, corners, root.middle[None]]), -np.inf, None)
+    return _improved(problem, np.concatenate([inside, corners, root.middle[None]]), -np.inf, None, deadline)
 
 
-def _improved(problem: Problem, points: FloatArray, best: float, point: FloatArray | None) -> tuple[float, FloatArray | None]:
+def _improved(
+    problem: Problem, points: FloatArray, best: float, point: FloatArray | None, deadline: float
+) -> tuple[float, FloatArray | None]:
     """Return the best of the points and the best so far; a new best is polished by pattern search."""
     values = problem.value(points)
     index = int(values.argmax())
     if not values[index] > best:
         return best, point
-    return _polished(problem, points[index], float(values[index]))
+    return _polished(problem, points[index], float(values[index]), deadline)
 
 
-def _polished(problem: Problem, point: FloatArray, value: float) -> tuple[float, FloatArray]:
+def _polished(problem: Problem, point: FloatArray, value: float, deadline: float) -> tuple[float, FloatArray]:
     """Climb along the axes and diagonals with steps that shrink (Hooke and Jeeves 1961)."""
     root = problem.root
     dimensions = len(point)
     steps = np.concatenate([np.eye(dimensions), -np.eye(dimensions), _diagonals(dimensions)])
     size = 0.25
-    while size > 1e-12:
+    while size > 1e-12 and time.monotonic() < deadline:
         trials = np.clip(point + size * root.width * steps, root.lower, root.upper)
         values = problem.value(trials)
         index = int(values.argmax())

@@ -11,6 +11,7 @@ Source    THEORY.md, sections 3 and 4
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
@@ -333,14 +334,18 @@ class BranchAndBound:
     def _decide_label(self, query: LabelQuery, budget: Budget) -> Claim:
         leads, space = Leads(query.network, query.level), _label_space(query)
         unknown: Unknown | None = None
+        deadline = time.monotonic() + budget.seconds
         for pair, label in enumerate(leads.pairs[:, 0].tolist()):
             needed = leads.gap_of_margin(query.sigma, label)
             if needed is None:
                 continue
+            left = (deadline - time.monotonic()) / (len(leads.pairs) - pair)
+            if left <= 0:
+                return Unknown(f"the time limit of {budget.seconds:.3g} s was reached")
             problem = LargestGap(space, leads, pair)
             outcome = maximise(
                 problem,
-                budget,
+                replace(budget, seconds=left),
                 tolerance=0.0,
                 stop=lambda o, p=problem, n=needed: _below(o.upper, n[0]) or _replays(query, p, o),  # type: ignore[misc]
             )

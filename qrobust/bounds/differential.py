@@ -149,7 +149,8 @@ def chord_slopes(activation: Activation, z: Interval) -> Interval:
         case Activation.LINEAR:
             return Interval.point(np.ones(z.shape))
         case Activation.RELU:
-            return Interval((z.lower >= 0).astype(np.float64), (z.upper > 0).astype(np.float64))
+            on, off = z.upper > 0, z.lower < 0  # neither at the kink alone: there every slope in [0, 1] is one
+            return Interval((on & ~off).astype(np.float64), (on | ~off).astype(np.float64))
         case Activation.SIGMOID | Activation.TANH:
             distance = interval.magnitude(z)  # both slopes fall with the distance from 0
             least = np.maximum(_slope_at(activation, distance.upper).lower, 0.0)

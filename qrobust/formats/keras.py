@@ -15,14 +15,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from qrobust.errors import BackendUnavailableError, ModelFileError, QRobustError, UnsupportedError
+import numpy as np
+
+from qrobust.errors import BackendUnavailableError, ModelFileError, UnsupportedError
 from qrobust.files import read_bytes
+from qrobust.formats.untrusted import parsing
 from qrobust.interval import FloatArray
 from qrobust.network import Activation, Dense, Network, Output
 
 MOST_MEMBER_BYTES = 2**31
 ACTIVATIONS = {member.value: member for member in Activation}
-WITHOUT_EFFECT = ("InputLayer", "Dropout", "GaussianNoise", "GaussianDropout", "ActivityRegularization")
+WITHOUT_EFFECT = ("Dropout", "GaussianNoise", "GaussianDropout", "ActivityRegularization")
 
 
 def read_keras(path: Path | str) -> Network:
@@ -31,13 +34,9 @@ def read_keras(path: Path | str) -> Network:
     Raises    ModelFileError (damaged file), UnsupportedError (a layer that is not dense), BackendUnavailableError (no h5py)
     """
     content = read_bytes(path)
-    try:
+    with parsing(path, ".keras"):
         config, weights = _members(content)
         return _network(config, weights, Path(path).stem)
-    except (UnsupportedError, BackendUnavailableError) as error:
-        raise type(error)(f"{path}: {error}") from None
-    except (QRobustError, zipfile.BadZipFile, ValueError, KeyError, OSError, EOFError, TypeError) as error:
-        raise ModelFileError(f"{path} is not a whole .keras file ({str(error)[:100]}): save the model again") from None
 
 
 def _members(content: bytes) -> tuple[dict[str, Any], bytes]:
@@ -71,19 +70,42 @@ def _dense_layers(layers: list[dict[str, Any]], weights: bytes) -> Iterator[tupl
             if pending is not None:
                 yield pending
             group = file["layers"]["dense" + (f"_{counts[kind]}" if counts[kind] else "")]["vars"]
-            weight = group["0"][()].astype("float64")
-            bias = group["1"][()].astype("float64") if settings["use_bias"] else 0.0 * weight[0]
+            _check_plain(settings)
+            weight = _array(group["0"], 2)
+            bias = _array(group["1"], 1) if settings["use_bias"] else np.zeros(weight.shape[1])
             if weight.shape[1] != settings["units"]:
                 raise ModelFileError(f"layer {settings['name']} has {weight.shape[1]} columns, not {settings['units']}")
             pending = (weight, bias, str(settings["activation"]))
         elif kind in ("Activation", "ReLU", "Softmax") and pending is not None and pending[2] == "linear":
             pending = (pending[0], pending[1], _activation_name(kind, settings))
+        elif kind == "InputLayer":
+            shape = settings.get("batch_shape") or settings.get("batch_input_shape")
+            if shape is not None and len(shape) != 2:
+                raise UnsupportedError(f"inputs of shape {shape[1:]} cannot be represented, only plain vectors")
         elif kind not in WITHOUT_EFFECT:
             raise UnsupportedError(f"layer {settings.get('name')!r} of class {kind} cannot be represented, only Dense")
         counts[kind] += 1
     if pending is None:
         raise ModelFileError("the model has no Dense layer")
     yield pending
+
+
+def _check_plain(settings: dict[str, Any]) -> None:
+    """Raise UnsupportedError if a layer's stored numbers are not the ones that it computes with."""
+    policy = settings.get("dtype")
+    name = policy.get("class_name") if isinstance(policy, dict) else None
+    if name not in (None, "DTypePolicy") or settings.get("quantization_mode") or settings.get("lora_rank"):
+        raise UnsupportedError(f"layer {settings.get('name')!r} is quantized or adapted ({name}): give the float model")
+
+
+def _array(dataset: Any, dimensions: int) -> FloatArray:
+    """Read a dataset of floats after a look at its size."""
+    if dataset.shape is None or len(dataset.shape) != dimensions or dataset.dtype.kind not in "fiu":
+        raise ModelFileError(f"dataset {dataset.name} is no array of numbers in {dimensions} dimension(s)")
+    if dataset.size * 8 > MOST_MEMBER_BYTES:
+        raise ModelFileError(f"dataset {dataset.name} claims {dataset.size:,} numbers, more than is read")
+    values: FloatArray = dataset[()].astype("float64")
+    return values
 
 
 def _activation_name(kind: str, settings: dict[str, Any]) -> str:

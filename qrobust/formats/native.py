@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from qrobust.errors import ModelFileError, QRobustError
 from qrobust.files import read_bytes, write_whole
+from qrobust.formats.untrusted import one_line, parsing
 from qrobust.network import Activation, Dense, Feature, Network, Output
 
 E = TypeVar("E", Activation, Output)
@@ -35,11 +36,9 @@ def read_native(path: Path | str) -> Network:
     try:
         document = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"{path} is not JSON ({str(error)[:80]}): export the model again") from None
-    try:
+        raise ModelFileError(f"{path} is not JSON ({one_line(str(error), 80)}): export the model again") from None
+    with parsing(path, "model"):
         return from_document(document)
-    except QRobustError as error:
-        raise ModelFileError(f"{path}: {error}") from None
 
 
 def to_document(network: Network) -> dict[str, Any]:
@@ -94,8 +93,8 @@ def _feature(feature: Any) -> Feature:
         raise ModelFileError("each of features must be an object with a name")
     lower, upper = feature.get("lower"), feature.get("upper")
     for value in (lower, upper):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise ModelFileError(f"features: a range end is {value!r}, it must be a number")
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or abs(value) >= 1e308):
+            raise ModelFileError(f"features: a range end is {value!r:.40}, it must be a finite number")
     return Feature(_text(feature.get("name"), "features"), _text(feature.get("unit", ""), "features"), lower, upper)
 
 

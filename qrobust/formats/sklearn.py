@@ -5,15 +5,13 @@ A joblib file is a pickle, and reading a pickle runs code that the file chooses;
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from qrobust.errors import BackendUnavailableError, ModelFileError, UnsupportedError
+from qrobust.errors import BackendUnavailableError, ModelFileError, QRobustError, UnsupportedError
 from qrobust.files import read_bytes
+from qrobust.formats.untrusted import one_line, parsing
 from qrobust.network import Activation, Dense, Feature, Network, Output
 
 ACTIVATIONS = {
@@ -36,7 +34,16 @@ def from_sklearn(estimator: Any, *, name: str = "", features: Sequence[Feature] 
     Raises    UnsupportedError if the estimator is of another class, not fitted, or multi-label
     """
     kind = type(estimator).__name__
-    names = tuple(classes) or tuple(str(label) for label in getattr(estimator, "classes_", ()))
+    try:
+        return _from_fitted(estimator, kind, name, tuple(features), tuple(classes))
+    except (KeyError, ValueError, AttributeError, TypeError, IndexError) as error:
+        if isinstance(error, QRobustError):
+            raise
+        raise UnsupportedError(f"this {kind} has attributes that no fitted one has ({one_line(str(error), 80)})") from None
+
+
+def _from_fitted(estimator: Any, kind: str, name: str, features: tuple[Feature, ...], classes: tuple[str, ...]) -> Network:
+    names = classes or tuple(str(label) for label in getattr(estimator, "classes_", ()))
     if kind == "LogisticRegression" and hasattr(estimator, "coef_"):
         if estimator.solver == "liblinear" and len(estimator.classes_) > 2:
             raise UnsupportedError("LogisticRegression by liblinear with 3 classes is one-vs-rest, not a softmax")
@@ -53,7 +60,7 @@ def from_sklearn(estimator: Any, *, name: str = "", features: Sequence[Feature] 
     else:
         raise UnsupportedError(f"{kind} cannot be read: give a fitted MLPClassifier or LogisticRegression")
     output = Output.SIGMOID if layers[-1].outputs == 1 else Output.SOFTMAX
-    return Network(layers, output, name=name or kind, features=tuple(features), classes=names)
+    return Network(layers, output, name=name or kind, features=features, classes=names)
 
 
 def read_skops(path: Path | str) -> Network:
@@ -64,13 +71,12 @@ def read_skops(path: Path | str) -> Network:
         from skops.io.exceptions import UntrustedTypesFoundException
     except ImportError:
         raise BackendUnavailableError("reading .skops files needs `pip install qrobust[skops]`") from None
-    try:
-        estimator = io.loads(content, trusted=list(TRUSTED_TYPES))
-    except UntrustedTypesFoundException as error:
-        raise ModelFileError(f"{path} holds objects of types that are not trusted ({str(error)[:100]})") from None
-    except (zipfile.BadZipFile, ValueError, KeyError, TypeError, EOFError, OSError, AttributeError) as error:
-        raise ModelFileError(f"{path} is not a whole .skops file ({str(error)[:80]}): save it again") from None
-    return from_sklearn(estimator, name=Path(path).stem)
+    with parsing(path, ".skops"):
+        try:
+            estimator = io.loads(content, trusted=list(TRUSTED_TYPES))
+        except UntrustedTypesFoundException as error:
+            raise ModelFileError(f"it holds objects of types that are not trusted ({one_line(str(error), 100)})") from None
+        return from_sklearn(estimator, name=Path(path).stem)
 
 
 def read_joblib(path: Path | str, *, trust_pickle: bool = False) -> Network:
@@ -82,10 +88,5 @@ def read_joblib(path: Path | str, *, trust_pickle: bool = False) -> Network:
         )
     import joblib
 
-    try:
-        estimator = joblib.load(path)
-    except Exception as error:  # whatever a pickle raises, the file is not usable; nothing is carried on
-        raise ModelFileError(f"{path} cannot be unpickled ({str(error)[:80]}): save it again") from None
-    if isinstance(estimator, np.ndarray | dict | list):
-        raise ModelFileError(f"{path} holds a {type(estimator).__name__}, not a classifier")
-    return from_sklearn(estimator, name=Path(path).stem)
+    with parsing(path, ".joblib"):
+        return from_sklearn(joblib.load(path), name=Path(path).stem)

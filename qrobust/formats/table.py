@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from qrobust.errors import DatasetError
+from qrobust.formats.untrusted import one_line
 from qrobust.interval import FloatArray
 
 
@@ -24,7 +25,10 @@ def read_table(path: Path | str, columns: tuple[str, ...] = ()) -> tuple[tuple[s
     wanted = columns or header
     missing = [name for name in wanted if name not in header]
     if missing:
-        raise DatasetError(f"{path} has no column {missing[0]!r}: its columns are {', '.join(header)}")
+        raise DatasetError(f"{path} has no column {missing[0]!r}: its columns are {one_line(', '.join(header))}")
+    twice = [name for name in wanted if header.count(name) > 1]
+    if twice:
+        raise DatasetError(f"{path} has {header.count(twice[0])} columns called {twice[0]!r}: rename one")
     places = [header.index(name) for name in wanted]
     values = np.empty((len(rows) - 1, len(places)))
     for number, row in enumerate(rows[1:], start=1):
@@ -56,7 +60,7 @@ def _number(cell: str, place: str) -> float:
     try:
         value = float(cell)
     except ValueError:
-        raise DatasetError(f"{place}: {cell!r} is not a number") from None
+        raise DatasetError(f"{place}: {one_line(repr(cell), 60)} is not a number") from None
     if not math.isfinite(value):
-        raise DatasetError(f"{place}: {cell!r} is not finite")
+        raise DatasetError(f"{place}: {one_line(repr(cell), 60)} is not finite")
     return value
