@@ -68,7 +68,8 @@ def example(x: float, weight: float, bias: float) -> Counterexample:
 STORED = example(1, 1, -0.5)
 LOWEST = example(1, 0.75, -0.75)  # z = 0: attains EPS exactly
 FLIPPED = example(1, 0.625, -0.875)  # z = -1/4
-OUTSIDE = example(1, 0.0, -8.0)
+OUTSIDE = example(1, 8.0, -8.0)  # a flip, but the box holds no such parameters, and the nearest that it holds are none
+BEYOND = example(1, 0.0, -8.0)  # a flip outside the box; the nearest parameters inside are one too
 
 
 @dataclass
@@ -156,13 +157,20 @@ def test_an_upper_end_below_another_backends_witness_is_an_error() -> None:
             Session(backends).estimate(EPS)
 
 
-@pytest.mark.parametrize("bad", [OUTSIDE, example(2, 1, -0.5)])
+@pytest.mark.parametrize("claim", [Violated(BEYOND), EstimateClaim(0.5, BEYOND, Assurance.TRUSTED, exact=True)])
+def test_parameters_outside_the_box_are_an_error_not_moved_inside(claim: Claim | EstimateClaim) -> None:
+    session = Session([Fake(claim)])
+    with pytest.raises(UnsoundAnswerError, match="its parameters lie outside the box"):
+        _ = session.estimate(EPS) if isinstance(claim, EstimateClaim) else session.check(FLIP)
+
+
+@pytest.mark.parametrize("bad", [example(0.5, 1, -0.5), example(2, 1, -0.5)])
 def test_an_exact_backends_bad_witness_is_an_error(bad: Counterexample) -> None:
     with pytest.raises(UnsoundAnswerError, match="fake: the witness does not count"):
         Session([claiming(0.5, bad, exact=True)]).estimate(EPS)
 
 
-@pytest.mark.parametrize("bad", [OUTSIDE, example(2, 1, -0.5)])
+@pytest.mark.parametrize("bad", [example(0.5, 1, -0.5), example(2, 1, -0.5)])
 def test_a_guessing_backends_bad_witness_counts_for_nothing(bad: Counterexample) -> None:
     estimate = Session([claiming(0.5, bad)]).estimate(EPS)
     assert (estimate.lower, estimate.upper, estimate.witness) == (0.0, 0.5, None)
@@ -265,7 +273,7 @@ def test_no_law_ties_these(one: Query, other: Query) -> None:
 def test_a_session_remembers_only_what_it_should() -> None:
     small = LocalEpsilon(LINE, SMALL, at(1))
     for remember in (True, False):
-        fake = claiming(0.1, STORED)
+        fake = claiming(0.05, STORED)
         session = Session([fake])
         session.estimate(EPS, remember=remember)
         fake.claim = EstimateClaim(0.5, LOWEST_SMALL, Assurance.TRUSTED)
