@@ -248,14 +248,19 @@ def _greatest(weight: Interval | Ends, x: Interval | Ends, bias: FloatArray, *, 
     x_low, x_high = _pair_of(x)
     terms = weight_low.shape[1]
     with np.errstate(over="ignore", invalid="ignore"):
-        gains = _parts_product(x_high, weight_high, 1, 1) + _parts_product(x_low, weight_low, -1, -1)
-        losses = _parts_product(x_high, weight_low, -1, 1) + _parts_product(x_low, weight_high, 1, -1)
+        if (x_low >= 0).all() and (x_low is x_high or (x_high >= 0).all()):  # the usual case after a ReLU: half the products
+            gains, losses = x_high @ _part(weight_high, 1).T, x_low @ _part(weight_high, -1).T
+            value = gains + losses + bias
+        else:
+            gains = _parts_product(x_high, weight_high, 1, 1) + _parts_product(x_low, weight_low, -1, -1)
+            losses = _parts_product(x_high, weight_low, -1, 1) + _parts_product(x_low, weight_high, 1, -1)
+            value = gains + losses + bias - _counted_twice(weight_low, weight_high, x_low, x_high)
         slack = (3 * terms + 8) * UNIT * (gains - losses + np.abs(bias)) + (5 * terms + 8) * TINY
-        value = gains + losses + bias - _counted_twice(weight_low, weight_high, x_low, x_high)
         bound = up(value + slack) if outward else down(value - slack)
     # An overflowed sum says nothing about the exact one; infinity is always a true bound.
-    finite = np.isfinite(bound)
-    return bound if finite.all() else np.where(finite, bound, np.inf if outward else -np.inf)
+    if np.isfinite(bound.sum()):  # no infinity and no NaN among them, the usual case
+        return bound
+    return np.where(np.isfinite(bound), bound, np.inf if outward else -np.inf)
 
 
 def _counted_twice(

@@ -37,7 +37,7 @@ from qrobust.bounds import local
 from qrobust.bounds.corners import rounded_inside
 from qrobust.check import delta_fault, violation_fault, witness_bounds
 from qrobust.domains import Domain, Point, Points
-from qrobust.errors import BackendUnavailableError, LawBrokenError, UnsoundAnswerError, UnsupportedError
+from qrobust.errors import BackendUnavailableError, DomainError, LawBrokenError, UnsoundAnswerError, UnsupportedError
 from qrobust.leads import Leads
 from qrobust.network import Output
 from qrobust.queries import (
@@ -75,6 +75,7 @@ class Session:
         Raises    UnsupportedError (no backend can express it), BackendUnavailableError, UnsoundAnswerError
         """
         started, budget = time.monotonic(), budget or Budget()
+        self._refuse_empty(query.domain)
         if isinstance(query.domain, Points):
             return self._check_points(query, backend, budget)
         unknown: Unknown | None = None
@@ -99,6 +100,7 @@ class Session:
         Raises    UnsupportedError, BackendUnavailableError, UnsoundAnswerError, LawBrokenError
         """
         budget = budget or Budget()
+        self._refuse_empty(query.domain)
         if isinstance(query, GreatestDelta):
             return self._greatest_delta(query, backend, budget)
         if not isinstance(query, EpsilonEstimate | SigmaEstimate):
@@ -112,6 +114,11 @@ class Session:
         if remember:
             self._estimates.append(estimate)
         return estimate
+
+    def _refuse_empty(self, domain: Domain) -> None:
+        """Raise DomainError for a polytope with nothing in it: every statement about its inputs would hold."""
+        if any(isinstance(backend, Z3) and backend.is_empty(domain) for backend in self.backends):
+            raise DomainError(f"{domain} is empty: no input satisfies its inequalities")
 
     def _chosen(self, query: AnyQuery, name: str) -> list[Backend]:
         """Return the backends to ask, in order. Raises UnsupportedError or BackendUnavailableError if there are none."""

@@ -198,9 +198,7 @@ def inputs_of(query: Query, rng: np.random.Generator) -> list[FloatArray]:
 
 def paste(query: Query) -> str:
     """Python text that builds the query."""
-    layers = ", ".join(
-        f"Dense({w.weight.tolist()}, {w.bias.tolist()}, {w.activation})" for w in query.network.layers
-    )
+    layers = ", ".join(f"Dense({w.weight.tolist()}, {w.bias.tolist()}, {w.activation})" for w in query.network.layers)
     ends: list[list[str]] = [[], []]
     for layer in query.parameters.layers:
         for side, bounds in enumerate(((layer.weight.lower, layer.bias.lower), (layer.weight.upper, layer.bias.upper))):
@@ -261,7 +259,9 @@ def _estimate_faults(
     least, greatest = max(low for low, _ in values), max(high for _, high in values)
     faults = [f"{name}: {r.upper!r} is below a corner's {least!r}" for name, r in replies.items() if r.upper < least]
     if is_exact(query):
-        faults += [f"{name}: {r.lower!r} is above all corners, {greatest!r}" for name, r in replies.items() if r.lower > greatest]
+        faults += [
+            f"{name}: {r.lower!r} is above all corners, {greatest!r}" for name, r in replies.items() if r.lower > greatest
+        ]
     for one, other in product(replies, repeat=2):
         if replies[one].lower > replies[other].upper:
             faults.append(f"{one} attains {replies[one].lower!r}, {other} bounds by {replies[other].upper!r}")
@@ -272,8 +272,8 @@ def expected_to_decide(name: str, query: Query) -> bool:
     """Whether a backend must give a verdict or tight ends: those that compute exactly, hidden tanh and sigmoid apart."""
     if has_sigmoids(query.network):
         return False
-    if name == "z3" and isinstance(query, SigmaEstimate) and query.level != Fraction(1, 2):
-        return False  # its witness lies on the rounded level, and may be on the wrong side of the level itself
+    if getattr(query, "level", Fraction(1, 2)) != Fraction(1, 2) or getattr(query, "sigma", 0):
+        return name == "closed-form"  # a logit had to be rounded, and Z3's answer may lie in between
     return name == "closed-form" or (name == "z3" and not isinstance(query, LocalConfidence))
 
 

@@ -328,7 +328,9 @@ def test_eps_is_the_threshold_of_the_decision(x: float, w: list[float], d: float
 
 
 def test_backends_are_asked_in_order_until_one_knows() -> None:
-    first, second, third = (Fake(claim, name) for claim, name in ((Unknown("?"), "a"), (Robust(Assurance.ROUNDED), "b"), (None, "c")))
+    first, second, third = (
+        Fake(claim, name) for claim, name in ((Unknown("?"), "a"), (Robust(Assurance.ROUNDED), "b"), (None, "c"))
+    )
     answer = Session([first, second, third]).check(SAFE)
     assert (answer.backend, answer.verdict) == ("b", Verdict.ROBUST)
     assert [len(fake.asked) for fake in (first, second, third)] == [1, 1, 0]
@@ -370,7 +372,12 @@ def test_unknowns_keep_the_tightest_bounds() -> None:
         ([Fake()], "magic", UnsupportedError, "no backend is called 'magic': choose auto or one of fake"),
         ([Fake(refusal="too hard")], "fake", UnsupportedError, "fake cannot answer this: too hard; use --backend auto"),
         ([Fake(installed=False)], "fake", BackendUnavailableError, "the fake backend is not installed: see `qrobust doctor`"),
-        ([Fake(refusal="too hard"), Fake(name="b", installed=False)], "auto", UnsupportedError, "fake: too hard; b: not installed"),
+        (
+            [Fake(refusal="too hard"), Fake(name="b", installed=False)],
+            "auto",
+            UnsupportedError,
+            "fake: too hard; b: not installed",
+        ),
         ([], "auto", UnsupportedError, "no backend can answer this"),
     ],
 )
@@ -523,9 +530,7 @@ def test_a_lie_in_the_bisection_is_an_error() -> None:
 
 # Texts.
 
-NAMED = Network(
-    (Dense(np.array([[1.0]]), np.array([-0.5])),), Output.SIGMOID, name="<b>line & co</b>", classes=("<no>", "yes")
-)
+NAMED = Network((Dense(np.array([[1.0]]), np.array([-0.5])),), Output.SIGMOID, name="<b>line & co</b>", classes=("<no>", "yes"))
 
 
 def results() -> list[Answer | Estimate]:

@@ -63,12 +63,16 @@ class Space:
         for axis in range(self.root.shape[0]):
             low, high = points.copy(), points.copy()
             low[:, axis], high[:, axis] = self.root.lower[axis], self.root.upper[axis]
-            change = self.logits(Interval.point(high)).perturbed.middle - self.logits(Interval.point(low)).perturbed.middle
-            totals.append(np.abs(change).max(axis=1).mean())
+            totals.append(np.abs(self._forecast(high) - self._forecast(low)).max(axis=1).mean())
         width = np.where(self.root.width > 0, self.root.width, 1.0)
         spread = np.array(totals)
         scale: FloatArray = np.maximum(spread, 1e-3 * spread.max(initial=1e-300)) / width
         return scale
+
+    def _forecast(self, points: FloatArray) -> FloatArray:
+        """The greatest perturbed logits at points, in floating point. Shape: (batch, logits)."""
+        _, low, high = self.bounds.forecast(points)
+        return row_forecast(self.bounds.layers[-1].box, low, high)[1]
 
     def logits(self, boxes: Interval) -> Pair:
         """Enclose all logits."""

@@ -31,7 +31,7 @@ from qrobust.answers import (
 from qrobust.backends.worker import Worker, WorkerDiedError, WorkerTimeoutError
 from qrobust.bounds.corners import corner, positions_of
 from qrobust.check import violation_fault
-from qrobust.domains import Point, Points
+from qrobust.domains import Domain, Point, Points
 from qrobust.errors import UnsupportedError
 from qrobust.exact import ExactArray, float_bounds, sigmoid, to_exact
 from qrobust.formula.eliminated import Eliminated
@@ -73,6 +73,15 @@ class Z3:
             if not isinstance(query.domain, Point):
                 return "a global question about confidences compares two sigmoids, which has no linear arithmetic"
         return None
+
+    def is_empty(self, domain: Domain) -> bool:
+        """Whether linear inequalities leave nothing of a box, exactly; False if it cannot be told within 10 s."""
+        if not domain.inequalities[1].size:
+            return False
+        try:
+            return bool(self._worker.call(_is_empty, domain, seconds=10.0))
+        except (WorkerTimeoutError, WorkerDiedError):
+            return False
 
     def decide(self, query: Query, budget: Budget) -> Claim:
         try:
@@ -190,6 +199,22 @@ def _solve(query: Query, encoding: Encoding, seconds: float, *, weaker: bool) ->
     if verdict == z3.unknown:
         return None
     return Found(_example(encoder, z3, solver.model(), ()), problem.exact or not weaker)
+
+
+def _is_empty(domain: Domain) -> bool:
+    """Run in the worker."""
+    import z3
+
+    algebra, solver = Z3Algebra(z3), z3.Solver()
+    solver.set("timeout", _milliseconds(9.0))
+    x = [algebra.variable(f"x{i}") for i in range(domain.inputs)]
+    exact = [algebra.constant(Fraction(value)) for ends in (domain.box.lower, domain.box.upper) for value in ends.tolist()]
+    solver.add(*(low <= v for low, v in zip(exact, x, strict=False)))
+    solver.add(*(v <= high for high, v in zip(exact[len(x) :], x, strict=True)))
+    for row, limit in zip(*(part.tolist() for part in domain.inequalities), strict=True):
+        total = sum((algebra.constant(Fraction(a)) * v for a, v in zip(row, x, strict=True)), algebra.constant(Fraction(0)))
+        solver.add(total <= algebra.constant(Fraction(limit)))
+    return bool(solver.check() == z3.unsat)
 
 
 def _optimise(query: Query, encoding: Encoding, seconds: float) -> list[Found | None]:

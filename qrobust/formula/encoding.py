@@ -181,6 +181,17 @@ class Encoder(ABC):
                 cases.append(product < (before - after if sign > 0 else after - before))
         return any_of(cases)
 
+    def _softmax_change(self, index: int, sign: float) -> Objective:
+        """The rise (or fall) of one class's confidence: f and g with f s = g s' = 1 stand for 1 / s and 1 / s'."""
+        before, after = variable(f"f{index + 1}"), variable(f"g{index + 1}")
+        ties = [
+            (before, _rival_sum(self.stored, index)),
+            (after, _rival_sum(self._pushed(index, sign), index)),
+        ]
+        condition = [part for f, s in ties for part in (f * s <= constant(1), constant(1) <= f * s)]
+        pushes = tuple(sign if j == index else -sign for j in range(self.network.class_count))
+        return Objective(after - before if sign > 0 else before - after, all_of(condition), pushes)
+
     def _pushed(self, index: int, sign: float) -> TermArray:
         """Return perturbed logits with one class pushed one way and its rivals the other."""
         count = self.network.class_count
@@ -190,7 +201,7 @@ class Encoder(ABC):
 
     def _change_objectives(self) -> tuple[Objective, ...]:
         if self.network.output is Output.SOFTMAX:
-            raise UnsupportedError("the change of several confidences has no linear objective: use branch-and-bound")
+            return tuple(self._softmax_change(c, sign) for c in range(self.network.class_count) for sign in (1.0, -1.0))
         always = all_of([])
         if self.query.local:  # the sigmoid rises: the extreme confidences are those of the extreme logits
             return tuple(Objective(self.raised((sign,)), always, (sign,)) for sign in (1.0, -1.0))
