@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peers import call_with_limit
-from qrobust.leads import Leads
 from qrobust.bounds.local import greatest_changes, label_changes
 from qrobust.domains import InputBox
 from qrobust.files import write_whole
 from qrobust.formats import load
+from qrobust.leads import Leads
 from qrobust.maps import random_points
 from qrobust.network import Network
 from qrobust.perturbations import Absolute

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, localcontext
 from enum import Enum, IntEnum
 from fractions import Fraction
 from typing import Any
@@ -223,7 +223,10 @@ def text_above(value: float, digits: int = 9) -> str:
 
 
 def _text(value: float, digits: int, rounding: str) -> str:
-    return str(value) if np.isinf(value) else f"{Decimal(value).quantize(Decimal(1).scaleb(-digits), rounding):f}"
+    if np.isinf(value):
+        return str(value)
+    with localcontext(prec=400):
+        return f"{Decimal(value).quantize(Decimal(1).scaleb(-digits), rounding):f}"
 
 
 def _provenance(result: Answer | Estimate) -> str:

@@ -106,27 +106,41 @@ def membership_fault(query: Query, example: Counterexample) -> str | None:
     return None
 
 
+class Undecided(str):
+    """Why a replay could not be settled in any precision: neither a violation nor its absence is shown."""
+
+
 def violation_fault(query: Query, example: Counterexample) -> str | None:
-    """Replay a counterexample; return None if it violates the query, else why it does not."""
+    """Replay a counterexample; return None if it violates the query, else why it does not (Undecided if that is open)."""
     fault = membership_fault(query, example)
     if fault:
         return fault
     replay = Replay(query.network, example)
     if isinstance(query, ConfidenceQuery):
-        epsilon = to_exact([query.epsilon])[0]
-        for index in range(len(replay.change())):
-            if decide(lambda index=index: abs(replay.change()[index]) - epsilon) == 1:  # type: ignore[misc]
-                return None
-        return f"no confidence moves by more than {float(query.epsilon):g}"
+        return _change_fault(query, replay)
     assert isinstance(query, LabelQuery)
     before, after = replay.label(False, query.level), replay.label(True, query.level)
     if before is None or after is None:
-        return "no precision settles its labels"
+        return Undecided("no precision settles its labels")
     if before == after:
         return "the label stays the same"
-    if query.sigma and decide(lambda: replay.margin(before, query.level) - to_exact([query.sigma])[0]) in (None, -1):
-        return f"its margin is not at least {float(query.sigma):g}"
-    return None
+    if not query.sigma:
+        return None
+    sign = decide(lambda: replay.margin(before, query.level) - to_exact([query.sigma])[0])
+    if sign is None:
+        return Undecided(f"no precision settles whether its margin is at least {float(query.sigma):g}")
+    return None if sign >= 0 else f"its margin is not at least {float(query.sigma):g}"
+
+
+def _change_fault(query: ConfidenceQuery, replay: Replay) -> str | None:
+    epsilon = to_exact([query.epsilon])[0]
+    count = query.network.layers[-1].outputs
+    signs = [decide(lambda i=i: abs(replay.change()[i]) - epsilon) for i in range(count)]  # type: ignore[misc]
+    if 1 in signs:
+        return None
+    if None in signs:
+        return Undecided(f"no precision settles whether a confidence moves by more than {float(query.epsilon):g}")
+    return f"no confidence moves by more than {float(query.epsilon):g}"
 
 
 def witness_bounds(query: EpsilonEstimate | SigmaEstimate, example: Counterexample) -> tuple[float, float]:

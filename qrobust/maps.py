@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -69,11 +71,13 @@ class RobustnessMap:
     def table(self) -> str:
         """Return the map as CSV text: inputs, lower, upper, status."""
         names = [self.network.feature_name(i) for i in range(self.network.inputs)]
-        lines = [",".join([*(f'"{name}"' if "," in name else name for name in names), "lower", "upper", "status"])]
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow([*names, "lower", "upper", "status"])
         statuses = [Status(s).name.lower() for s in self.status.tolist()]
         for x, low, high, status in zip(self.points.tolist(), self.lower.tolist(), self.upper.tolist(), statuses, strict=True):
-            lines.append(",".join([*(repr(v) for v in x), repr(low), repr(high), status]))
-        return "\n".join(lines) + "\n"
+            writer.writerow([*(repr(v) for v in x), repr(low), repr(high), status])
+        return text.getvalue()
 
 
 def random_points(domain: Domain, count: int, seed: int) -> FloatArray:

@@ -35,7 +35,7 @@ from qrobust.backends.dreal import DReal
 from qrobust.backends.z3 import Z3
 from qrobust.bounds import local
 from qrobust.bounds.corners import rounded_inside
-from qrobust.check import delta_fault, violation_fault, witness_bounds
+from qrobust.check import delta_fault, membership_fault, violation_fault, witness_bounds
 from qrobust.domains import Domain, Point, Points
 from qrobust.errors import BackendUnavailableError, DomainError, LawBrokenError, UnsoundAnswerError, UnsupportedError
 from qrobust.leads import Leads
@@ -144,9 +144,8 @@ class Session:
         claim = backend.decide(query, budget)
         if isinstance(claim, Robust | Unknown):
             return claim
-        rounded = rounded_inside(query.parameters, claim.counterexample)
-        for example in (rounded, claim.counterexample):
-            if example is not None and violation_fault(query, example) is None:
+        for example in _forms(query, claim.counterexample):
+            if violation_fault(query, example) is None:
                 return Violated(example)
         fault = violation_fault(query, claim.counterexample)
         if isinstance(claim, Candidate):
@@ -291,9 +290,7 @@ def _witnessed(
     if claim.witness is None:
         return 0.0, None
     values: list[tuple[float, Counterexample]] = []
-    for example in (rounded_inside(query.parameters, claim.witness), claim.witness):
-        if example is None:
-            continue
+    for example in _forms(query, claim.witness):
         try:
             values.append((witness_bounds(query, example)[0], example))
             break
@@ -304,6 +301,12 @@ def _witnessed(
             raise UnsoundAnswerError(f"{backend}: {fault}")
         return 0.0, None
     return values[0]
+
+
+def _forms(query: Query, example: Counterexample) -> list[Counterexample]:
+    """Return an example as it is, and before it with its parameters as floats, if it lies inside the box at all."""
+    rounded = rounded_inside(query.parameters, example) if membership_fault(query, example) is None else None
+    return [example] if rounded is None else [rounded, example]
 
 
 def _tightest(first: Estimate, second: Estimate) -> Estimate:

@@ -13,7 +13,6 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from flint import arb, ctx, fmpq
 
 from qrobust.answers import AnyQuery, Verdict
@@ -82,7 +81,7 @@ def number(numerator: int, denominator: int = 1) -> Callable[[], Any]:
     return lambda: fmpq(numerator, denominator)
 
 
-def network(*layers: tuple[npt.ArrayLike, npt.ArrayLike], hidden: Activation = Activation.RELU) -> Network:
+def network(*layers: tuple[Any, Any], hidden: Activation = Activation.RELU) -> Network:
     """Build a network from (weight, bias) pairs."""
     last = len(layers) - 1
     dense = tuple(
@@ -112,7 +111,7 @@ def by_layer(net: Network, *deltas: float) -> ParameterBox:
     return PerLayer(deltas).around(net)
 
 
-def copy_of(*layers: tuple[npt.ArrayLike, npt.ArrayLike]) -> ParameterBox:
+def copy_of(*layers: tuple[Any, Any]) -> ParameterBox:
     """The box of one single concrete copy, which need not hold the stored parameters."""
     return ParameterBox.from_arrays(layers, layers, shifted=True, rule="this quantized copy")
 
@@ -344,7 +343,7 @@ GLOBAL_LABELS = [
     ),
     # x = 0: z' <= -3/8. x = 1: z' >= 1/4. x = 2: z' >= 9/8. x = 9/16: z = 1/16 falls below 0.
     Case("points", GlobalLabel(LINE, ball(LINE, 0.125), Points([[0], [1], [2]])), ROBUST, ALL),
-    Case("points with a bad one", GlobalLabel(LINE, ball(LINE, 0.125), Points([[0], [0.5625], [2]])), VIOLATED, ALL),
+    Case("points with a bad one", GlobalLabel(LINE, ball(LINE, 0.125), Points([[0.0], [0.5625], [2.0]])), VIOLATED, ALL),
 ]
 
 # d = 1/4 on [0, 1]: the fall s(x - 1/2) - s(3/4 x - 3/4) rises with x, for s' >= 0.235 on [-1/2, 1/2] and 3/4 s' <= 0.1875;
@@ -354,8 +353,16 @@ GLOBAL_CHANGES = [
     Case(
         "eps anywhere", GlobalEpsilon(LINE, ball(LINE, 0.25), UNIT), lambda: s(fmpq(1, 2)) - fmpq(1, 2), (SEARCH,), (CLOSED, Z3)
     ),
-    Case("eps anywhere, enough", GlobalConfidence(LINE, ball(LINE, 0.25), UNIT, 0.125), ROBUST, (SEARCH,), (CLOSED, Z3)),
-    Case("eps anywhere, too small", GlobalConfidence(LINE, ball(LINE, 0.25), UNIT, 0.12), VIOLATED, (SEARCH,), (CLOSED, Z3)),
+    Case(
+        "eps anywhere, enough", GlobalConfidence(LINE, ball(LINE, 0.25), UNIT, Fraction(1, 8)), ROBUST, (SEARCH,), (CLOSED, Z3)
+    ),
+    Case(
+        "eps anywhere, too small",
+        GlobalConfidence(LINE, ball(LINE, 0.25), UNIT, Fraction(1080863910568919, 9007199254740992)),
+        VIOLATED,
+        (SEARCH,),
+        (CLOSED, Z3),
+    ),
     # Bias within 1/2: s(z + 1/2) - s(z) is greatest at z = -1/4, inside the square: s(1/4) - s(-1/4) = tanh(1/8).
     Case(
         "eps inside a square",
@@ -382,8 +389,10 @@ GLOBAL_CHANGES = [
     ),
     # Points 0 and 1 at d = 1/4: at 0 z = -1/2 +- 1/4, at most s(-1/4) - s(-1/2) = 0.060; at 1 it is 0.12246.
     Case("eps at points", GlobalEpsilon(LINE, ball(LINE, 0.25), Points([[0], [1]])), lambda: s(fmpq(1, 2)) - fmpq(1, 2), ALL),
-    Case("eps at points, enough", GlobalConfidence(LINE, ball(LINE, 0.25), Points([[0], [1]]), 0.125), ROBUST, ALL),
-    Case("eps at points, too small", GlobalConfidence(LINE, ball(LINE, 0.25), Points([[0], [1]]), 0.0625), VIOLATED, ALL),
+    Case("eps at points, enough", GlobalConfidence(LINE, ball(LINE, 0.25), Points([[0], [1]]), Fraction(1, 8)), ROBUST, ALL),
+    Case(
+        "eps at points, too small", GlobalConfidence(LINE, ball(LINE, 0.25), Points([[0], [1]]), Fraction(1, 16)), VIOLATED, ALL
+    ),
     # Nothing moves.
     Case("eps of nothing anywhere", GlobalEpsilon(RAMP, ball(RAMP, 0), UNIT), number(0), (SEARCH,), (CLOSED, Z3)),
 ]
@@ -405,7 +414,7 @@ SIGMAS = [
         TWO_LAYERS_ONLY,
         NO_LOCAL,
     ),
-    Case("sigma enough", MarginLabel(LINE, ball(LINE, 0.25), UNIT, sigma=0.125), ROBUST, TWO_LAYERS_ONLY, NO_LOCAL),
+    Case("sigma enough", MarginLabel(LINE, ball(LINE, 0.25), UNIT, sigma=Fraction(1, 8)), ROBUST, TWO_LAYERS_ONLY, NO_LOCAL),
     Case(
         "sigma too small",
         MarginLabel(LINE, ball(LINE, 0.25), UNIT, sigma=Fraction("0.12")),
@@ -465,7 +474,13 @@ CLASSES = [
     Case("0 to 1 of three", LocalLabel(FIRST, ball(FIRST, 0.375), at(0)), VIOLATED, ALL),
     Case("sigma of three", SigmaEstimate(FIRST, ball(FIRST, 0.375), at(0), 0), lambda: s(fmpq(1, 2)) - fmpq(1, 2), ALL),
     # The greatest margin of a k-class label is s(gap) - 1/2 < 1/2: nothing has margin 1/2.
-    Case("no class has margin 1/2", MarginLabel(FIRST, ball(FIRST, 8.0), UNIT, sigma=0.5), ROBUST, TWO_LAYERS_ONLY, NO_LOCAL),
+    Case(
+        "no class has margin 1/2",
+        MarginLabel(FIRST, ball(FIRST, 8.0), UNIT, sigma=Fraction(1, 2)),
+        ROBUST,
+        TWO_LAYERS_ONLY,
+        NO_LOCAL,
+    ),
     # Two classes: f_0 = s(z_0 - z_1), and z_0 - z_1 = 1/2 +- 1/2: falls by s(1/2) - 1/2, rises by s(1) - s(1/2) = 0.1086.
     Case(
         "eps of two classes",
@@ -490,7 +505,11 @@ CLASSES = [
         (Z3,),
     ),
     Case(
-        "eps of three, too small", LocalConfidence(EQUAL, ball(EQUAL, 0.5), at(0), 0.2421875), VIOLATED, (CLOSED, SEARCH), (Z3,)
+        "eps of three, too small",
+        LocalConfidence(EQUAL, ball(EQUAL, 0.5), at(0), Fraction(31, 128)),
+        VIOLATED,
+        (CLOSED, SEARCH),
+        (Z3,),
     ),
     # Bias of the last layer free by d: at x = 2 the lead of 0 is 1 - 2 d if nothing else moves; first layer: h >= 2 - 3 d.
     Case("hinge's last biases", LocalLabel(HINGE, by_layer(HINGE, 0.25, 0), at(2)), ROBUST, ALL),  # h >= 5/4 > 1

@@ -305,8 +305,9 @@ def assignment_of(query: Query, example: Counterexample, encoding: Encoding) -> 
     for k, (layer, (weight, bias)) in enumerate(zip(query.network.layers, example.parameters, strict=True), start=1):
         z = arithmetic.affine(to_exact(weight), h, to_exact(bias))
         if encoding is Encoding.EXPLICIT:
-            values |= {f"w{k}_{i + 1}_{j + 1}": weight[i, j] for i, j in np.ndindex(weight.shape)}
-            values |= {f"b{k}_{i + 1}": bias[i] for i in range(bias.size)}
+            rows = enumerate(weight.tolist())
+            values |= {f"w{k}_{i + 1}_{j + 1}": value for i, row in rows for j, value in enumerate(row)}
+            values |= {f"b{k}_{i + 1}": value for i, value in enumerate(bias.tolist())}
         elif k < len(query.network.layers):
             values |= {f"z{k}_{i + 1}": to_rational(value) for i, value in enumerate(z)}
         h = activate(layer.activation, z, arithmetic)

@@ -79,7 +79,7 @@ def test_an_empty_polytope_is_robust() -> None:
     box = ball(LINE, 0.25)
     assert BranchAndBound().decide(GlobalLabel(LINE, box, nowhere), BUDGET) == Robust(Assurance.ROUNDED)
     assert BranchAndBound().estimate(GlobalEpsilon(LINE, box, nowhere), BUDGET).upper == 0.0
-    assert BranchAndBound().decide(GlobalConfidence(LINE, box, nowhere, 0.125), BUDGET) == Robust(Assurance.ROUNDED)
+    assert BranchAndBound().decide(GlobalConfidence(LINE, box, nowhere, Fraction(1, 8)), BUDGET) == Robust(Assurance.ROUNDED)
 
 
 def test_a_polytope_in_which_no_point_is_found() -> None:
@@ -88,12 +88,12 @@ def test_a_polytope_in_which_no_point_is_found() -> None:
     claim = BranchAndBound().estimate(query, Budget(seconds=2, boxes=20_000))
     assert claim.upper >= 1 / (1 + np.exp(-0.5)) - 1 / (1 + np.exp(0.125)) - 1e-15
     assert claim.upper < 0.16
-    enough = GlobalConfidence(SUM, ball(SUM, 0.25), STRAIGHT, 0.1875)
+    enough = GlobalConfidence(SUM, ball(SUM, 0.25), STRAIGHT, Fraction(3, 16))
     assert BranchAndBound().decide(enough, Budget(seconds=5)) == Robust(Assurance.ROUNDED)
 
 
 def test_a_decision_in_which_no_point_is_found_at_first() -> None:
-    small = GlobalConfidence(SUM, ball(SUM, 0.25), STRAIGHT, 0.125)
+    small = GlobalConfidence(SUM, ball(SUM, 0.25), STRAIGHT, Fraction(1, 8))
     claim = BranchAndBound().decide(small, Budget(seconds=1, boxes=2_000))
     assert isinstance(claim, Unknown | Candidate)
 

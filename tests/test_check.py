@@ -295,7 +295,7 @@ def test_a_margin_that_no_precision_settles_is_refused(monkeypatch: pytest.Monke
     labels = iter((1, -1, None))
     monkeypatch.setattr(checker, "decide", lambda _: next(labels))
     fault = violation_fault(MarginLabel(ONE_INPUT, BOX, UNIT_BOX, sigma=Fraction(1, 100)), FLIP)
-    assert fault == "its margin is not at least 0.01"
+    assert fault == "no precision settles whether its margin is at least 0.01"
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ import pytest
 
 import qrobust
 from qrobust import cli
-from qrobust.cli import commands
 from qrobust.errors import UnsoundAnswerError
 
 ROOT = Path(__file__).parents[1]
@@ -300,7 +299,7 @@ def test_an_unsound_answer_is_exit_code_4(capsys: pytest.CaptureFixture[str], mo
     def lie(*_: object, **__: object) -> None:
         raise UnsoundAnswerError("z3 claims a violation that does not replay")
 
-    monkeypatch.setattr(commands.Session, "check", lie)
+    monkeypatch.setattr(qrobust.Session, "check", lie)
     refused(capsys, "check", CAT, *LABEL, code=4)
 
 

@@ -160,7 +160,7 @@ BIG = network(([[1]], [0]))
 
 @pytest.mark.parametrize("x", [100.0, 7000.0])
 def test_a_change_too_small_for_every_precision_is_no_proof(x: float) -> None:
-    """z = x falls to 7/8 x - 1/8: f falls by about exp(-7/8 x) > 0, so epsilon 0 does not hold; at x = 7000 no ball shows it."""
+    """f falls by about exp(-7/8 x) > 0 as z = x falls to 7/8 x - 1/8: epsilon 0 fails, though at x = 7000 no ball shows it."""
     claim = ClosedForm().decide(LocalConfidence(BIG, ball(BIG, 0.125), at(x), Fraction(0)), BUDGET)
     assert not isinstance(claim, Robust)
 

@@ -61,8 +61,9 @@ TRUE_EPS = 1 / (1 + math.exp(-0.5)) - 0.5
 
 def example(x: float, weight: float, bias: float) -> Counterexample:
     """An input and parameters of LINE."""
-    one = lambda value, shape: np.array([Fraction(value)], dtype=object).reshape(shape)  # noqa: E731
-    return Counterexample((Fraction(x),), ((one(weight, (1, 1)), one(bias, (1,))),))
+    weights, biases = np.empty((1, 1), dtype=object), np.empty(1, dtype=object)
+    weights[0, 0], biases[0] = Fraction(weight), Fraction(bias)
+    return Counterexample((Fraction(x),), ((weights, biases),))
 
 
 STORED = example(1, 1, -0.5)

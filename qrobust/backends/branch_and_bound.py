@@ -327,9 +327,9 @@ class BranchAndBound:
             problem,
             budget,
             tolerance=0.0,
-            stop=lambda o: Fraction(o.upper) <= epsilon or (Fraction(o.best) > epsilon and _replays(query, problem, o)),
+            stop=lambda o: _at_most(o.upper, epsilon) or (not _at_most(o.best, epsilon) and _replays(query, problem, o)),
         )
-        if Fraction(outcome.upper) <= epsilon:
+        if _at_most(outcome.upper, epsilon):
             return Robust(Assurance.ROUNDED)
         if outcome.point is not None and _replays(query, problem, outcome):
             return Candidate(problem.witness(outcome.point))
@@ -378,9 +378,14 @@ class BranchAndBound:
         return EstimateClaim(_clip(upper), best[1], Assurance.ROUNDED, reason=reason)
 
 
+def _at_most(value: float, limit: Fraction) -> bool:
+    """Compare exactly; a search's ends may be infinite."""
+    return value == -np.inf or (value != np.inf and Fraction(value) <= limit)
+
+
 def _below(upper: float, needed: Fraction) -> bool:
     """Whether no gap as large as needed is left."""
-    return upper == -np.inf or Fraction(upper) < needed
+    return upper == -np.inf or (upper != np.inf and Fraction(upper) < needed)
 
 
 def _clip(upper: float) -> float:

@@ -18,7 +18,7 @@ import numpy as np
 from qrobust.answers import AnyQuery, Assurance, Claim, Counterexample, EstimateClaim, Robust, Unknown, Violated
 from qrobust.bounds import local
 from qrobust.bounds.corners import corner
-from qrobust.check import Replay, violation_fault
+from qrobust.check import Replay, Undecided, violation_fault
 from qrobust.domains import Point
 from qrobust.exact import float_bounds
 from qrobust.interval import FloatArray
@@ -61,13 +61,16 @@ class ClosedForm:
             examples = _label_corners(query, leads, label)
         if proved:
             return Robust(Assurance.ROUNDED)
+        open_questions = []
         for example in examples:
-            if violation_fault(query, example) is None:
+            fault = violation_fault(query, example)
+            if fault is None:
                 return Violated(example)
+            open_questions += [fault] if isinstance(fault, Undecided) else []
         # The corners attain the extremes, so their exact evaluation settles what rounding hides.
-        if _corners_attain(query):
+        if _corners_attain(query) and not open_questions:
             return Robust(Assurance.ROUNDED)
-        return Unknown("rounding hides the answer")
+        return Unknown(next(iter(open_questions), "rounding hides the answer"))
 
     def estimate(self, query: EpsilonEstimate | SigmaEstimate, budget: Budget) -> EstimateClaim:
         if isinstance(query, EpsilonEstimate):
@@ -125,6 +128,6 @@ def _label_corners(query: LabelQuery, leads: Leads, label: int) -> Iterator[Coun
 
 
 def _corners_attain(query: Query) -> bool:
-    """Whether the corners attain the extremes and their replay is settled: with rational hidden values both are certain."""
+    """Whether the corners attain the extremes: with rational hidden values that is certain."""
     hidden = query.network.hidden_layers
     return not hidden or hidden[-1].activation in (Activation.LINEAR, Activation.RELU)
