@@ -16,7 +16,7 @@ import numpy.typing as npt
 from qrobust.answers import VERSION, Verdict
 from qrobust.bounds import local
 from qrobust.bounds.local import Status
-from qrobust.domains import Domain, ParameterBox, Point
+from qrobust.domains import Domain, ParameterBox, Point, Points
 from qrobust.errors import DomainError
 from qrobust.interval import FloatArray
 from qrobust.leads import Leads
@@ -86,6 +86,8 @@ def random_points(domain: Domain, count: int, seed: int) -> FloatArray:
     Raises DomainError if the polytope is too thin to draw from.
     """
     rng = np.random.default_rng(seed)
+    if isinstance(domain, Points):
+        return domain.values[rng.integers(len(domain.values), size=count)]
     matrix, limit = domain.inequalities
     found: list[FloatArray] = []
     for _ in range(1000):

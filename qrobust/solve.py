@@ -35,9 +35,10 @@ from qrobust.backends.dreal import DReal
 from qrobust.backends.z3 import Z3
 from qrobust.bounds import local
 from qrobust.bounds.corners import rounded_inside
-from qrobust.check import delta_fault, membership_fault, violation_fault, witness_bounds
+from qrobust.check import Undecided, delta_fault, membership_fault, violation_fault, witness_bounds
 from qrobust.domains import Domain, Point, Points
 from qrobust.errors import BackendUnavailableError, DomainError, LawBrokenError, UnsoundAnswerError, UnsupportedError
+from qrobust.interval import round_fraction_down
 from qrobust.leads import Leads
 from qrobust.network import Output
 from qrobust.queries import (
@@ -148,7 +149,7 @@ class Session:
             if violation_fault(query, example) is None:
                 return Violated(example)
         fault = violation_fault(query, claim.counterexample)
-        if isinstance(claim, Candidate):
+        if isinstance(claim, Candidate) or isinstance(fault, Undecided):
             return Unknown(f"{backend.name} suspects a violation that does not replay ({fault})")
         raise UnsoundAnswerError(f"{backend.name} claims a violation that does not replay: {fault}")
 
@@ -199,7 +200,7 @@ class Session:
             return list(range(len(values)))
         if isinstance(query, ConfidenceQuery):
             upper = local.greatest_changes(query.network, query.parameters, values).upper
-            return [int(i) for i in np.argsort(-upper) if upper[i] > float(query.epsilon)]
+            return [int(i) for i in np.argsort(-upper) if upper[i] > round_fraction_down(query.epsilon)]
         assert isinstance(query, LabelQuery)
         statuses, _ = local.label_changes(Leads(query.network, query.level), query.parameters, values)
         return [int(i) for i in np.flatnonzero(statuses != local.Status.SAFE)]

@@ -358,10 +358,12 @@ def parse_output(output: str, errors: str) -> Reply:
         if match is None:
             raise WorkerDiedError(f"the program's model has the line {line[:120]!r}")
         name, low, high, single = match.groups()
-        if low is not None:
-            box[name] = (float(low), float(high))
-        elif single is not None:
-            box[name] = (float(single), float(single))
+        ends = (low, high) if low is not None else (single, single)
+        if ends[0] is not None:
+            try:
+                box[name] = (float(ends[0]), float(ends[1]))
+            except ValueError:
+                raise WorkerDiedError(f"the program's model has the line {line[:120]!r}") from None
     return Reply(box)
 
 
