@@ -202,7 +202,8 @@ class Bounds:
     def contains(self, values: npt.NDArray[np.object_]) -> bool:
         """Decide exactly whether Fractions lie within the bounds."""
         lower, upper = self.fractions
-        return values.shape == lower.shape and bool(np.all((lower <= values) & (values <= upper)))
+        with np.errstate(invalid="ignore"):  # a NaN among the values lies nowhere, and needs no warning
+            return values.shape == lower.shape and bool(np.all((lower <= values) & (values <= upper)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ is computed here from basic operations alone, so its error bound does not depend
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -40,7 +41,7 @@ def up(values: FloatArray) -> FloatArray:
 def round_fraction_down(value: Fraction) -> float:
     """Return the greatest float that is at most `value` (or -inf)."""
     nearest = _nearest(value)
-    return nearest if nearest == -np.inf or _at_most(nearest, value) else float(np.nextafter(nearest, -np.inf))
+    return nearest if nearest == -np.inf or _at_most(nearest, value) else math.nextafter(nearest, -math.inf)
 
 
 def round_fraction_up(value: Fraction) -> float:

@@ -51,10 +51,13 @@ def new_figure(rows: int, columns: int) -> tuple[Figure, Any]:
 
 def save_figure(figure: Figure, path: Path) -> list[Path]:
     """Write a figure as PNG and SVG beside each other. Raises OutputError."""
+    from matplotlib import rc_context  # slow to import
+
     written = []
     for suffix in (".png", ".svg"):
         buffer = io.BytesIO()
-        figure.savefig(buffer, format=suffix[1:], dpi=130, metadata={"Date": None} if suffix == ".svg" else None)
+        with rc_context({"svg.hashsalt": "qrobust"}):  # the same picture gives the same file
+            figure.savefig(buffer, format=suffix[1:], dpi=130, metadata={"Date": None} if suffix == ".svg" else None)
         target = path.with_suffix(suffix)
         write_whole(target, buffer.getvalue())
         written.append(target)

@@ -14,7 +14,7 @@ import pytest
 
 from qrobust import exact
 from qrobust.answers import Counterexample
-from qrobust.check import Replay, delta_fault, violation_fault, witness_bounds
+from qrobust.check import Replay, Undecided, delta_fault, violation_fault, witness_bounds
 from qrobust.domains import InputBox, LayerBox, ParameterBox, Parameters, Point, Polytope
 from qrobust.errors import UnsoundAnswerError
 from qrobust.exact import to_rational
@@ -135,12 +135,30 @@ def test_a_change_of_exactly_epsilon_is_no_violation() -> None:
     assert violation_fault(query, shifted) is None
 
 
-def test_an_equality_that_no_precision_settles_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both logits rise by 1: softmax stays, exactly, but only as balls that never tell."""
-    monkeypatch.setattr(exact, "MOST_BITS", 256)
+def test_a_confidence_that_does_not_move_is_seen_exactly() -> None:
+    """Both logits of a softmax rise by 1; and a sigmoid of 1/4, no rational, is compared with itself."""
     both = Counterexample((Fraction(0),), parameters(([[0], [0]], [1, 1])))
     query = GlobalConfidence(LINEAR_CHANGE, Absolute(1.0).around(LINEAR_CHANGE), UNIT_BOX, Fraction(0))
     assert violation_fault(query, both) == "no confidence moves by more than 0"
+    stored = GlobalConfidence(ONE_INPUT, BOX, UNIT_BOX, Fraction(0))
+    fault = violation_fault(stored, example(Fraction(3, 4)))
+    assert fault == "no confidence moves by more than 0"
+    assert not isinstance(fault, Undecided)
+
+
+def test_an_equality_that_no_precision_settles_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both logits rise by tanh(1/2): the softmax stays, but only as balls that never tell."""
+    monkeypatch.setattr(exact, "MOST_BITS", 256)
+    hidden = Dense(np.array([[1.0]]), np.zeros(1), Activation.TANH)
+    network = Network((hidden, Dense(np.zeros((2, 1)), np.zeros(2))), Output.SOFTMAX)
+    box = Absolute(1.0).around(network)
+    both = Counterexample((HALF,), parameters(([[1]], [0]), ([[1], [1]], [0, 0])))
+    fault = violation_fault(GlobalConfidence(network, box, UNIT_BOX, Fraction(0)), both)
+    assert isinstance(fault, Undecided)
+    assert fault == "no precision settles whether a confidence moves by more than 0"
+    settled = violation_fault(GlobalConfidence(network, box, UNIT_BOX, Fraction(1, 10**9)), both)
+    assert settled == "no confidence moves by more than 1e-09"
+    assert not isinstance(settled, Undecided)
 
 
 def neighbours(value: tuple[float, float]) -> tuple[Fraction, Fraction]:
@@ -186,6 +204,16 @@ def test_a_margin_just_below_sigma_is_refused() -> None:
     assert "its margin is not at least" in fault
 
 
+def test_a_margin_of_exactly_sigma_counts() -> None:
+    """At x = 1/2 the confidence is 1/2, at level 1/4: class 1 with margin 1/4, which a bias of -2 takes away."""
+    wide = Absolute(2.0).around(ONE_INPUT)
+    flip = example(HALF, bias=-2)
+    exact_margin = MarginLabel(ONE_INPUT, wide, UNIT_BOX, level=QUARTER, sigma=QUARTER)
+    assert violation_fault(exact_margin, flip) is None
+    assert violation_fault(replace(exact_margin, sigma=QUARTER + LEAST), flip) is not None
+    assert witness_bounds(SigmaEstimate(ONE_INPUT, wide, UNIT_BOX, 1, QUARTER), flip) == (0.25, 0.25)
+
+
 def test_a_margin_of_class_0_counts_downward() -> None:
     """x = 1/4: class 0 with margin 1/2 - sigmoid(-1/4), lifted over the level by a weight of 1 + 1/4 and a bias of -1/4."""
     flip = example(QUARTER, weight=Fraction(5, 4), bias=Fraction(-1, 4))
@@ -225,6 +253,8 @@ def test_the_margin_of_several_classes_is_from_the_strongest_rival() -> None:
     sharp = {sigma: MarginLabel(THREE, query.parameters, query.domain, sigma=Fraction(sigma)) for sigma in (0.231, 0.232)}
     assert violation_fault(sharp[0.231], moved) is None
     assert violation_fault(sharp[0.232], moved) is not None
+    mirrored = Counterexample((Fraction(-1),), parameters(([[0], [0], [0]], [1, -1, -1])))
+    assert witness_bounds(replace(query, label=2), mirrored) == (lower, upper)  # here class 1 is the last rival, not the first
 
 
 @pytest.mark.parametrize(("level", "before"), [(Fraction(1, 4), 1), (Fraction(7, 10), 0), (Fraction(56217, 100000), 1)])
@@ -279,11 +309,38 @@ def test_a_label_that_no_precision_settles_is_refused_not_accepted(monkeypatch: 
     low = parameters((np.eye(2), [0, 0]), ([[1, -1]], [Fraction(-1, 4)]))
     tied = Counterexample((HALF, HALF), low)
     assert Replay(network, tied).label(False, HALF) is None
-    assert violation_fault(GlobalLabel(network, box, domain), tied) == "no precision settles its labels"
+    fault = violation_fault(GlobalLabel(network, box, domain), tied)
+    assert isinstance(fault, Undecided)
+    assert fault == "no precision settles its labels"
     apart = Counterexample((Fraction(5, 8), HALF), low)
     assert violation_fault(GlobalLabel(network, box, domain), apart) is None
     with pytest.raises(UnsoundAnswerError, match="labels are None"):
         witness_bounds(SigmaEstimate(network, box, domain, 0), tied)
+
+
+def test_a_label_of_several_classes_that_no_precision_settles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits (-9, tanh(x), tanh(y)): a tie of balls at x = y."""
+    monkeypatch.setattr(exact, "MOST_BITS", 256)
+    hidden = Dense(np.eye(2), np.zeros(2), Activation.TANH)
+    last = Dense(np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), np.array([-9.0, 0.0, 0.0]))
+    network = Network((hidden, last), Output.SOFTMAX)
+    stored = parameters((hidden.weight, hidden.bias), (last.weight, last.bias))
+    labels = [Replay(network, Counterexample((HALF, y), stored)).label(True, HALF) for y in (HALF, HALF + LEAST, HALF - LEAST)]
+    assert labels == [None, None, None]  # LEAST moves bit 1075, and 256 are allowed
+    clear = Counterexample((HALF, HALF + Fraction(1, 2**100)), stored)
+    assert Replay(network, clear).label(True, HALF) == 2
+
+
+def test_a_label_that_takes_many_bits_is_settled() -> None:
+    """z = tanh(1/2) - tanh(1/2 - 2**-200), about 2**-200: the balls must be computed anew in each precision."""
+    network, box = twins()
+    domain = InputBox([0.0, 0.0], [1.0, 1.0])
+    close = (HALF, HALF - Fraction(1, 2**200))
+    lowered = Counterexample(close, parameters((np.eye(2), [0, 0]), ([[1, -1]], [Fraction(-1, 2**199)])))
+    assert Replay(network, lowered).label(False, HALF) == 1
+    assert violation_fault(GlobalLabel(network, box, domain), lowered) is None
+    lifted = Counterexample(close, parameters((np.eye(2), [0, 0]), ([[1, -1]], [Fraction(1, 2**199)])))
+    assert violation_fault(GlobalLabel(network, box, domain), lifted) == "the label stays the same"
 
 
 def test_a_margin_that_no_precision_settles_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,6 +352,7 @@ def test_a_margin_that_no_precision_settles_is_refused(monkeypatch: pytest.Monke
     labels = iter((1, -1, None))
     monkeypatch.setattr(checker, "decide", lambda _: next(labels))
     fault = violation_fault(MarginLabel(ONE_INPUT, BOX, UNIT_BOX, sigma=Fraction(1, 100)), FLIP)
+    assert isinstance(fault, Undecided)
     assert fault == "no precision settles whether its margin is at least 0.01"
 
 

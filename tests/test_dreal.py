@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from qrobust.answers import Candidate, Robust, Unknown, Verdict
-from qrobust.backends.dreal import DReal, Reply, Transport, parse_output
+from qrobust.backends.dreal import DReal, Transport
+from qrobust.backends.dreal_program import Reply, parse_output
 from qrobust.backends.worker import WorkerDiedError
 from qrobust.domains import InputBox, Point, Points
 from qrobust.errors import NumberError

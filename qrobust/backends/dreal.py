@@ -13,27 +13,25 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import re
 import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from qrobust.answers import AnyQuery, Assurance, Candidate, Claim, Counterexample, EstimateClaim, Robust, Unknown
+from qrobust.backends.dreal_program import INSTALL, Box, Reply, run_program
 from qrobust.backends.worker import Worker, WorkerDiedError, WorkerTimeoutError
 from qrobust.bounds.corners import corner
 from qrobust.check import violation_fault, witness_bounds
 from qrobust.domains import Points
 from qrobust.errors import BackendUnavailableError, NumberError, UnsoundAnswerError, UnsupportedError
-from qrobust.formula import Dialect, Encoding, Problem, encode, to_smtlib
+from qrobust.formula import Encoding, Problem, encode
 from qrobust.formula.explicit import Explicit
 from qrobust.formula.terms import Folder, Formula, Op, Relation, Term, all_of, any_of, constant, maximum, variable
 from qrobust.interval import round_fraction_down, round_fraction_up
@@ -51,12 +49,6 @@ from qrobust.queries import (
 from qrobust.search import Budget
 
 PRECISION = 1e-4
-INSTALL = (
-    "dreal is not usable here: it needs the wheel dreal==4.21.6.2 (Python 3.11 at most) with libibex 2.7.4, CLP and nlopt,"
-    " or a `dreal` program on PATH; see `qrobust doctor`"
-)
-
-Box = dict[str, tuple[float, float]]
 
 
 class Transport(Enum):
@@ -64,13 +56,6 @@ class Transport(Enum):
 
     MODULE = "module"
     PROGRAM = "program"
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What dReal said: a box of a delta-solution, or None for unsat."""
-
-    box: Box | None
 
 
 class DReal:
@@ -179,7 +164,7 @@ class DReal:
             box = self._worker.call(_solve, query, self.encoding, value, self.precision, seconds=seconds)
             return Reply(box)
         if self.transport is Transport.PROGRAM:
-            return _run_program(_problem(query, self.encoding, value), self.precision, seconds)
+            return run_program(_problem(query, self.encoding, value), self.precision, seconds)
         raise BackendUnavailableError(INSTALL)
 
 
@@ -318,53 +303,6 @@ def _paper_objective(query: EpsilonEstimate | SigmaEstimate, problem: Problem) -
 def _stored_logit(query: Query) -> Term:
     term: Term = Explicit(query).stored[0]
     return term
-
-
-def _run_program(problem: Problem, precision: float, seconds: float) -> Reply:
-    """Feed SMT-LIB text to the program; its whole process group ends when it overruns."""
-    text = to_smtlib(problem, Dialect.DREAL)
-    with tempfile.TemporaryDirectory(prefix="qrobust-dreal-") as folder:
-        path = Path(folder) / "query.smt2"
-        path.write_text(text)
-        command = ["dreal", "--precision", repr(precision), "--model", str(path)]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
-        except FileNotFoundError:
-            raise BackendUnavailableError(INSTALL) from None
-    return parse_output(done.stdout, done.stderr)
-
-
-INTERVAL = re.compile(r"^\s*(\S+) : (?:\[\s*([^,\]]+),\s*([^,\]]+)\]|(\S+)|\[ ENTIRE \])\s*$")
-
-
-def parse_output(output: str, errors: str) -> Reply:
-    """Read what the program printed. Raises WorkerDiedError unless it is one clear verdict.
-
-    dReal ends with code 0 even after a syntax error, so only its words count, and any complaint makes them void.
-    """
-    lines = [line for line in output.splitlines() if line.strip()]
-    if errors.strip():
-        raise WorkerDiedError(f"the program complained: {errors.strip().splitlines()[0][:120]}")
-    verdicts = [line for line in lines if line.startswith(("unsat", "delta-sat"))]
-    if len(verdicts) != 1 or lines[0] != verdicts[0]:
-        raise WorkerDiedError(f"the program gave no verdict: {output[:120]!r}")
-    if verdicts[0] == "unsat":
-        if len(lines) > 1:
-            raise WorkerDiedError(f"the program said more than unsat: {lines[1][:120]!r}")
-        return Reply(None)
-    box: Box = {}
-    for line in lines[1:]:
-        match = INTERVAL.match(line)
-        if match is None:
-            raise WorkerDiedError(f"the program's model has the line {line[:120]!r}")
-        name, low, high, single = match.groups()
-        ends = (low, high) if low is not None else (single, single)
-        if ends[0] is not None:
-            try:
-                box[name] = (float(ends[0]), float(ends[1]))
-            except ValueError:
-                raise WorkerDiedError(f"the program's model has the line {line[:120]!r}") from None
-    return Reply(box)
 
 
 def _examples(query: Query, box: Box, *, corners: bool = True) -> Iterator[Counterexample]:
