@@ -90,11 +90,12 @@ def panel(
         _epsilon_points(axes, robustness_map, colour_limits)
     else:
         _label_points(axes, robustness_map)
-    _boundaries(axes, network, box, level, lines)
+    if (box.box.width > 0).all():  # points on a line have no area to trace a boundary in
+        _boundaries(axes, network, box, level, lines)
     features = network.features
     axes.set_xlabel(features[0].label if features else "input 1")
     axes.set_ylabel(features[1].label if features else "input 2")
-    margin = 0.02 * box.box.width
+    margin = np.where(box.box.width > 0, 0.02 * box.box.width, 0.5)
     axes.set_xlim(box.box.lower[0] - margin[0], box.box.upper[0] + margin[0])
     axes.set_ylim(box.box.lower[1] - margin[1], box.box.upper[1] + margin[1])
     handles, labels = axes.get_legend_handles_labels()

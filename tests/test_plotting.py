@@ -63,6 +63,13 @@ def test_png_and_svg_lie_beside_each_other(tmp_path: Path, quantity: Quantity) -
     assert "date" not in {element.tag.rpartition("}")[2] for element in root.iter()}
 
 
+@pytest.mark.parametrize("quantity", list(Quantity))
+def test_the_same_map_gives_the_same_files(tmp_path: Path, quantity: Quantity) -> None:
+    shown = found(quantity)
+    first, second = ([path.read_bytes() for path in draw_map(shown, tmp_path / name)] for name in ("a", "b"))
+    assert first == second
+
+
 def test_a_suffix_in_the_path_is_replaced(tmp_path: Path) -> None:
     assert [path.name for path in draw_map(found(), tmp_path / "map.pdf")] == ["map.png", "map.svg"]
 

@@ -86,6 +86,11 @@ def test_a_call_within_its_limit_is_not_killed(worker: Worker) -> None:
     assert worker.pid == pid
 
 
+@pytest.mark.parametrize("seconds", [1e12, float("inf")])
+def test_a_limit_beyond_what_the_system_counts_is_none(worker: Worker, seconds: float) -> None:
+    assert worker.call(operator.add, 1, 2, seconds=seconds) == 3
+
+
 def test_what_the_solver_started_ends_with_it(worker: Worker, tmp_path: Path) -> None:
     note = tmp_path / "pid"
     started(worker)
