@@ -66,7 +66,7 @@ def save_figure(figure: Figure, path: Path) -> list[Path]:
 
 def draw_map(robustness_map: RobustnessMap, path: Path, *, level: Fraction = HALF) -> list[Path]:
     """Draw one map of a network with two inputs. Raises UnsupportedError for other networks, OutputError."""
-    _check_two_inputs(robustness_map.network)
+    check_two_inputs(robustness_map.network)
     figure, axes = new_figure(1, 1)
     panel(axes[0, 0], robustness_map, level=level)
     axes[0, 0].set_title(f"{robustness_map.network}:\n{robustness_map.parameters.rule}", fontsize=10)
@@ -84,7 +84,7 @@ def panel(
 ) -> None:
     """Draw one map into axes: points by local eps, or flippable and safe points; the decision boundary; sigma lines."""
     network, points = robustness_map.network, robustness_map.points
-    _check_two_inputs(network)
+    check_two_inputs(network)
     box = domain or InputBox(points.min(axis=0), points.max(axis=0))
     if robustness_map.quantity is Quantity.EPSILON:
         _epsilon_points(axes, robustness_map, colour_limits)
@@ -103,7 +103,8 @@ def panel(
         axes.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3, fontsize=8, frameon=False)
 
 
-def _check_two_inputs(network: Network) -> None:
+def check_two_inputs(network: Network) -> None:
+    """Raise UnsupportedError unless the network has two inputs."""
     if network.inputs != 2:
         raise UnsupportedError(f"a map is drawn over 2 inputs, {network} has {network.inputs}: write it as CSV instead")
 

@@ -344,3 +344,14 @@ def test_an_interrupted_solver_leaves_no_process() -> None:
     assert process.returncode == 130
     time.sleep(0.2)
     assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+
+
+def test_a_map_of_four_inputs_is_not_computed_to_be_drawn(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    line = refused(capsys, "map", IRIS, "--delta", "0.01", "--plot", str(tmp_path / "map.png"))
+    assert "a map is drawn over 2 inputs" in line
+
+
+def test_other_columns_of_a_file_of_points_may_hold_anything(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    points = tmp_path / "points.csv"
+    points.write_text("name,heart weight,body weight\nTom,20,3.5\n")
+    assert run(capsys, "check", CAT, *LABEL, "--points", str(points))[0] == 0

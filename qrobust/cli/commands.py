@@ -268,10 +268,13 @@ def map_command(
     qrobust map models/cat_paper.json --delta 0.01 --what label --output map.csv --plot map.png
     """
     from qrobust.maps import Quantity, random_points, robustness_map
+    from qrobust.plotting import check_two_inputs, draw_map
 
     budget = Budget(timeout)
     network = read_model(model, trust_pickle)
     parameters = _one_box(network, delta, delta_per_layer, against, weights_only, trust_pickle)
+    if plot is not None:
+        check_two_inputs(network)
     if points is not None and random is not None:
         raise UsageError("--points and --random do not go together: give one of them")
     inputs = points_of(network, Where(points=points))
@@ -295,8 +298,6 @@ def map_command(
     if output is not None:
         write_whole(output, found.table().encode())
     if plot is not None:
-        from qrobust.plotting import draw_map
-
         draw_map(found, plot, level=exact_level)
     if json:
         statuses = {"safe": 0, "flippable": 1, "undecided": 2}

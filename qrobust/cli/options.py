@@ -13,7 +13,7 @@ from qrobust.domains import Domain, InputBox, ParameterBox, Point, Points, Polyt
 from qrobust.errors import DomainError, NumberError, QRobustError, ShapeError
 from qrobust.exact import to_fraction
 from qrobust.formats import load
-from qrobust.formats.table import read_table
+from qrobust.formats.table import read_rows, read_table
 from qrobust.interval import FloatArray
 from qrobust.network import Network
 from qrobust.perturbations import Absolute, Hull, PerLayer
@@ -86,9 +86,9 @@ def points_of(network: Network, where: Where) -> FloatArray | None:
         values = np.array([numbers(where.point, "--point")])
     elif where.points is not None:
         names = tuple(feature.name for feature in network.features)
-        header, values = read_table(where.points)
-        if names and set(names) <= set(header):
-            values = values[:, [header.index(name) for name in names]]
+        header = {name.strip() for name in read_rows(where.points)[0]}
+        named = names if names and set(names) <= header else ()  # by name where the file has all, else by order
+        _, values = read_table(where.points, named)
     else:
         return None
     if values.shape[1] != network.inputs:
