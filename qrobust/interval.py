@@ -238,6 +238,18 @@ def affine_inner(weight: Ends, x: Ends, bias: Ends) -> Ends:
     return Ends(least, greatest)
 
 
+def affine_greatest(outer: tuple[Interval, Interval, Interval], inner: tuple[Ends, Ends, Ends]) -> Interval:
+    """Enclose the greatest x @ weight.T + bias alone, from outer and inner ends of (weight, x, bias)."""
+    upper = _greatest(outer[0], outer[1], outer[2].upper, outward=True)
+    lower = _greatest(inner[0], inner[1], inner[2].greatest, outward=False)
+    return Interval(np.minimum(lower, upper), upper)
+
+
+def affine_upper(weight: Interval, x: Interval, bias: Interval) -> FloatArray:
+    """Return the upper ends of `affine` alone."""
+    return _greatest(weight, x, bias.upper, outward=True)
+
+
 def _greatest(weight: Interval | Ends, x: Interval | Ends, bias: FloatArray, *, outward: bool) -> FloatArray:
     """Return floats at least (outward) or at most (inward) the greatest x @ weight.T + bias; see `affine`.
 

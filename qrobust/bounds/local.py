@@ -69,22 +69,31 @@ def _inner(bounds: Bounds) -> Ends:
     return Ends(bounds.lower.round_up(), bounds.upper.round_down())
 
 
-def _rows_reach(network: Network, parameters: ParameterBox, points: FloatArray, leads: Leads | None) -> Reach:
-    """Return the reach of all logits, or of all leads. Shapes: points (batch, inputs); result (batch, rows)."""
+def _hidden_reach(network: Network, parameters: ParameterBox, points: FloatArray) -> tuple[Interval, Ends]:
+    """Return outer and inner ends of the last hidden layer. Shapes: points (batch, inputs); result (batch, n)."""
     outer, inner = Interval.point(points), Ends(points, points)
     for layer, box in zip(network.hidden_layers, parameters.layers, strict=False):
         outer = interval.affine(box.weight.interval, outer, box.bias.interval)
         inner = interval.affine_inner(_inner(box.weight), inner, _inner(box.bias))
         outer, inner = activate(layer.activation, outer, INTERVALS), _activated_ends(layer.activation, inner)
+    return outer, inner
+
+
+def _logit_reach(network: Network, parameters: ParameterBox, points: FloatArray) -> Reach:
+    """Return the reach of all logits. Shapes: points (batch, inputs); result (batch, logits)."""
+    outer, inner = _hidden_reach(network, parameters, points)
     last = parameters.layers[-1]
-    weight, bias = last.weight.interval, last.bias.interval
-    weight_inner, bias_inner = _inner(last.weight), _inner(last.bias)
-    if leads is not None:
-        weight, bias = leads.rows(weight, bias)
-        bias = bias + leads.offset
-        weight_inner, bias_inner = _lead_ends(leads, weight_inner, bias_inner)
-    ends = interval.affine_inner(weight_inner, inner, bias_inner)
-    return Reach(interval.affine(weight, outer, bias), ends)
+    ends = interval.affine_inner(_inner(last.weight), inner, _inner(last.bias))
+    return Reach(interval.affine(last.weight.interval, outer, last.bias.interval), ends)
+
+
+def _greatest_leads(leads: Leads, parameters: ParameterBox, points: FloatArray) -> Interval:
+    """Enclose the greatest lead of each pair. Shapes: points (batch, inputs); result (batch, pairs)."""
+    outer, inner = _hidden_reach(leads.network, parameters, points)
+    last = parameters.layers[-1]
+    weight, bias = leads.rows(last.weight.interval, last.bias.interval)
+    weight_inner, bias_inner = _lead_ends(leads, _inner(last.weight), _inner(last.bias))
+    return interval.affine_greatest((weight, outer, bias + leads.offset), (weight_inner, inner, bias_inner))
 
 
 def _activated_ends(activation: Activation, x: Ends) -> Ends:
@@ -128,7 +137,7 @@ def greatest_changes(network: Network, parameters: ParameterBox, points: FloatAr
 
 def _changes(network: Network, parameters: ParameterBox, points: FloatArray) -> Interval:
     logits = nominal_logits(network, Interval.point(points))
-    reach = _rows_reach(network, parameters, points, None)
+    reach = _logit_reach(network, parameters, points)
     if network.output is Output.SIGMOID:
         before = interval.sigmoid(logits)
         top, bottom = interval.sigmoid(reach.greatest), interval.sigmoid(reach.least)
@@ -161,7 +170,7 @@ def label_changes(leads: Leads, parameters: ParameterBox, points: FloatArray) ->
 
 
 def _label_changes(leads: Leads, parameters: ParameterBox, points: FloatArray) -> tuple[IntArray, IntArray]:
-    greatest = _rows_reach(leads.network, parameters, points, leads).greatest
+    greatest = _greatest_leads(leads, parameters, points)
     overtaken = np.where(leads.strict, greatest.lower > 0, greatest.lower >= 0)
     held = np.where(leads.strict, greatest.upper <= 0, greatest.upper < 0)
     labels = nominal_labels(leads, points)
@@ -179,8 +188,8 @@ def nominal_labels(leads: Leads, points: FloatArray) -> IntArray:
     for layer, (weight, bias) in zip(network.hidden_layers, hidden, strict=True):
         h = activate(layer.activation, interval.affine(weight, h, bias), INTERVALS)
     rows = leads.rows(*last)
-    lead = interval.affine(rows[0], h, rows[1] + leads.offset)
-    behind = np.where(leads.strict, lead.upper <= 0, lead.upper < 0)
+    upper = interval.affine_upper(rows[0], h, rows[1] + leads.offset)
+    behind = np.where(leads.strict, upper <= 0, upper < 0)
     labels = np.full(len(points), -1)
     for label in range(network.class_count):
         labels[behind[:, leads.of_label(label)].all(axis=1)] = label
