@@ -148,13 +148,15 @@ class DReal:
 
         Property  neither end: it strengthens the inner problem and fixes the quantified variables to midpoints, so it stops
                   short of the maximum, on the unsafe side
-        Method    minimise the negated expression itself, or (printed_constraint) a variable that an equality ties to it
+        Method    minimise the negated expression itself, or (printed_constraint) a variable that an equality ties to it;
+                  with a precision of at most a fiftieth of the largest radius, above which the result is of no use
         Raises    BackendUnavailableError without the Python module
         """
         if self.transport is not Transport.MODULE:
             raise BackendUnavailableError(INSTALL)
         try:
-            found = self._worker.call(_minimise, query, self.precision, printed_constraint, seconds=seconds)
+            precision = min(self.precision, _largest_radius(query) / 50 or self.precision)
+            found = self._worker.call(_minimise, query, precision, printed_constraint, seconds=seconds)
         except (WorkerTimeoutError, WorkerDiedError):
             return None
         return None if found is None else float(found)
@@ -166,6 +168,11 @@ class DReal:
         if self.transport is Transport.PROGRAM:
             return run_program(_problem(query, self.encoding, value), self.precision, seconds)
         raise BackendUnavailableError(INSTALL)
+
+
+def _largest_radius(query: Query) -> float:
+    layers = [bounds.interval for layer in query.parameters.layers for bounds in (layer.weight, layer.bias)]
+    return max(float(ends.width.max()) / 2 for ends in layers)
 
 
 def _most(query: EpsilonEstimate | SigmaEstimate) -> float:

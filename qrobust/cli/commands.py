@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from qrobust.answers import VERSION, Answer, AnyQuery, Verdict
+from qrobust.backends.dreal import DReal
 from qrobust.cli import show
 from qrobust.cli.options import UsageError, Where, domain_of, parameter_boxes, points_of, read_model
 from qrobust.domains import Domain, ParameterBox, Point
@@ -19,6 +20,7 @@ from qrobust.exact import to_fraction
 from qrobust.files import write_whole
 from qrobust.network import Network
 from qrobust.queries import (
+    EpsilonEstimate,
     GlobalConfidence,
     GlobalEpsilon,
     GlobalLabel,
@@ -189,6 +191,7 @@ def estimate(
     level: Level = "1/2",
     backend: BackendName = "auto",
     timeout: Timeout = 60.0,
+    minimize: Annotated[bool, typer.Option("--minimize", help="Also print dReal's Minimize, for comparison only.")] = False,
     json: Json = False,
     quiet: Quiet = False,
     trust_pickle: TrustPickle = False,
@@ -218,8 +221,12 @@ def estimate(
         with show.waiting("estimating", quiet=quiet or json):
             found = session.estimate(query, backend=backend, budget=budget)
         documents.append(found.to_json())
+        if minimize and isinstance(query, EpsilonEstimate | SigmaEstimate):
+            documents[-1]["minimize"] = DReal().minimize_as_in_paper(query, seconds=timeout)
         if not json:
             show.line(str(found), quiet=quiet)
+            if "minimize" in documents[-1]:
+                show.line(f"  dReal's Minimize, which proves nothing: {documents[-1]['minimize']}", quiet=quiet)
     if json:
         show.document(documents)
 

@@ -8,7 +8,7 @@ from fractions import Fraction
 from flint import arb, ctx, fmpq
 
 from qrobust.exact import FIRST_BITS, MOST_BITS, Exact, sigmoid, to_exact
-from qrobust.formula.terms import Folder, Formula, Op, Relation, Term
+from qrobust.formula.terms import Folder, Formula, Op, Relation
 
 
 class ExactAlgebra:
@@ -56,11 +56,6 @@ class ExactAlgebra:
         if any(part is decisive for part in parts):
             return decisive
         return None if any(part is None for part in parts) else not decisive
-
-
-def value_of(term: Term, assignment: Mapping[str, Fraction]) -> Exact:
-    """Return a term's value in the precision in force. Raises KeyError if a variable has none."""
-    return Folder(ExactAlgebra(assignment)).term(term)
 
 
 def holds(formula: Formula, assignment: Mapping[str, Fraction]) -> bool | None:
