@@ -201,6 +201,7 @@ def test_it_ends_when_its_parent_is_killed(busy: bool) -> None:
     assert parent.stdout is not None
     pid = int(parent.stdout.readline())
     assert alive(pid)
+    time.sleep(0.7)  # until it is in the midst of the call, where it does not see its standard input end
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     parent.stdout.close()
