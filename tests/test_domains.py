@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from qrobust.domains import Bounds, Domain, InputBox, ParameterBox, Point, Points, Polytope
+from qrobust.domains import Bounds, Domain, InputBox, LayerBox, ParameterBox, Point, Points, Polytope
 from qrobust.errors import DomainError, NumberError, QRobustError, ShapeError
 from qrobust.interval import Expansion
 from qrobust.network import Dense, Feature, Network, Output
@@ -80,6 +80,8 @@ def test_a_crossed_box_names_the_input() -> None:
         (TRIANGLE, (Fraction(1, 3), Fraction(2, 3)), (Fraction(1, 3), Fraction(2, 3) + LEAST)),
         (TRIANGLE, (Fraction(0), Fraction(1)), (Fraction(1, 2), Fraction(-1, 2))),
         (Points([[0.1, 1.0], [0.3, 2.0]]), (Fraction(0.3), Fraction(2)), (Fraction(0.1), Fraction(2))),
+        (Points([[0.1, 1.0], [0.3, 2.0]]), (Fraction(0.1), Fraction(1)), (Fraction(5), Fraction(5))),
+        (InputBox([0.5], [0.5]), (Fraction(1, 2),), (Fraction(1, 2) + LEAST,)),
     ],
 )
 def test_membership_is_exact(domain: Domain, inside: tuple[Fraction, ...], outside: tuple[Fraction, ...]) -> None:
@@ -88,10 +90,10 @@ def test_membership_is_exact(domain: Domain, inside: tuple[Fraction, ...], outsi
 
 
 def test_domains_have_their_boxes() -> None:
-    points = Points([[1.0, 5.0], [2.0, -1.0]])
+    points = Points([[1.0, 5.0], [2.0, -1.0], [3.0, 0.0]])
     for domain, lower, upper in (
         (Point([1.0, 2.0]), [1.0, 2.0], [1.0, 2.0]),
-        (points, [1.0, -1.0], [2.0, 5.0]),
+        (points, [1.0, -1.0], [3.0, 5.0]),
         (SQUARE, [0.0, 0.0], [1.0, 1.0]),
         (TRIANGLE, [0.0, 0.0], [1.0, 1.0]),
     ):
@@ -112,9 +114,10 @@ def test_a_box_of_feature_ranges(cat: Network) -> None:
     known = Network(layers, output, features=(Feature("a", "", 1.0, 2.0), Feature("b", "", 3.0, 4.0)))
     box = InputBox.of_features(known)
     assert (box.lower.tolist(), box.upper.tolist()) == ([1.0, 3.0], [2.0, 4.0])
-    half = Network(layers, output, features=(Feature("a", "", 1.0, None), Feature("b", "", None, 4.0)))
     assert "names no input ranges" in refusal(lambda: InputBox.of_features(cat), DomainError)
-    assert "names no input ranges" in refusal(lambda: InputBox.of_features(half), DomainError)
+    for half in (Feature("b", "", 3.0, None), Feature("b", "", None, 4.0)):
+        network = Network(layers, output, features=(known.features[0], half))
+        assert "names no input ranges" in refusal(lambda network=network: InputBox.of_features(network), DomainError)  # type: ignore[misc]
 
 
 def test_absolute_is_exact(cat: Network) -> None:
@@ -189,6 +192,23 @@ def test_parameters_in_a_box_to_the_last_bit(cat: Network) -> None:
     assert not box.contains(((low, bias), (low, bias)))
 
 
+def test_one_parameter_outside_is_enough(random_network: RandomNetwork) -> None:
+    """Every single weight and bias of a box of two layers, moved beyond either end of its bounds by the least step."""
+    box = Absolute(0.1).around(random_network(np.random.default_rng(0), (2, 3, 1)))
+    ends = [[(a.weight.fractions[i].copy(), a.bias.fractions[i].copy()) for a in box.layers] for i in (0, 1)]
+    moved = 0
+    for corner, step in zip(ends, (-LEAST, LEAST), strict=True):
+        assert box.contains(tuple(corner))
+        for array in (array for pair in corner for array in pair):
+            for index in np.ndindex(array.shape):
+                array[index] += step
+                assert not box.contains(tuple(corner))
+                array[index] -= step
+                moved += 1
+        assert box.contains(tuple(corner))
+    assert moved == 2 * 13
+
+
 def arrays(*values: float) -> list[tuple[list[list[float]], list[float]]]:
     """Weights (1, 1) and a bias for one layer."""
     return [([[values[0]]], [values[1]])]
@@ -227,6 +247,24 @@ def test_a_box_must_fit_its_network(cat: Network) -> None:
 def test_the_hash_of_a_box_is_of_its_exact_bounds(cat: Network) -> None:
     one, same, other = Absolute(0.1), Absolute(0.1), Absolute(math.nextafter(0.1, 1.0))
     assert one.around(cat).sha256 == same.around(cat).sha256 != other.around(cat).sha256
+    boxes = [
+        ParameterBox.from_arrays(arrays(*lower), arrays(*upper))
+        for lower, upper in (((0, 0), (1, 1)), ((-1, 0), (1, 1)), ((0, -1), (1, 1)), ((0, 0), (2, 1)), ((0, 0), (1, 2)))
+    ]
+    assert len({box.sha256 for box in boxes}) == len(boxes)
+    minus = ParameterBox.from_arrays(arrays(-0.0, -0.0), arrays(1, 1))
+    assert minus.sha256 == boxes[0].sha256
+
+
+def test_the_hash_of_a_box_sees_what_one_float_cannot() -> None:
+    """1 - 2**-60 and 1 are one float."""
+    one, tail = np.array([1.0]), np.array([2.0**-60])
+    hashes = set()
+    for lower, upper in ((0 * tail, 0 * tail), (-tail, 0 * tail), (0 * tail, tail), (-tail, tail)):
+        bias = Bounds(Expansion(one, lower), Expansion(one, upper))
+        weight = Bounds(Expansion(one[None], lower[None]), Expansion(one[None], upper[None]))
+        hashes.add(ParameterBox((LayerBox(weight, bias),)).sha256)
+    assert len(hashes) == 4
 
 
 def softmax_network() -> Network:
@@ -264,6 +302,15 @@ def test_numbers_of_queries_are_exact(cat: Network) -> None:
     assert GlobalConfidence(cat, box, SQUARE, 0.1).epsilon == Fraction(0.1)  # type: ignore[arg-type]
     query = MarginLabel(cat, box, SQUARE, "1/3", "0.05")  # type: ignore[arg-type]
     assert (query.level, query.sigma) == (Fraction(1, 3), Fraction(1, 20))
+
+
+def test_numbers_at_their_limits(cat: Network) -> None:
+    box = Absolute(0.1).around(cat)
+    for limit in (Fraction(0), Fraction(1)):
+        assert GlobalConfidence(cat, box, SQUARE, limit).epsilon == limit
+        assert MarginLabel(cat, box, SQUARE, sigma=limit).sigma == limit
+    assert "must lie between 0 and 1" in refusal(lambda: GlobalConfidence(cat, box, SQUARE, Fraction(2)), NumberError)
+    assert "must lie strictly between 0 and 1" in refusal(lambda: GlobalLabel(cat, box, SQUARE, Fraction(1)), NumberError)
 
 
 @pytest.mark.parametrize("level", [0, 1, -0.5, 1.5, math.nan])
@@ -317,3 +364,6 @@ def test_queries_say_what_identifies_them(cat: Network) -> None:
     assert document["domain"] == TRIANGLE.to_json()
     assert document["parameters"] == {"rule": box.rule, "sha256": box.sha256}
     assert (document["level"], document["sigma"]) == ("1/2", "1/20")
+    delta = GreatestDelta(cat, SQUARE, sigma=Fraction(1, 10), biases=False).to_json()
+    own = {"sigma": "1/10", "level": "1/2", "weights": "True", "biases": "False"}
+    assert delta == {"kind": "GreatestDelta", "domain": SQUARE.to_json()} | own

@@ -82,6 +82,15 @@ def test_the_top_of_a_hill() -> None:
     assert outcome.reason == ""
 
 
+def test_a_single_box_finds_the_top_by_climbing() -> None:
+    """No sample of the root is the top; climbing from the best of them comes close."""
+    outcome = maximise(hill(), Budget(boxes=1), tolerance=math.inf)
+    assert outcome.boxes == 1
+    assert outcome.point is not None
+    assert outcome.point == pytest.approx([0.3, -0.7], abs=1e-5)
+    assert -1e-9 <= outcome.best <= 0
+
+
 def test_the_greatest_of_many_waves() -> None:
     outcome = maximise(waves(), Budget(), tolerance=1e-6)
     assert outcome.best == pytest.approx(greatest_wave(), abs=1e-6)

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 GRACE_SECONDS = 1.0  # what a solver gets beyond its own limit before it is killed
+LONGEST_WAIT = 3600.0  # seconds waited at once: the system cannot count to every limit
 STARTUP_SECONDS = 60.0  # for starting Python and importing the solver, which is not the query's time
 READY = "ready"
 START = "from qrobust.backends.worker import serve; serve({parent})"
@@ -116,8 +117,10 @@ def _read_exactly(process: subprocess.Popen[bytes], count: int, deadline: float)
     parts: list[bytes] = []
     while count > 0:
         left = deadline - time.monotonic()
-        if left <= 0 or not select.select([process.stdout], [], [], left)[0]:
+        if left <= 0:
             raise WorkerTimeoutError
+        if not select.select([process.stdout], [], [], min(left, LONGEST_WAIT))[0]:
+            continue
         part = os.read(process.stdout.fileno(), min(count, 1 << 20))
         if not part:
             raise WorkerDiedError(f"the solver's process ended with code {process.wait()}")

@@ -255,7 +255,7 @@ def _optimum(encoder: Eliminated | Explicit, problem: Problem, index: int, z3: A
 
 
 def _milliseconds(seconds: float) -> int:
-    return max(1, min(int(1000 * seconds), 2**31 - 1))
+    return max(1, int(min(1000 * seconds, 2.0**31 - 1)))
 
 
 def _rational(value: Any) -> Fraction:
