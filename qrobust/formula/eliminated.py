@@ -9,14 +9,14 @@ Source    Prabhakar and Afzal, NeurIPS 2019, for the step; THEORY.md, section 3
 
 from __future__ import annotations
 
-from functools import reduce
+from fractions import Fraction
 
 import numpy as np
 
 from qrobust.domains import LayerBox
 from qrobust.exact import ExactArray
 from qrobust.formula.encoding import TERMS, Encoder, Encoding
-from qrobust.formula.terms import Op, Term, TermArray, constant, maximum, minimum, term_array, variable
+from qrobust.formula.terms import Op, Term, TermArray, constant, maximum, minimum, term_array, total, variable
 from qrobust.network import Activation, activate
 from qrobust.queries import Query
 
@@ -61,7 +61,7 @@ class Eliminated(Encoder):
         (low, high), biases = bounds.weight.fractions, bounds.bias.fractions[int(rises)]
         return [self._extreme(*rows, rises) for rows in zip(low, high, biases, strict=True)]
 
-    def _extreme(self, low: ExactArray, high: ExactArray, bias: object, rises: bool) -> Term:
+    def _extreme(self, low: ExactArray, high: ExactArray, bias: Fraction, rises: bool) -> Term:
         products = []
         for a, b, h, sign in zip(low, high, self._hidden, self._signs.tolist(), strict=True):
             if a == b or sign:
@@ -70,4 +70,4 @@ class Eliminated(Encoder):
                 products.append(constant((max if rises else min)(a * h.value, b * h.value)))
             else:
                 products.append((maximum if rises else minimum)(constant(a) * h, constant(b) * h))
-        return reduce(lambda total, product: total + product, products, constant(bias))  # type: ignore[arg-type]
+        return total([constant(bias), *products])

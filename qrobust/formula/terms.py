@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from fractions import Fraction
-from functools import reduce
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -124,6 +123,15 @@ def minimum(first: Term, second: Term) -> Term:
     return Term(Op.MINIMUM, (first, second))
 
 
+def total(terms: Sequence[Term]) -> Term:
+    """Return a sum as a balanced tree, so that its depth stays small however many terms there are."""
+    level = list(terms) or [constant(0)]
+    while len(level) > 1:
+        pairs = [a + b for a, b in zip(level[::2], level[1::2], strict=False)]
+        level = pairs + level[2 * len(pairs) :]
+    return level[0]
+
+
 def all_of(formulas: Sequence[Formula]) -> Formula:
     """Return a conjunction."""
     return Formula(Relation.AND, tuple(formulas))
@@ -217,10 +225,7 @@ class TermArithmetic:
         return term_array(values)
 
     def affine(self, weight: TermArray, x: TermArray, bias: TermArray) -> TermArray:
-        rows = [
-            reduce(lambda a, b: a + b, (w * v for w, v in zip(row, x, strict=True)), b)
-            for row, b in zip(weight, bias, strict=True)
-        ]
+        rows = [total([b, *(w * v for w, v in zip(row, x, strict=True))]) for row, b in zip(weight, bias, strict=True)]
         return _column(rows)
 
     def relu(self, x: TermArray) -> TermArray:
