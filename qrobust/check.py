@@ -154,7 +154,7 @@ def witness_bounds(query: EpsilonEstimate | SigmaEstimate, example: Counterexamp
     replay = Replay(query.network, example)
     if isinstance(query, EpsilonEstimate):
         bounds = [float_bounds(lambda i=i: abs(replay.change()[i])) for i in range(len(replay.change()))]  # type: ignore[misc]
-        return max(lower for lower, _ in bounds), max(upper for _, upper in bounds)
+        return max(0.0, *(lower for lower, _ in bounds)), max(0.0, *(upper for _, upper in bounds))
     before, after = replay.label(False, query.level), replay.label(True, query.level)
     if before != query.label or after is None or after == before:
         raise UnsoundAnswerError(f"the witness does not count: its labels are {before} and {after}")

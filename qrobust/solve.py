@@ -86,7 +86,12 @@ class Session:
             share = _share(budget, started, len(chosen) - place)
             if share is None:
                 break
-            claim = self._checked(query, candidate, share)
+            try:
+                claim = self._checked(query, candidate, share)
+            except BackendUnavailableError as error:
+                if backend != "auto":
+                    raise
+                claim = Unknown(str(error))
             if not isinstance(claim, Unknown):
                 return Answer(query, claim, candidate.name, time.monotonic() - started, VERSION)
             unknown, name = _better(unknown, claim), candidate.name
@@ -161,7 +166,12 @@ class Session:
             share = _share(budget, started, len(chosen) - place)
             if share is None:
                 break
-            claim = backend.estimate(query, share)
+            try:
+                claim = backend.estimate(query, share)
+            except BackendUnavailableError:
+                if name != "auto" or best is None:
+                    raise
+                break
             lower, witness = _witnessed(query, claim, backend.name)
             if lower > claim.upper:
                 raise UnsoundAnswerError(f"{backend.name} bounds by {claim.upper!r} what a witness raises to {lower!r}")

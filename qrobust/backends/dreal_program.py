@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import os
 import re
+import signal
 import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from qrobust.backends.worker import WorkerDiedError
+from qrobust.backends.worker import LONGEST_WAIT, WorkerDiedError
 from qrobust.errors import BackendUnavailableError
 from qrobust.formula import Dialect, Problem, to_smtlib
 
@@ -35,10 +39,18 @@ def run_program(problem: Problem, precision: float, seconds: float) -> Reply:
         path.write_text(text)
         command = ["dreal", "--precision", repr(precision), "--model", str(path)]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
-        except FileNotFoundError:
+            process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, text=True, errors="replace"
+            )
+        except OSError:
             raise BackendUnavailableError(INSTALL) from None
-    return parse_output(done.stdout, done.stderr)
+        try:
+            output, errors = process.communicate(timeout=min(seconds, LONGEST_WAIT))
+        finally:  # its children too, whether it ended, overran or was interrupted
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    return parse_output(output, errors)
 
 
 INTERVAL = re.compile(r"^\s*(\S+) : (?:\[\s*([^,\]]+),\s*([^,\]]+)\]|(\S+)|\[ ENTIRE \])\s*$")
@@ -52,7 +64,7 @@ def parse_output(output: str, errors: str) -> Reply:
     lines = [line for line in output.splitlines() if line.strip()]
     if errors.strip():
         raise WorkerDiedError(f"the program complained: {errors.strip().splitlines()[0][:120]}")
-    verdicts = [line for line in lines if line.startswith(("unsat", "delta-sat"))]
+    verdicts = [line for line in lines if line == "unsat" or line.startswith("delta-sat with delta = ")]
     if len(verdicts) != 1 or lines[0] != verdicts[0]:
         raise WorkerDiedError(f"the program gave no verdict: {output[:120]!r}")
     if verdicts[0] == "unsat":
@@ -69,6 +81,8 @@ def parse_output(output: str, errors: str) -> Reply:
         if ends[0] is not None:
             try:
                 box[name] = (float(ends[0]), float(ends[1]))
+                if not (math.isfinite(box[name][0]) and math.isfinite(box[name][1])):
+                    del box[name]  # an unbounded side suggests no value
             except ValueError:
                 raise WorkerDiedError(f"the program's model has the line {line[:120]!r}") from None
     return Reply(box)
