@@ -17,13 +17,13 @@ from qrobust import interval
 from qrobust.answers import Counterexample
 from qrobust.bounds import centred, differential
 from qrobust.bounds.centred import greatest_row, stored_row
-from qrobust.bounds.corners import corner, rounded_inside
-from qrobust.bounds.differential import PairBounds, chord_slopes, row_pair
+from qrobust.bounds.corners import corner, positions_of, rounded_inside
+from qrobust.bounds.differential import PairBounds, chord_slopes, row_forecast, row_pair
 from qrobust.bounds.ibp import box_logits, nominal_logits
 from qrobust.check import Replay
 from qrobust.domains import Bounds, LayerBox, ParameterBox
 from qrobust.errors import EnclosureError
-from qrobust.exact import Exact, ExactArithmetic, ExactArray, decide, to_exact
+from qrobust.exact import Exact, ExactArithmetic, ExactArray, decide, to_exact, to_rational
 from qrobust.interval import Expansion, FloatArray, Interval
 from qrobust.network import Activation, Network, activate
 from qrobust.perturbations import Absolute
@@ -280,6 +280,55 @@ def test_pair_bounds_are_exact_at_a_point(activation: Activation, logits: int, r
             assert abs(pair.stored.upper[index, row] - stored) <= 1e-12 * (1 + abs(stored))
 
 
+@pytest.mark.parametrize(("activation", "shape"), CONFIGURATIONS)
+def test_forecasts_are_what_the_corners_attain(
+    activation: Activation, shape: tuple[tuple[int, ...], int], random_network: RandomNetwork
+) -> None:
+    """The least and greatest value of each row at a point, where the last hidden layer at most has no t."""
+    s = situation(random_network, activation, *shape, fixed=1)
+    bounds = s.bounds
+    for index in range(BATCH):
+        for point in s.points(index):
+            stored, low, high = bounds.forecast(point[None])
+            least, greatest = row_forecast(bounds.layers[-1].box, low, high)
+            before = stored @ s.network.layers[-1].weight.T + s.network.layers[-1].bias
+            for row in range(s.network.layers[-1].outputs):
+                for sign, forecast in ((1.0, greatest), (-1.0, least)):
+                    replay = Replay(s.network, s.corner(point, sign * np.eye(before.shape[1])[row]))
+                    attained = as_float(replay.perturbed()[row])
+                    assert forecast[0, row] == pytest.approx(attained, rel=1e-12, abs=1e-12)
+                    assert before[0, row] == pytest.approx(as_float(replay.nominal()[row]), rel=1e-12, abs=1e-12)
+
+
+@pytest.mark.parametrize("activation", [Activation.LINEAR, Activation.RELU])
+def test_positions_are_found_again(activation: Activation, random_network: RandomNetwork) -> None:
+    """From positions to parameters, from these to pre-activations, and back to the positions, exactly."""
+    rng = np.random.default_rng(14)
+    network = random_network(rng, (2, 3, 4, 1), activation)
+    parameters = Absolute(0.3).around(network)
+    x = [Fraction(1, 3), Fraction(-5, 7)]
+    chosen = [np.array([Fraction(int(n), 8) for n in rng.integers(-8, 9, size=size)], dtype=object) for size in (3, 4)]
+    example = corner(network, parameters, x, np.array([1.0]), chosen)
+    assert parameters.contains(example.parameters)
+    reached, h = [], to_exact(x)
+    for layer, (weight, bias) in zip(network.hidden_layers, example.parameters, strict=False):
+        z = ExactArithmetic().affine(to_exact(weight), h, to_exact(bias))
+        reached.append(np.array([to_rational(value) for value in z], dtype=object))
+        h = activate(layer.activation, z, ExactArithmetic())
+    found = positions_of(network, parameters, x, reached)
+    assert [positions.tolist() for positions in found] == [positions.tolist() for positions in chosen]
+
+
+def test_positions_are_the_middle_where_nothing_can_move(random_network: RandomNetwork) -> None:
+    network = random_network(np.random.default_rng(15), (2, 3, 1))
+    still = Absolute(0.0).around(network)
+    weight, bias = (ends[0] for ends in (still.layers[0].weight.fractions, still.layers[0].bias.fractions))
+    z = ExactArithmetic().affine(to_exact(weight), to_exact([1, 2]), to_exact(bias))
+    reached = np.array([to_rational(value) for value in z], dtype=object)
+    (found,) = positions_of(network, still, [Fraction(1), Fraction(2)], [reached])
+    assert found.tolist() == [0, 0, 0]
+
+
 def test_centred_forms_are_exact_where_no_neuron_switches(random_network: RandomNetwork) -> None:
     """A linear network without free layers and perturbation: the greatest value over a box is at a corner of it."""
     rng = np.random.default_rng(9)
@@ -319,6 +368,8 @@ def test_no_greatest_row_where_the_best_end_is_not_single(random_network: Random
         bounds = PairBounds(network, Absolute(5.0).around(network), free_layers=0)
         row = greatest_row(bounds, boxes, bounds.layers[-1].box)
         assert (row is None) == (activation in (Activation.LINEAR, Activation.TANH))
+        narrow = PairBounds(network, Absolute(1e-9).around(network), free_layers=0)
+        assert greatest_row(narrow, boxes, narrow.layers[-1].box) is not None
 
 
 @pytest.mark.parametrize("activation", Activation)

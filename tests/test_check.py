@@ -257,6 +257,24 @@ def test_the_margin_of_several_classes_is_from_the_strongest_rival() -> None:
     assert witness_bounds(replace(query, label=2), mirrored) == (lower, upper)  # here class 1 is the last rival, not the first
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (0, 2, 1)])
+def test_the_strongest_rival_is_found_among_balls(order: tuple[int, ...]) -> None:
+    """Logits tanh(1/2) * (1, 0, -1) in some order: the gap to the rival in the middle counts, wherever it stands."""
+    scale = np.array([1.0, 0.0, -1.0])[list(order)]
+    hidden = Dense(np.array([[1.0]]), np.zeros(1), Activation.TANH)
+    network = Network((hidden, Dense(scale[:, None], np.zeros(3))), Output.SOFTMAX)
+    label = order.index(0)
+    query = SigmaEstimate(network, Absolute(1.0).around(network), UNIT_BOX, label)
+    moved = Counterexample((HALF,), parameters(([[1]], [0]), (np.zeros((3, 1)), -np.eye(3)[label])))
+    lower, upper = witness_bounds(query, moved)
+    margin = 1 / (1 + math.exp(-math.tanh(0.5))) - 0.5
+    assert lower == pytest.approx(margin, rel=1e-14)
+    assert lower <= upper <= math.nextafter(lower, 1.0)
+    for sigma, violated in ((margin - 1e-12, True), (margin + 1e-12, False)):
+        fault = violation_fault(MarginLabel(network, query.parameters, UNIT_BOX, sigma=Fraction(sigma)), moved)
+        assert (fault is None) == violated
+
+
 @pytest.mark.parametrize(("level", "before"), [(Fraction(1, 4), 1), (Fraction(7, 10), 0), (Fraction(56217, 100000), 1)])
 def test_levels_other_than_a_half(level: Fraction, before: int) -> None:
     """At x = 3/4 the stored confidence is sigmoid(1/4) = 0.562176..."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -207,6 +208,23 @@ def test_one_parameter_outside_is_enough(random_network: RandomNetwork) -> None:
                 moved += 1
         assert box.contains(tuple(corner))
     assert moved == 2 * 13
+
+
+def test_one_parameter_of_a_network_outside_is_enough(random_network: RandomNetwork) -> None:
+    network = random_network(np.random.default_rng(0), (2, 3, 1))
+    still = Absolute(0.0).around(network)
+    assert still.contains_network(network)
+    moved = 0
+    for number, layer in enumerate(network.layers):
+        for name in ("weight", "bias"):
+            for index in np.ndindex(getattr(layer, name).shape):
+                values = getattr(layer, name).copy()
+                values[index] = np.nextafter(values[index], np.inf)
+                layers = list(network.layers)
+                layers[number] = replace(layer, **{name: values})
+                assert not still.contains_network(replace(network, layers=tuple(layers)))
+                moved += 1
+    assert moved == network.parameter_count == 13
 
 
 def arrays(*values: float) -> list[tuple[list[list[float]], list[float]]]:

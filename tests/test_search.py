@@ -124,6 +124,14 @@ def test_more_boxes_never_loosen_the_upper_end(problem: Callable[[], Known]) -> 
     assert ends[0] > ends[-1]
 
 
+def test_the_box_with_the_greatest_bound_is_split_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One box at a time: 400 boxes are enough to make the widest open one narrow, if it is always the next."""
+    monkeypatch.setattr(search, "BATCH", 1)
+    outcome = maximise(waves(), Budget(boxes=400), tolerance=1e-9)
+    assert outcome.reason != ""
+    assert greatest_wave() <= outcome.upper < greatest_wave() + 1
+
+
 def test_dropped_boxes_stay_accounted_for() -> None:
     """Every box is dropped at once by a generous tolerance; the upper end must still hold the truth."""
     outcome = maximise(waves(), Budget(), tolerance=100.0)
