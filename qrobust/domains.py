@@ -208,7 +208,7 @@ class Bounds:
 
 @dataclass(frozen=True, eq=False)
 class LayerBox:
-    """The bounds of one layer's weights (out, in) and biases (out,)."""
+    """The bounds of one layer's weights, in the layer's own shape, and biases (out,); both empty for a pool."""
 
     weight: Bounds
     bias: Bounds
@@ -245,14 +245,22 @@ class ParameterBox:
         shifted: bool = False,
         rule: str = "parameters within explicit bounds",
     ) -> ParameterBox:
-        """Build a box from explicit arrays: one (weight, bias) pair a layer. Raises ShapeError, NumberError."""
+        """Build a box from explicit arrays: one (weight, bias) pair a layer, two empty ones for a pool.
+
+        Raises    ShapeError, NumberError
+        """
         if len(lower) != len(upper):
             raise ShapeError(f"lower bounds for {len(lower)} layers, upper bounds for {len(upper)}")
         layers = []
         for (weight_lower, bias_lower), (weight_upper, bias_upper) in zip(lower, upper, strict=True):
+            weights, biases = (read_only(weight_lower), read_only(weight_upper)), (bias_lower, bias_upper)
+            if all(array.shape == (0,) for array in (*weights, *map(read_only, biases))):
+                layers.append(LayerBox(_EMPTY, _EMPTY))
+                continue
+            dimensions = 4 if weights[0].ndim == 4 else 2
             layers.append(
                 LayerBox(
-                    Bounds(_stored(weight_lower, 2), _stored(weight_upper, 2)),
+                    Bounds(_stored(weights[0], dimensions), _stored(weights[1], dimensions)),
                     Bounds(_stored(bias_lower, 1), _stored(bias_upper, 1)),
                 )
             )
@@ -292,6 +300,9 @@ class ParameterBox:
             raise ShapeError(f"the parameter box has layers {own}, the network {shapes}")
         if not self.shifted and not self.contains_network(network):
             raise NumberError("the parameter box leaves out the network's own parameters: widen it, or set shifted=True")
+
+
+_EMPTY = Bounds(Expansion.of(read_only([])), Expansion.of(read_only([])))
 
 
 def _stored(values: npt.ArrayLike, dimensions: int) -> Expansion:

@@ -66,6 +66,28 @@ class ExactArithmetic:
         """Return weight @ x + bias. Shapes: weight (out, in); x (in,); bias (out,)."""
         return np.asarray(weight @ x + bias, dtype=object)
 
+    def convolve(self, weight: ExactArray, x: ExactArray, bias: ExactArray, windows: npt.NDArray[np.int64]) -> ExactArray:
+        """Return the convolution of one image. Shapes: weight (channels, ...); x (in,); windows (positions, n)."""
+        padded = np.empty(len(x) + 1, dtype=object)
+        padded[:-1], padded[-1] = x, fmpq(0)
+        values = weight.reshape(len(weight), -1) @ padded[windows].T + bias[:, None]
+        return np.asarray(values, dtype=object).reshape(-1)
+
+    def mean(self, x: ExactArray, windows: npt.NDArray[np.int64]) -> ExactArray:
+        """Return the rational sum / count of each window. Shapes: windows (outputs, count)."""
+        return np.asarray(x[windows].sum(axis=1) / fmpq(windows.shape[1]), dtype=object)
+
+    def maximum(self, x: ExactArray, windows: npt.NDArray[np.int64]) -> ExactArray:
+        """Return the greatest entry of each window. Shapes: windows (outputs, count)."""
+        columns = x[windows].T
+        greatest = columns[0]
+        for column in columns[1:]:
+            pairs = zip(greatest, column, strict=True)
+            balls = [arb(a).max(arb(b)) if isinstance(a, arb) or isinstance(b, arb) else max(a, b) for a, b in pairs]
+            greatest = np.empty(len(balls), dtype=object)
+            greatest[:] = balls
+        return np.asarray(greatest, dtype=object)
+
     def relu(self, x: ExactArray) -> ExactArray:
         return _each(lambda value: value.max(arb(0)) if isinstance(value, arb) else max(value, fmpq(0)), x)
 

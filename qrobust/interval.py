@@ -214,6 +214,45 @@ def affine(weight: Interval, x: Interval, bias: Interval) -> Interval:
     return Interval(lower, upper)
 
 
+def affine_ball(
+    weight: FloatArray, radius: FloatArray, bias: FloatArray, bias_radius: FloatArray, x: Interval
+) -> Interval:
+    """Enclose (weight + E) @ x + bias + e for every x in its box, abs(E) <= radius and abs(e) <= bias_radius.
+
+    Shapes    weight (out, in); radius (out,), one a row, or (out, in); biases (out,); x (batch, in); result (batch, out)
+    Rounding  outward: with a = max abs(x) over the box, every partial sum is at most a (sum abs(weight) + sum radius) in a
+              row; two products of `in` terms and their sum err by at most 4 (in + 8) UNIT of that, underflow included apart
+    Source    Higham 2002, section 3.1; Rump 1999, BIT 39(3)
+    """
+    terms = weight.shape[1]
+    with np.errstate(over="ignore", invalid="ignore"):
+        middle = np.where(x.lower == x.upper, x.lower, 0.5 * x.lower + 0.5 * x.upper)
+        half = up(np.maximum(x.upper - middle, middle - x.lower))
+        half = np.where(x.lower == x.upper, 0.0, half)
+        size = np.abs(middle) + half
+        reach = np.broadcast_to(bias_radius, (len(middle), len(bias)))
+        if radius.any():
+            reach = reach + (size.sum(axis=1, keepdims=True) * radius if radius.ndim == 1 else size @ radius.T)
+        centre = middle @ weight.T + bias
+        absolute = np.abs(weight)
+        if half.any():
+            reach = reach + half @ absolute.T
+        rows = absolute.sum(axis=1) + (terms * radius if radius.ndim == 1 else radius.sum(axis=1))
+        largest = size.max(axis=1, keepdims=True) * rows + np.abs(bias) + bias_radius
+        slack = 4 * (terms + 8) * UNIT * largest + 8 * (terms + 8) * TINY
+        return _guarded(down(centre - reach - slack), up(centre + reach + slack))
+
+
+def sum_slack(terms: int, sizes: FloatArray) -> FloatArray:
+    """Bound the rounding error of a chain of sums of products, computed in any order, of `terms` terms in all.
+
+    Accepts   sizes: the sums of the products' absolute values, themselves rounded
+    Rounding  gamma(2 terms + 32) with a factor 2 for what the sizes lack by rounding, and underflow
+    """
+    slack: FloatArray = 4 * (terms + 32) * UNIT * sizes + 8 * (terms + 32) * TINY
+    return slack
+
+
 @dataclass(frozen=True, eq=False)
 class Ends:
     """Two arrays on the inner side of the exact ends of an interval: least >= exact least, greatest <= exact greatest.

@@ -1,4 +1,4 @@
-"""Networks: immutable layers whose meaning is the real-valued function of their stored numbers.
+"""Networks: immutable layers (`layers`) whose meaning is the real-valued function of their stored numbers.
 
 `logits` and `confidence` define that meaning once, over any `Arithmetic`: floats (here), exact rationals and balls
 (`exact`), intervals (`bounds.ibp`) and terms of formulas (`formula`).
@@ -11,26 +11,51 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
-from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from qrobust.errors import NumberError, ShapeError
 from qrobust.interval import FloatArray
+from qrobust.layers import (
+    Activation,
+    Arithmetic,
+    AveragePool2d,
+    C,
+    ConstantArithmetic,
+    Conv2d,
+    Dense,
+    IntArray,
+    Layer,
+    MaxPool2d,
+    V,
+    W,
+    read_only,
+)
 
-W = TypeVar("W", contravariant=True)
-C = TypeVar("C")
-V = TypeVar("V")
+__all__ = [
+    "Activation",
+    "Arithmetic",
+    "AveragePool2d",
+    "ConstantArithmetic",
+    "Conv2d",
+    "Dense",
+    "Feature",
+    "FloatArithmetic",
+    "Layer",
+    "MaxPool2d",
+    "Network",
+    "Output",
+    "activate",
+    "checked_inputs",
+    "confidence",
+    "logits",
+    "perturbed_logits",
+    "read_only",
+    "stored_parameters",
+]
 
-
-class Activation(Enum):
-    """The function applied to each pre-activation of a layer."""
-
-    LINEAR = "linear"
-    RELU = "relu"
-    SIGMOID = "sigmoid"
-    TANH = "tanh"
+MOST_GATHERED = 2**24  # numbers that a convolution of a batch of floats gathers at a time
 
 
 class Output(Enum):
@@ -56,57 +81,14 @@ class Feature:
 
 
 @dataclass(frozen=True, eq=False)
-class Dense:
-    """A fully connected layer: activation(weight @ x + bias).
-
-    Shapes    weight (out, in); bias (out,)
-    Raises    ShapeError, NumberError (NaN or infinite numbers)
-    """
-
-    weight: FloatArray
-    bias: FloatArray
-    activation: Activation = Activation.LINEAR
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "weight", read_only(self.weight))
-        object.__setattr__(self, "bias", read_only(self.bias))
-        if self.weight.ndim != 2 or 0 in self.weight.shape:
-            raise ShapeError(f"a dense layer needs weights (out, in), not shape {self.weight.shape}")
-        if self.bias.shape != self.weight.shape[:1]:
-            raise ShapeError(f"weights {self.weight.shape} need {self.weight.shape[0]} biases, not {self.bias.shape}")
-        if not (np.all(np.isfinite(self.weight)) and np.all(np.isfinite(self.bias))):
-            raise NumberError("a dense layer has NaN or infinite weights: export the model again")
-
-    @property
-    def inputs(self) -> int:
-        return int(self.weight.shape[1])
-
-    @property
-    def outputs(self) -> int:
-        return int(self.weight.shape[0])
-
-
-def read_only(values: npt.ArrayLike) -> FloatArray:
-    """Return a float64 copy that cannot be written to."""
-    try:
-        array = np.array(values, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError):
-        raise ShapeError(
-            "an array of numbers has rows of different lengths, or cells that are not numbers that 64 bits hold"
-        ) from None
-    array.setflags(write=False)
-    return array
-
-
-@dataclass(frozen=True, eq=False)
 class Network:
-    """Dense layers and an output function. Two networks are equal when they mean the same: see `sha256`.
+    """Layers, the last of them dense, and an output function. Two networks are equal when they mean the same: see `sha256`.
 
     `name`, `features` and `classes` are for people and leave the hash alone; features and classes may be empty.
-    Raises    ShapeError if layers do not fit, the last one is not linear, or the output needs other rows
+    Raises    ShapeError if layers do not fit, the last one is not dense and linear, or the output needs other rows
     """
 
-    layers: tuple[Dense, ...]
+    layers: tuple[Layer, ...]
     output: Output
     name: str = ""
     features: tuple[Feature, ...] = ()
@@ -118,6 +100,12 @@ class Network:
         for number, (before, after) in enumerate(zip(self.layers, self.layers[1:], strict=False), start=2):
             if after.inputs != before.outputs:
                 raise ShapeError(f"layer {number} takes {after.inputs} inputs but layer {number - 1} gives {before.outputs}")
+            if not isinstance(before, Dense) and not isinstance(after, Dense) and after.input_shape != before.output_shape:
+                raise ShapeError(
+                    f"layer {number} takes images {after.input_shape} but layer {number - 1} gives {before.output_shape}"
+                )
+        if not isinstance(self.layers[-1], Dense):
+            raise ShapeError("the last layer gives logits: it must be dense")
         if self.layers[-1].activation is not Activation.LINEAR:
             raise ShapeError("the last layer gives logits: it must be linear, the output function follows it")
         rows = self.layers[-1].outputs
@@ -141,8 +129,13 @@ class Network:
         return 2 if self.output is Output.SIGMOID else self.layers[-1].outputs
 
     @property
-    def hidden_layers(self) -> tuple[Dense, ...]:
+    def hidden_layers(self) -> tuple[Layer, ...]:
         return self.layers[:-1]
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether every layer is dense: what the formulas, the closed form and the bounds by rows of weights need."""
+        return all(isinstance(layer, Dense) for layer in self.layers)
 
     @property
     def parameter_count(self) -> int:
@@ -150,10 +143,10 @@ class Network:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of what the network computes: activations, shapes, numbers, output; not of names."""
+        """Hash of what the network computes: activations, shapes, geometry, numbers, output; not of names."""
         digest = hashlib.sha256(f"qrobust-network-1 {self.output.value}".encode())
         for layer in self.layers:
-            digest.update(f" {layer.activation.value} {layer.outputs} {layer.inputs} ".encode())
+            digest.update(f" {layer.signature} ".encode())
             for array in (layer.weight, layer.bias):
                 digest.update((np.ascontiguousarray(array) + 0.0).astype("<f8").tobytes())
         return digest.hexdigest()
@@ -173,7 +166,9 @@ class Network:
         return self.classes[index] if self.classes else f"class {index}"
 
     def __str__(self) -> str:
-        shape = "-".join(str(n) for n in (self.inputs, *(layer.outputs for layer in self.layers)))
+        first = self.layers[0]
+        inputs = str(self.inputs) if isinstance(first, Dense) else "x".join(str(n) for n in first.input_shape)
+        shape = "-".join([inputs, *(str(layer) for layer in self.layers)])
         return f"{self.name or 'network'} ({shape}, {self.parameter_count} parameters)"
 
     def confidences(self, x: npt.ArrayLike) -> FloatArray:
@@ -203,22 +198,6 @@ def checked_inputs(network: Network, x: npt.ArrayLike) -> FloatArray:
     return array
 
 
-class Arithmetic(Protocol[W, V]):
-    """The operations that a network is made of, over one kind of number. W: parameters; V: vectors of values."""
-
-    def affine(self, weight: W, x: V, bias: W) -> V: ...
-    def relu(self, x: V) -> V: ...
-    def sigmoid(self, x: V) -> V: ...
-    def tanh(self, x: V) -> V: ...
-    def softmax(self, x: V) -> V: ...
-
-
-class ConstantArithmetic(Arithmetic[C, V], Protocol[C, V]):
-    """An arithmetic that can also take a network's stored numbers."""
-
-    def constant(self, values: FloatArray) -> C: ...
-
-
 def activate(activation: Activation, x: V, arithmetic: Arithmetic[W, V]) -> V:
     """Apply an activation in any arithmetic."""
     match activation:
@@ -240,7 +219,7 @@ def stored_parameters(network: Network, arithmetic: ConstantArithmetic[C, V]) ->
 def perturbed_logits(network: Network, parameters: Sequence[tuple[W, W]], x: V, arithmetic: Arithmetic[W, V]) -> V:
     """Return the logits with other weights and biases in place of the stored ones: the definition of f_p."""
     for layer, (weight, bias) in zip(network.layers, parameters, strict=True):
-        x = activate(layer.activation, arithmetic.affine(weight, x, bias), arithmetic)
+        x = activate(layer.activation, layer.apply(arithmetic, weight, x, bias), arithmetic)
     return x
 
 
@@ -262,6 +241,24 @@ class FloatArithmetic:
 
     def affine(self, weight: FloatArray, x: FloatArray, bias: FloatArray) -> FloatArray:
         result: FloatArray = x @ weight.T + bias
+        return result
+
+    def convolve(self, weight: FloatArray, x: FloatArray, bias: FloatArray, windows: IntArray) -> FloatArray:
+        kernels = weight.reshape(len(weight), -1).T
+        padded = np.concatenate([x, np.zeros((len(x), 1))], axis=1)
+        result = np.empty((len(x), len(weight), len(windows)))
+        step = max(1, MOST_GATHERED // windows.size)
+        for start in range(0, len(x), step):
+            here = slice(start, start + step)
+            result[here] = (padded[here][:, windows] @ kernels + bias).swapaxes(1, 2)
+        return result.reshape(len(x), len(weight) * len(windows))
+
+    def mean(self, x: FloatArray, windows: IntArray) -> FloatArray:
+        result: FloatArray = x[:, windows].sum(axis=2) / windows.shape[1]
+        return result
+
+    def maximum(self, x: FloatArray, windows: IntArray) -> FloatArray:
+        result: FloatArray = x[:, windows].max(axis=2)
         return result
 
     def relu(self, x: FloatArray) -> FloatArray:

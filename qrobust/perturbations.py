@@ -40,13 +40,17 @@ class Absolute(Perturbation):
             raise NumberError("neither weights nor biases are perturbed: allow one of them")
 
     def around(self, network: Network) -> ParameterBox:
-        box = PerLayer((self.delta,) * len(network.layers), self.weights, self.biases).around(network)
+        deltas = (self.delta,) * sum(layer.weight.size > 0 for layer in network.layers)
+        box = PerLayer(deltas, self.weights, self.biases).around(network)
         return replace(box, rule=f"{_perturbed(self.weights, self.biases)} within {self.delta:g} of its stored value")
 
 
 @dataclass(frozen=True)
 class PerLayer(Perturbation):
-    """abs(p - p0) <= delta of the parameter's layer. Raises NumberError, and ShapeError if layers and deltas differ."""
+    """abs(p - p0) <= delta of the parameter's layer; layers without parameters (pools) have no delta.
+
+    Raises NumberError, and ShapeError if layers and deltas differ.
+    """
 
     deltas: Sequence[float]
     weights: bool = True
@@ -57,15 +61,18 @@ class PerLayer(Perturbation):
             check_delta(delta)
 
     def around(self, network: Network) -> ParameterBox:
-        if len(self.deltas) != len(network.layers):
-            raise ShapeError(f"{len(self.deltas)} deltas for {len(network.layers)} layers: give one a layer")
+        count = sum(layer.weight.size > 0 for layer in network.layers)
+        if len(self.deltas) != count:
+            raise ShapeError(f"{len(self.deltas)} deltas for {count} layers: give one a layer that has parameters")
+        left = iter(self.deltas)
+        deltas = [next(left) if layer.weight.size else 0.0 for layer in network.layers]
         return ParameterBox(
             tuple(
                 LayerBox(
                     _ball(layer.weight, delta if self.weights else 0.0),
                     _ball(layer.bias, delta if self.biases else 0.0),
                 )
-                for layer, delta in zip(network.layers, self.deltas, strict=True)
+                for layer, delta in zip(network.layers, deltas, strict=True)
             ),
             rule=f"{_perturbed(self.weights, self.biases)} within {', '.join(f'{d:g}' for d in self.deltas)} (by layer)",
         )
@@ -84,6 +91,9 @@ class Hull(Perturbation):
         shapes = [[layer.weight.shape for layer in n.layers] for n in (network, self.other)]
         if shapes[0] != shapes[1]:
             raise ShapeError(f"the second network has weights {shapes[1]}, the first {shapes[0]}")
+        for number, (a, b) in enumerate(zip(network.layers, self.other.layers, strict=True), start=1):
+            if type(a) is not type(b) or a.geometry != b.geometry:
+                raise ShapeError(f"layer {number} of the second network is no layer like that of the first")
         pairs = list(zip(network.layers, self.other.layers, strict=True))
         return ParameterBox.from_arrays(
             [(np.minimum(a.weight, b.weight), np.minimum(a.bias, b.bias)) for a, b in pairs],

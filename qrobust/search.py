@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from qrobust.errors import EnclosureError, NumberError
 from qrobust.interval import FloatArray, Interval
@@ -37,6 +38,101 @@ class Budget:
             raise NumberError(f"the limit on boxes is {self.boxes}, it must be at least 1")
 
 
+@dataclass(frozen=True, eq=False)
+class Nodes:
+    """Open parts of a search: certified upper bounds (n,), and arrays (n, ...) that only the tree understands."""
+
+    upper: FloatArray
+    parts: tuple[npt.NDArray[Any], ...]
+
+    def __len__(self) -> int:
+        return len(self.upper)
+
+    def take(self, index: npt.NDArray[Any]) -> Nodes:
+        """Return some of the nodes, by number or by mask."""
+        return Nodes(self.upper[index], tuple(part[index] for part in self.parts))
+
+    def join(self, other: Nodes) -> Nodes:
+        """Return these and the others."""
+        parts = zip(self.parts, other.parts, strict=True)
+        return Nodes(np.concatenate([self.upper, other.upper]), tuple(np.concatenate(pair) for pair in parts))
+
+
+class Tree(Protocol):
+    """A maximisation that splits its nodes itself, and keeps the best point it has met."""
+
+    best: float
+    point: FloatArray | None
+
+    def roots(self) -> Nodes:
+        """The first nodes."""
+
+    def split(self, nodes: Nodes) -> Nodes | None:
+        """Return children that cover the nodes, with their bounds; None if a node cannot be split. May improve `best`."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a search found: the best point with its forecast value (or None), and a certified upper bound.
+
+    `boxes` counts the nodes that were bounded; `open` are those that are left, from which the search can be resumed, and
+    `dropped` is the greatest bound among those that are not.
+    """
+
+    best: float
+    point: FloatArray | None
+    upper: float
+    boxes: int
+    reason: str = ""
+    open: Nodes | None = field(default=None, repr=False, compare=False)
+    dropped: float = -np.inf
+
+
+def explore(
+    tree: Tree,
+    budget: Budget,
+    *,
+    tolerance: float,
+    stop: Callable[[Outcome], bool] = lambda _: False,
+    resumed: Outcome | None = None,
+    first_batch: int = 32,
+    batch: int = BATCH,
+    deadline: float | None = None,
+) -> Outcome:
+    """Search until upper - best <= tolerance, `stop` says so, or the budget ends (then `reason` says which limit).
+
+    `resumed` continues an earlier search of the same tree; its nodes are not bounded again.
+    """
+    deadline = deadline if deadline is not None else time.monotonic() + budget.seconds
+    nodes = tree.roots() if resumed is None or resumed.open is None else resumed.open
+    evaluated, dropped = (len(nodes), -np.inf) if resumed is None else (resumed.boxes, resumed.dropped)
+    limit, reason, size = evaluated + budget.boxes - 1, "", first_batch
+    while True:
+        if np.isnan(nodes.upper).any():  # a NaN compares false with everything: its node would be dropped in silence
+            raise EnclosureError("a bound in the search is NaN: please report this bug")
+        keep = nodes.upper > tree.best + tolerance
+        dropped = max(dropped, nodes.upper[~keep].max(initial=-np.inf))
+        nodes = nodes.take(keep)
+        upper = float(max(dropped, nodes.upper.max(initial=-np.inf), tree.best))
+        outcome = Outcome(tree.best, tree.point, upper, evaluated, reason, nodes, dropped)
+        if not len(nodes) or reason or stop(outcome):
+            return outcome
+        order = np.argsort(-nodes.upper, kind="stable")
+        taken, left = nodes.take(order[:size]), nodes.take(order[size:])
+        children = tree.split(taken)
+        if children is None:
+            return replace(outcome, reason="the boxes are as small as floats allow")
+        evaluated += len(children)
+        nodes = left.join(children)
+        size = min(batch, 2 * size)
+        if time.monotonic() > deadline:
+            reason = f"the time limit of {budget.seconds:.3g} s was reached"
+        elif evaluated > limit:
+            reason = f"the limit of {budget.boxes:,} boxes was reached"
+        elif len(nodes) > MOST_BOXES:
+            reason = f"{MOST_BOXES:,} boxes are open at once, the most that memory is given to"
+
+
 class Problem(Protocol):
     """A maximisation over a box of variables."""
 
@@ -55,15 +151,25 @@ class Problem(Protocol):
         """Objective at points, -inf where infeasible; a forecast. Shapes: (batch, variables); (batch,)."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a search found: the best point with its forecast value (or None), and a certified upper bound."""
+class BoxTree:
+    """The tree of a `Problem`: boxes, halved; every middle is tried, and a new best is polished by pattern search."""
 
-    best: float
-    point: FloatArray | None
-    upper: float
-    boxes: int
-    reason: str = ""
+    def __init__(self, problem: Problem, deadline: float, seed: int) -> None:
+        self.problem, self.deadline = problem, deadline
+        self.best, self.point = _first_candidates(problem, np.random.default_rng(seed), deadline)
+
+    def roots(self) -> Nodes:
+        boxes = Interval(self.problem.root.lower[None], self.problem.root.upper[None])
+        return Nodes(_certified(self.problem, boxes), (boxes.lower, boxes.upper))
+
+    def split(self, nodes: Nodes) -> Nodes | None:
+        children = _split(Interval(*nodes.parts), self.problem.scale)
+        if children is None:
+            return None
+        # A child's bound may be rounded above its parent's, which holds for it too.
+        upper = np.minimum(_certified(self.problem, children), np.tile(nodes.upper, len(children) // len(nodes)))
+        self.best, self.point = _improved(self.problem, children.middle, self.best, self.point, self.deadline)
+        return Nodes(upper, (children.lower, children.upper))
 
 
 def maximise(
@@ -74,40 +180,10 @@ def maximise(
     stop: Callable[[Outcome], bool] = lambda _: False,
     seed: int = 0,
 ) -> Outcome:
-    """Search until upper - best <= tolerance, `stop` says so, or the budget ends (then `reason` says which limit)."""
+    """Maximise over boxes; see `explore`."""
     deadline = time.monotonic() + budget.seconds
-    best, point = _first_candidates(problem, np.random.default_rng(seed), deadline)
-    boxes = Interval(problem.root.lower[None], problem.root.upper[None])
-    bounds = _certified(problem, boxes)
-    evaluated, dropped, batch, reason = 1, -np.inf, 32, ""
-    while True:
-        keep = bounds > best + tolerance
-        dropped = max(dropped, bounds[~keep].max(initial=-np.inf))
-        boxes, bounds = boxes[keep], bounds[keep]
-        outcome = Outcome(best, point, float(max(dropped, bounds.max(initial=-np.inf), best)), evaluated, reason)
-        if not len(bounds) or reason or stop(outcome):
-            return outcome
-        order = np.argsort(-bounds, kind="stable")
-        taken, left = order[:batch], order[batch:]
-        children = _split(boxes[taken], problem.scale)
-        if children is None:
-            return Outcome(best, point, outcome.upper, evaluated, "the boxes are as small as floats allow")
-        # A child's bound may be rounded above its parent's, which holds for it too.
-        parents = np.tile(bounds[taken], len(children) // len(taken))
-        child_bounds = np.minimum(_certified(problem, children), parents)
-        evaluated += len(child_bounds)
-        best, point = _improved(problem, children.middle, best, point, deadline)
-        boxes = Interval(
-            np.concatenate([boxes.lower[left], children.lower]), np.concatenate([boxes.upper[left], children.upper])
-        )
-        bounds = np.concatenate([bounds[left], child_bounds])
-        batch = min(BATCH, 2 * batch)
-        if time.monotonic() > deadline:
-            reason = f"the time limit of {budget.seconds:.3g} s was reached"
-        elif evaluated > budget.boxes:
-            reason = f"the limit of {budget.boxes:,} boxes was reached"
-        elif len(bounds) > MOST_BOXES:
-            reason = f"{MOST_BOXES:,} boxes are open at once, the most that memory is given to"
+    tree = BoxTree(problem, deadline, seed)
+    return explore(tree, budget, tolerance=tolerance, stop=stop, deadline=deadline)
 
 
 def _split(boxes: Interval, scale: FloatArray) -> Interval | None:

@@ -54,6 +54,8 @@ class BranchAndBound:
             return "the greatest delta is found by bisection over label queries"
         if isinstance(query.domain, Points):
             return "a set of points is answered point by point"
+        if not query.network.is_dense:
+            return "the bounds on differences of neurons cover dense layers, not convolutions and pools"
         return None
 
     def decide(self, query: Query, budget: Budget) -> Claim:

@@ -98,6 +98,8 @@ class DReal:
             return "the greatest delta is found by bisection over label queries"
         if isinstance(query.domain, Points):
             return "a set of points is answered point by point"
+        if not query.network.is_dense:
+            return "the formulas have no rule for convolutions and pools"
         if isinstance(query, EpsilonEstimate) and query.network.output is Output.SOFTMAX:
             return "the greatest change of several confidences is left to branch-and-bound"
         return None

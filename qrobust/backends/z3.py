@@ -65,6 +65,8 @@ class Z3:
             return "the greatest delta is found by bisection over label queries"
         if isinstance(query.domain, Points):
             return "a set of points is answered point by point"
+        if not query.network.is_dense:
+            return "the formulas have no rule for convolutions and pools"
         if has_sigmoids(query.network):
             return "a hidden sigmoid or tanh has no linear arithmetic"
         if isinstance(query, ConfidenceQuery | EpsilonEstimate):

@@ -57,6 +57,8 @@ class Reach:
 
 def why_not(network: Network, *, confidences: bool) -> str | None:
     """Return None if the closed form holds for the network, else the reason."""
+    if not network.is_dense:
+        return "the closed form covers dense layers, not convolutions and pools"
     hidden = len(network.hidden_layers)
     if hidden > 1:
         return f"the closed form needs at most one hidden layer, the network has {hidden}"

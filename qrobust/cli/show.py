@@ -48,7 +48,7 @@ def _moved(network: Network, example: Counterexample) -> Network:
     from dataclasses import replace
 
     layers = tuple(
-        replace(layer, weight=np.asarray(weight, dtype=np.float64), bias=np.asarray(bias, dtype=np.float64))
+        layer.with_parameters(np.asarray(weight, dtype=np.float64), np.asarray(bias, dtype=np.float64))
         for layer, (weight, bias) in zip(network.layers, example.parameters, strict=True)
     )
     return replace(network, layers=layers)

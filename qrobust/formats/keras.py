@@ -1,7 +1,17 @@
-"""Keras 3 `.keras` files of dense networks, read with h5py alone: no TensorFlow, and no code from the file is run.
+"""Keras 3 `.keras` files of Sequential classifiers, read with h5py alone: no TensorFlow, and no code from the file is run.
 
 A `.keras` file is a zip with the architecture in `config.json` and the weights in `model.weights.h5`, one group a layer,
 named after the layer's class and counted in the order of the layers.
+
+Read are Dense, Conv2D, AveragePooling2D, MaxPooling2D, Flatten, BatchNormalization, activations, and layers that do nothing
+after training. Two things differ from the file:
+
+- Keras keeps images channels-last (row, column, channel), qrobust channel-first (channel, row, column). Kernels are
+  transposed, and the columns of the first Dense after a Flatten are permuted, so that the network is the same function with
+  its inputs in channel-first order: an image x of Keras is the input x.transpose(2, 0, 1).ravel(). One channel changes nothing.
+- A BatchNormalization directly after a Dense or Conv2D without activation is folded into it when the file is read, in
+  float64: weight * s and (bias - mean) * s + beta, with s = gamma / sqrt(variance + epsilon), each rounded to nearest. The
+  folded numbers are then the network's stored numbers, and what is proved is proved of them.
 """
 
 from __future__ import annotations
@@ -10,7 +20,7 @@ import io
 import json
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,17 +31,25 @@ from qrobust.errors import BackendUnavailableError, ModelFileError, UnsupportedE
 from qrobust.files import read_bytes
 from qrobust.formats.untrusted import parsing
 from qrobust.interval import FloatArray
-from qrobust.network import Activation, Dense, Network, Output
+from qrobust.network import Activation, AveragePool2d, Conv2d, Dense, Layer, MaxPool2d, Network, Output
 
 MOST_MEMBER_BYTES = 2**31
 ACTIVATIONS = {member.value: member for member in Activation}
-WITHOUT_EFFECT = ("Dropout", "GaussianNoise", "GaussianDropout", "ActivityRegularization")
+WITHOUT_EFFECT = (
+    "Dropout",
+    "SpatialDropout2D",
+    "GaussianNoise",
+    "GaussianDropout",
+    "ActivityRegularization",
+)
+POOLS: dict[str, type[AveragePool2d | MaxPool2d]] = {"AveragePooling2D": AveragePool2d, "MaxPooling2D": MaxPool2d}
+GROUPS = {"Dense": "dense", "Conv2D": "conv2d", "BatchNormalization": "batch_normalization"}
 
 
 def read_keras(path: Path | str) -> Network:
-    """Read a Sequential model of Dense layers that ends in a sigmoid or a softmax.
+    """Read a Sequential model that ends in a Dense layer with a sigmoid or a softmax. Inputs become channel-first.
 
-    Raises    ModelFileError (damaged file), UnsupportedError (a layer that is not dense), BackendUnavailableError (no h5py)
+    Raises    ModelFileError (damaged file), UnsupportedError (what cannot be represented), BackendUnavailableError (no h5py)
     """
     content = read_bytes(path)
     with parsing(path, ".keras"):
@@ -55,39 +73,165 @@ def _members(content: bytes) -> tuple[dict[str, Any], bytes]:
 def _network(config: dict[str, Any], weights: bytes, name: str) -> Network:
     if config.get("class_name") != "Sequential":
         raise UnsupportedError(f"model class {config.get('class_name')!r} is not read, only Sequential")
-    layers, output = _without_output(list(_dense_layers(config["config"]["layers"], weights)))
+    reader = _Reader(_open_hdf5(weights))
+    for layer in config["config"]["layers"]:
+        reader.read(layer["class_name"], layer["config"])
+    layers, output = _without_output(reader.layers, reader.activations)
     return Network(layers, output, name=name)
 
 
-def _dense_layers(layers: list[dict[str, Any]], weights: bytes) -> Iterator[tuple[FloatArray, FloatArray, str]]:
-    """Yield weights (in, out), biases and the activation's name of each dense layer; activation layers are merged."""
-    file = _open_hdf5(weights)
-    counts: Counter[str] = Counter()
-    pending: tuple[FloatArray, FloatArray, str] | None = None
-    for layer in layers:
-        kind, settings = layer["class_name"], layer["config"]
-        if kind == "Dense":
-            if pending is not None:
-                yield pending
-            group = file["layers"]["dense" + (f"_{counts[kind]}" if counts[kind] else "")]["vars"]
-            _check_plain(settings)
-            weight = _array(group["0"], 2)
-            bias = _array(group["1"], 1) if settings["use_bias"] else np.zeros(weight.shape[1])
-            if weight.shape[1] != settings["units"]:
-                raise ModelFileError(f"layer {settings['name']} has {weight.shape[1]} columns, not {settings['units']}")
-            pending = (weight, bias, str(settings["activation"]))
-        elif kind in ("Activation", "ReLU", "Softmax") and pending is not None and pending[2] == "linear":
-            pending = (pending[0], pending[1], _activation_name(kind, settings))
-        elif kind == "InputLayer":
-            shape = settings.get("batch_shape") or settings.get("batch_input_shape")
-            if shape is not None and len(shape) != 2:
-                raise UnsupportedError(f"inputs of shape {shape[1:]} cannot be represented, only plain vectors")
+class _Reader:
+    """The layers read so far, each linear, with the names of their activations, and the shape that the next one takes."""
+
+    def __init__(self, file: Any) -> None:
+        self.layers: list[Layer] = []
+        self.activations: list[str] = []
+        self._file = file
+        self._counts: Counter[str] = Counter()
+        self._image: tuple[int, int, int] | None = None  # (channels, height, width), while values are an image
+        self._flattened: tuple[int, int, int] | None = None  # the image that the values are, flattened
+        self._rules: dict[str, Callable[[dict[str, Any]], None]] = {
+            "InputLayer": self._input,
+            "Dense": self._dense,
+            "Conv2D": self._convolution,
+            "AveragePooling2D": lambda settings: self._pool("AveragePooling2D", settings),
+            "MaxPooling2D": lambda settings: self._pool("MaxPooling2D", settings),
+            "Flatten": self._flatten,
+            "BatchNormalization": self._normalization,
+            "Activation": lambda settings: self._activation("Activation", settings),
+            "ReLU": lambda settings: self._activation("ReLU", settings),
+            "Softmax": lambda settings: self._activation("Softmax", settings),
+        }
+
+    def read(self, kind: str, settings: dict[str, Any]) -> None:
+        """Take in the next layer of the model."""
+        if kind in self._rules:
+            self._rules[kind](settings)
         elif kind not in WITHOUT_EFFECT:
-            raise UnsupportedError(f"layer {settings.get('name')!r} of class {kind} cannot be represented, only Dense")
-        counts[kind] += 1
-    if pending is None:
-        raise ModelFileError("the model has no Dense layer")
-    yield pending
+            known = ", ".join(rule for rule in self._rules if rule != "InputLayer")
+            raise UnsupportedError(f"layer {settings.get('name')!r} of class {kind} cannot be represented, only {known}")
+        self._counts[kind] += 1
+
+    def _add(self, layer: Layer, activation: str = "linear") -> None:
+        self.layers.append(layer)
+        self.activations.append(activation)
+
+    def _group(self, kind: str) -> Any:
+        count = self._counts[kind]
+        return self._file["layers"][GROUPS[kind] + (f"_{count}" if count else "")]["vars"]
+
+    def _images(self, kind: str, settings: dict[str, Any]) -> tuple[int, int, int]:
+        """Return the shape of the images that come in, channel-first."""
+        if self._image is None:
+            raise _cannot(kind, settings, "on inputs that are no images of a known shape (height, width, channels)")
+        if settings.get("data_format") not in (None, "channels_last"):
+            raise _cannot(kind, settings, f"with data_format {settings['data_format']!r}, only channels_last")
+        return self._image
+
+    def _input(self, settings: dict[str, Any]) -> None:
+        shape = settings.get("batch_shape") or settings.get("batch_input_shape")
+        if shape is None or len(shape) == 2:
+            return
+        if len(shape) != 4 or not all(isinstance(size, int) and size > 0 for size in shape[1:]):
+            raise UnsupportedError(
+                f"inputs of shape {shape[1:]} cannot be represented, only plain vectors and images (height, width, channels)"
+            )
+        height, width, channels = shape[1:]
+        self._image = (channels, height, width)
+
+    def _dense(self, settings: dict[str, Any]) -> None:
+        if self._image is not None:
+            raise _cannot("Dense", settings, "on images, put a Flatten before it")
+        group = self._group("Dense")
+        _check_plain(settings)
+        weight = _array(group["0"], 2)
+        bias = _array(group["1"], 1) if settings["use_bias"] else np.zeros(weight.shape[1])
+        if weight.shape[1] != settings["units"]:
+            raise ModelFileError(f"layer {settings['name']} has {weight.shape[1]} columns, not {settings['units']}")
+        if self._flattened is not None:
+            channels, height, width = self._flattened
+            if len(weight) != channels * height * width:
+                raise ModelFileError(f"layer {settings['name']} takes {len(weight)} inputs, not {channels * height * width}")
+            weight = weight[np.arange(len(weight)).reshape(height, width, channels).transpose(2, 0, 1).ravel()]
+            self._flattened = None
+        self._add(Dense(weight.T, bias), str(settings["activation"]))
+
+    def _convolution(self, settings: dict[str, Any]) -> None:
+        image = self._images("Conv2D", settings)
+        if settings.get("groups", 1) != 1:
+            raise _cannot("Conv2D", settings, f"with {settings['groups']} groups, only 1")
+        if _pair(settings.get("dilation_rate", 1)) != (1, 1):
+            raise _cannot("Conv2D", settings, f"with dilation {settings['dilation_rate']}, only 1")
+        group = self._group("Conv2D")
+        _check_plain(settings)
+        kernel = _array(group["0"], 4)
+        bias = _array(group["1"], 1) if settings["use_bias"] else np.zeros(kernel.shape[3])
+        if kernel.shape[3] != settings["filters"] or kernel.shape[:2] != _pair(settings["kernel_size"]):
+            raise ModelFileError(f"layer {settings['name']} has kernels of shape {kernel.shape}, not those of config.json")
+        stride = _pair(settings["strides"])
+        if settings["padding"] not in ("valid", "same"):
+            raise _cannot("Conv2D", settings, f"with padding {settings['padding']!r}, only valid and same")
+        padding = _same_padding(image[1:], kernel.shape[:2], stride) if settings["padding"] == "same" else (0, 0, 0, 0)
+        layer = Conv2d(kernel.transpose(3, 2, 0, 1), bias, Activation.LINEAR, image, stride, padding)
+        self._image = layer.output_shape
+        self._add(layer, str(settings["activation"]))
+
+    def _pool(self, kind: str, settings: dict[str, Any]) -> None:
+        image = self._images(kind, settings)
+        if settings["padding"] != "valid":
+            raise _cannot(kind, settings, f"with padding {settings['padding']!r}, only valid")
+        size = _pair(settings["pool_size"])
+        layer = POOLS[kind](image, size, size if settings["strides"] is None else _pair(settings["strides"]))
+        self._image = layer.output_shape
+        self._add(layer)
+
+    def _flatten(self, settings: dict[str, Any]) -> None:
+        if self._image is not None:
+            self._image, self._flattened = None, self._images("Flatten", settings)
+
+    def _normalization(self, settings: dict[str, Any]) -> None:
+        """Fold into the layer before; see the module's docstring."""
+        last = self.layers[-1] if self.layers else None
+        if not isinstance(last, Dense | Conv2d) or self.activations[-1] != "linear" or self._flattened is not None:
+            raise _cannot("BatchNormalization", settings, "unless it follows a Dense or Conv2D without activation directly")
+        axis = settings.get("axis", -1)
+        if (axis[0] if isinstance(axis, list) and len(axis) == 1 else axis) not in (-1, 3 if self._image else 1):
+            raise _cannot("BatchNormalization", settings, f"over axis {axis}, only over the last one")
+        group = self._group("BatchNormalization")
+        _check_plain(settings)
+        names = [name for name in ("scale", "center") if settings[name]]
+        arrays = {name: _array(group[str(place)], 1) for place, name in enumerate([*names, "mean", "variance"])}
+        if any(array.shape != last.bias.shape for array in arrays.values()):
+            raise ModelFileError(f"layer {settings['name']} does not have one number for each of {last.bias.size} channels")
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            factor = arrays.get("scale", 1.0) / np.sqrt(arrays["variance"] + float(settings["epsilon"]))
+            weight = last.weight * factor.reshape(-1, *(1,) * (last.weight.ndim - 1))
+            bias = (last.bias - arrays["mean"]) * factor + arrays.get("center", 0.0)
+        self.layers[-1] = last.with_parameters(weight, bias)
+
+    def _activation(self, kind: str, settings: dict[str, Any]) -> None:
+        if not self.layers or not isinstance(self.layers[-1], Dense | Conv2d) or self.activations[-1] != "linear":
+            raise _cannot(kind, settings, "unless it follows a Dense or Conv2D without activation")
+        self.activations[-1] = _activation_name(kind, settings)
+
+
+def _cannot(kind: str, settings: dict[str, Any], why: str) -> UnsupportedError:
+    return UnsupportedError(f"layer {settings.get('name')!r} of class {kind} cannot be represented {why}")
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    """Return Keras's one number or list of two as a pair. Raises ModelFileError."""
+    pair = (value, value) if isinstance(value, int) else tuple(value)
+    if len(pair) != 2 or not all(isinstance(number, int) and number > 0 for number in pair):
+        raise ModelFileError(f"a size or stride is {value!r:.40}, it must be two whole numbers > 0")
+    return pair[0], pair[1]
+
+
+def _same_padding(image: tuple[int, int], kernel: tuple[int, ...], stride: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return (top, left, bottom, right) of Keras's "same": ceil(size / stride) places, an odd zero below and at the right."""
+    total = [max((-(-size // s) - 1) * s + k - size, 0) for size, k, s in zip(image, kernel, stride, strict=True)]
+    top, left = (zeros // 2 for zeros in total)
+    return top, left, total[0] - top, total[1] - left
 
 
 def _check_plain(settings: dict[str, Any]) -> None:
@@ -118,16 +262,20 @@ def _activation_name(kind: str, settings: dict[str, Any]) -> str:
     return kind.lower()
 
 
-def _without_output(layers: list[tuple[FloatArray, FloatArray, str]]) -> tuple[tuple[Dense, ...], Output]:
+def _without_output(layers: list[Layer], activations: list[str]) -> tuple[tuple[Layer, ...], Output]:
     """Split the last activation off: it is the output function."""
-    last = layers[-1][2]
-    if last not in ("sigmoid", "softmax"):
-        raise UnsupportedError(f"the model ends in activation {last!r}, a classifier ends in sigmoid or softmax")
-    for _, _, activation in layers[:-1]:
+    if not any(isinstance(layer, Dense) for layer in layers):
+        raise ModelFileError("the model has no Dense layer")
+    if activations[-1] not in ("sigmoid", "softmax"):
+        raise UnsupportedError(f"the model ends in activation {activations[-1]!r}, a classifier ends in sigmoid or softmax")
+    for activation in activations[:-1]:
         if activation not in ACTIVATIONS:
             raise UnsupportedError(f"activation {activation!r} cannot be represented, only {', '.join(ACTIVATIONS)}")
-    dense = [Dense(weight.T, bias, ACTIVATIONS.get(name, Activation.LINEAR)) for weight, bias, name in layers]
-    return (*dense[:-1], replace(dense[-1], activation=Activation.LINEAR)), Output(last)
+    hidden = [
+        replace(layer, activation=ACTIVATIONS[name]) if isinstance(layer, Dense | Conv2d) else layer
+        for layer, name in zip(layers[:-1], activations, strict=False)
+    ]
+    return (*hidden, layers[-1]), Output(activations[-1])
 
 
 def _open_hdf5(content: bytes) -> Any:

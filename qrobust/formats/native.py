@@ -5,7 +5,14 @@
      "layers": [{"type": "dense", "activation": "relu", "weight": [[...], ...], "bias": [...]}],
      "output": "sigmoid" or "softmax"}
 
-`weight` is (out, in). `name`, `features` (with `unit`, `lower`, `upper`) and `classes` may be left out.
+`weight` is (out, in). `name`, `features` (with `unit`, `lower`, `upper`) and `classes` may be left out. Layers of images,
+whose values lie in channel-first order (channel, row, column):
+
+    {"type": "conv2d", "activation": "relu", "weight": [[[[...]]]], "bias": [...], "input_shape": [1, 28, 28],
+     "stride": [1, 1], "padding": [0, 0, 0, 0]}
+    {"type": "average_pool2d" or "max_pool2d", "input_shape": [8, 24, 24], "size": [2, 2], "stride": [2, 2]}
+
+`weight` is (out, in, height, width); `input_shape` (channels, height, width); `padding` (top, left, bottom, right).
 """
 
 from __future__ import annotations
@@ -17,10 +24,26 @@ from typing import Any, TypeVar
 from qrobust.errors import ModelFileError, QRobustError
 from qrobust.files import read_bytes, write_whole
 from qrobust.formats.untrusted import one_line, parsing
-from qrobust.network import Activation, Dense, Feature, Network, Output
+from qrobust.network import (
+    Activation,
+    AveragePool2d,
+    Conv2d,
+    Dense,
+    Feature,
+    Layer,
+    MaxPool2d,
+    Network,
+    Output,
+)
 
 E = TypeVar("E", Activation, Output)
 
+TYPES: dict[type[Layer], str] = {
+    Dense: "dense",
+    Conv2d: "conv2d",
+    AveragePool2d: "average_pool2d",
+    MaxPool2d: "max_pool2d",
+}
 FORMAT = "qrobust-network"
 VERSION = 1
 
@@ -49,15 +72,7 @@ def to_document(network: Network) -> dict[str, Any]:
         "name": network.name,
         "features": [{"name": f.name, "unit": f.unit, "lower": f.lower, "upper": f.upper} for f in network.features],
         "classes": list(network.classes),
-        "layers": [
-            {
-                "type": "dense",
-                "activation": layer.activation.value,
-                "weight": layer.weight.tolist(),
-                "bias": layer.bias.tolist(),
-            }
-            for layer in network.layers
-        ],
+        "layers": [_layer_document(layer) for layer in network.layers],
         "output": network.output.value,
     }
 
@@ -78,12 +93,29 @@ def from_document(document: Any) -> Network:
     )
 
 
-def _layer(number: int, layer: Any) -> Dense:
-    if not isinstance(layer, dict) or layer.get("type") != "dense":
-        raise ModelFileError(f'layer {number} must be an object of type "dense"')
-    activation = _choice(Activation, layer.get("activation"), f"layer {number}: activation")
+def _layer_document(layer: Layer) -> dict[str, Any]:
+    kind = {"type": TYPES[type(layer)]}
+    if isinstance(layer, AveragePool2d | MaxPool2d):
+        return kind | {key: list(getattr(layer, key)) for key in ("input_shape", "size", "stride")}
+    parameters = {"activation": layer.activation.value, "weight": layer.weight.tolist(), "bias": layer.bias.tolist()}
+    geometry = ("input_shape", "stride", "padding") if isinstance(layer, Conv2d) else ()
+    return kind | parameters | {key: list(getattr(layer, key)) for key in geometry}
+
+
+def _layer(number: int, layer: Any) -> Layer:
+    if not isinstance(layer, dict) or layer.get("type") not in TYPES.values():
+        raise ModelFileError(f"layer {number} must be an object of type {', '.join(TYPES.values())}")
+    kind = layer["type"]
     try:
-        return Dense(_list(layer, "weight"), _list(layer, "bias"), activation)  # type: ignore[arg-type]
+        if kind in ("average_pool2d", "max_pool2d"):
+            pool: type[AveragePool2d | MaxPool2d] = AveragePool2d if kind == "average_pool2d" else MaxPool2d
+            return pool(*(_list(layer, key) for key in ("input_shape", "size", "stride")))  # type: ignore[arg-type]
+        activation = _choice(Activation, layer.get("activation"), "activation")
+        weight, bias = _list(layer, "weight"), _list(layer, "bias")
+        if kind == "dense":
+            return Dense(weight, bias, activation)  # type: ignore[arg-type]
+        geometry = [_list(layer, key) for key in ("input_shape", "stride", "padding")]
+        return Conv2d(weight, bias, activation, *geometry)  # type: ignore[arg-type]
     except QRobustError as error:
         raise ModelFileError(f"layer {number}: {error}") from None
 

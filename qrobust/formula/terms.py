@@ -15,7 +15,9 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from qrobust.errors import UnsupportedError
 from qrobust.interval import FloatArray
+from qrobust.layers import AveragePool2d, Conv2d, IntArray, Layer, MaxPool2d
 
 T = TypeVar("T")
 F = TypeVar("F")
@@ -228,6 +230,15 @@ class TermArithmetic:
         rows = [total([b, *(w * v for w, v in zip(row, x, strict=True))]) for row, b in zip(weight, bias, strict=True)]
         return _column(rows)
 
+    def convolve(self, weight: TermArray, x: TermArray, bias: TermArray, windows: IntArray) -> TermArray:
+        raise _no_rule(Conv2d)
+
+    def mean(self, x: TermArray, windows: IntArray) -> TermArray:
+        raise _no_rule(AveragePool2d)
+
+    def maximum(self, x: TermArray, windows: IntArray) -> TermArray:
+        raise _no_rule(MaxPool2d)
+
     def relu(self, x: TermArray) -> TermArray:
         return _column([maximum(value, constant(0)) for value in x])
 
@@ -239,6 +250,10 @@ class TermArithmetic:
 
     def softmax(self, x: TermArray) -> TermArray:
         raise NotImplementedError("confidences of classes are compared as sums of exponentials, see formula.confidences")
+
+
+def _no_rule(layer: type[Layer]) -> UnsupportedError:
+    return UnsupportedError(f"the formulas have no rule for {layer.__name__}; use --backend branch-and-bound")
 
 
 def _column(values: list[Term]) -> TermArray:

@@ -1,0 +1,349 @@
+"""Linear bounds by backward substitution (CROWN, DeepPoly) over networks with eliminated parameters, and their tuning.
+
+Accepts   `stages`; the range of the first level; linear, ReLU, sigmoid, tanh; batches
+Gives     certified upper bounds of linear objectives of any level's pre-activations, and all pre-activation bounds
+Method    An objective nu . z_k becomes (nu W + sign |nu| R) . h_(k-1) + ..., exactly, for h >= 0 costs no relaxation; at each
+          activation a multiplier is chosen (`envelopes`), and what that may lose is added. Any multipliers give a true bound
+          (weak duality), so they are tuned by projected gradients: alpha, the lower slopes of unstable ReLUs, and beta, the
+          multipliers of splits. The derivative of the bound is a forward pass through the relaxed network
+Property  sound, not complete. Rounding: the multipliers are data, and everything computed from them errs by at most
+          `interval.sum_slack` of the sum of the absolute values, which is taken off last
+Source    Zhang et al. 2018, arXiv 1811.00866; Xu et al. 2021, arXiv 2011.13824 (alpha); Wang et al. 2021, arXiv 2103.06624
+          (beta); Dvijotham et al. 2018, arXiv 1803.06567; for the elimination THEORY.md, sections 3 and 4
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qrobust.bounds.envelopes import ENVELOPES
+from qrobust.bounds.ibp import INTERVALS
+from qrobust.bounds.stages import Stage, interval_step
+from qrobust.errors import EnclosureError
+from qrobust.interval import BoolArray, FloatArray, Interval, sum_slack, up
+from qrobust.network import Activation, activate
+
+ROWS = 4096  # objectives substituted at a time
+
+
+@dataclass(frozen=True)
+class Step:
+    """What backward substitution met at one level: what is wanted of h, the multiplier of z (`chosen` is it before beta was
+    added), and where the conjugate is attained."""
+
+    rise: FloatArray
+    chosen: FloatArray
+    nu: FloatArray
+    place: FloatArray
+    h: FloatArray
+
+
+@dataclass(frozen=True)
+class Substitution:
+    """Certified upper bounds (batch,) of the objectives, and the steps from level 0 up to below the objective's."""
+
+    upper: FloatArray
+    steps: list[Step]
+
+
+@dataclass(frozen=True, eq=False)
+class Levels:
+    """A network from some level on: `first` is the activation of level 0; stage k gives the pre-activations of level k + 1."""
+
+    first: Activation
+    stages: tuple[Stage, ...]
+
+    @property
+    def top(self) -> int:
+        """The level of the logits."""
+        return len(self.stages)
+
+    def activation(self, level: int) -> Activation:
+        return self.first if level == 0 else self.stages[level - 1].activation
+
+    @property
+    def terms(self) -> int:
+        """How many terms the longest chain of sums has, for the rounding error."""
+        return sum(sum(stage.weight.shape) for stage in self.stages)
+
+    def sizes(self, bounds: Sequence[Interval]) -> list[FloatArray]:
+        """For each level, bound abs(z) + abs(W) abs(h) + R abs(h) + abs(b) + r: the terms that a multiplier of z meets.
+
+        Shapes: bounds, for levels 0 to some k, (batch, n) each; results likewise, for levels 0 to k + 1
+        """
+        result = [np.zeros(bounds[0].shape)]
+        for number, (stage, z) in enumerate(zip(self.stages, bounds, strict=False)):
+            h = activate(self.activation(number), z, INTERVALS)
+            size = np.maximum(np.abs(h.lower), np.abs(h.upper))
+            own = size @ stage.magnitude + stage.reach(size) + np.abs(stage.bias)
+            if number + 1 < len(bounds):
+                after = bounds[number + 1]
+                own = own + np.maximum(np.abs(after.lower), np.abs(after.upper))
+            result.append(own)
+        return result
+
+
+@dataclass(frozen=True)
+class Above:
+    """What objectives want of the values h below a stage: rise max(h, 0) + fall min(h, 0) + value, (batch, n) and (batch,).
+
+    `met` is the sum of the absolute values met so far, for the rounding error.
+    """
+
+    rise: FloatArray
+    fall: FloatArray
+    value: FloatArray
+    met: FloatArray
+
+    def take(self, index: npt.NDArray[Any]) -> Above:
+        return Above(self.rise[index], self.fall[index], self.value[index], self.met[index])
+
+    @classmethod
+    def of_rows(cls, stage: Stage, nu: FloatArray, offset: FloatArray, size: FloatArray) -> Above:
+        """Objectives nu . z + offset over the stage's pre-activations z. Shapes: nu (batch, out); offset (batch,)."""
+        magnitude = np.abs(nu)
+        met = np.abs(offset) + (magnitude * size).sum(axis=1)
+        value = offset + nu @ stage.bias
+        rise = fall = nu @ stage.weight
+        if not stage.fixed:
+            value = value + magnitude @ stage.bias_radius
+            spread = stage.spread(nu)
+            rise, fall = rise + spread, rise - spread
+        return cls(rise, fall, value, met)
+
+    @classmethod
+    def of_neurons(cls, stage: Stage, neurons: npt.NDArray[np.intp], signs: FloatArray, size: FloatArray) -> Above:
+        """Objectives signs * z[neurons]. Shapes: neurons, signs (batch,)."""
+        rise = fall = signs[:, None] * stage.weight[neurons]
+        value = signs * stage.bias[neurons]
+        if not stage.fixed:
+            spread = stage.radius[neurons]
+            spread = spread[:, None] if spread.ndim == 1 else spread
+            rise, fall, value = rise + spread, rise - spread, value + stage.bias_radius[neurons]
+        own = np.broadcast_to(size, (len(neurons), size.shape[1]))
+        return cls(rise, fall, value, own[np.arange(len(neurons)), neurons])
+
+
+def backward(
+    levels: Levels,
+    level: int,
+    above: Above,
+    bounds: Sequence[Interval],
+    sizes: Sequence[FloatArray],
+    *,
+    alpha: Sequence[FloatArray] | None = None,
+    beta: Sequence[FloatArray] | None = None,
+) -> Substitution:
+    """Bound objectives over the pre-activations of a level from above.
+
+    Shapes    above: over the values of level - 1; bounds, sizes: each level's (batch or 1, n); alpha, beta: levels 0 to
+              level - 1, (batch, n) each (level 0's is not used)
+    """
+    value, met = above.value, above.met
+    steps: list[Step] = []
+    for number in range(level - 1, -1, -1):
+        envelope, z = ENVELOPES[levels.activation(number)], bounds[number]
+        if number == 0:
+            nu = chosen = np.zeros_like(above.rise)
+        else:
+            nu = chosen = envelope.slopes(above.rise, above.fall, z, None if alpha is None else alpha[number])
+            if beta is not None:
+                nu = nu + beta[number]
+        lost, place, h = envelope.conjugate(above.rise, above.fall, nu, z)
+        value = value + lost.sum(axis=1)
+        steps.append(Step(above.rise, chosen, nu, place, h))
+        if number > 0:
+            above = Above.of_rows(levels.stages[number - 1], nu, value, sizes[number])
+            value, met = above.value, met + above.met
+    upper = up(value + sum_slack(levels.terms, met))
+    return Substitution(np.where(np.isnan(upper), np.inf, upper), steps[::-1])
+
+
+@dataclass(frozen=True)
+class Slopes:
+    """Derivatives of a bound: `reached` (the relaxed pre-activations) at each level from 1 to below the objective's."""
+
+    alpha: list[FloatArray]
+    beta: list[FloatArray]
+    reached: list[FloatArray]
+
+
+def derivatives(levels: Levels, level: int, steps: Sequence[Step], bounds: Sequence[Interval]) -> Slopes:
+    """Return the derivatives of a substitution's bound with respect to alpha and beta (Danskin's theorem): floats, no bounds."""
+    h = steps[0].h
+    zero = np.zeros_like(h)
+    alphas, betas, reached = [zero], [zero], [steps[0].place]
+    for number in range(1, level):
+        stage, step, z = levels.stages[number - 1], steps[number], bounds[number]
+        relaxed = h @ stage.transposed + stage.bias
+        if not stage.fixed:
+            relaxed = relaxed + np.where(step.nu < 0, -1.0, 1.0) * stage.reach(h)
+        excess = relaxed - step.place
+        free = (z.lower < 0) & (z.upper > 0) & (step.rise < 0)
+        alphas.append(np.where(free, step.rise * excess, 0.0))
+        betas.append(excess)
+        reached.append(relaxed)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            slope = np.where(step.rise != 0, step.chosen / step.rise, 0.0)
+        h = step.h + excess * np.clip(slope, 0.0, 1.0)
+    return Slopes(alphas, betas, reached)
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How multipliers are tuned: projected Adam steps, the first of `rate`, each `decay` times the one before."""
+
+    steps: int = 12
+    rate: float = 0.3
+    decay: float = 0.95
+
+
+class Adam:
+    """Adam (Kingma, Ba 2015) on one array."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.mean, self.square, self.count = np.zeros(shape), np.zeros(shape), 0
+
+    def take(self, mask: npt.NDArray[np.bool_]) -> Adam:
+        """Return the state of some rows."""
+        part = Adam(())
+        part.mean, part.square, part.count = self.mean[mask], self.square[mask], self.count
+        return part
+
+    def step(self, slope: FloatArray) -> FloatArray:
+        """Return the direction of steepest ascent, of size about 1."""
+        self.count += 1
+        self.mean = 0.9 * self.mean + 0.1 * slope
+        self.square = 0.999 * self.square + 0.001 * slope * slope
+        direction: FloatArray = (self.mean / (1 - 0.9**self.count)) / (
+            np.sqrt(self.square / (1 - 0.999**self.count)) + 1e-12
+        )
+        return direction
+
+
+def tuned(
+    levels: Levels,
+    level: int,
+    above: Above,
+    bounds: Sequence[Interval],
+    sizes: Sequence[FloatArray],
+    tuning: Tuning,
+) -> FloatArray:
+    """Return the least of the bounds that tuning alpha meets. Shapes as `backward`; result (batch,)."""
+    batch = len(above.value)
+    alpha = [first_alpha(z, batch) for z in bounds[:level]]
+    adams = [Adam(a.shape) for a in alpha]
+    best = np.full(batch, np.inf)
+    rate = tuning.rate
+    for count in range(tuning.steps + 1):
+        found = backward(levels, level, above, bounds, sizes, alpha=alpha)
+        best = np.minimum(best, found.upper)
+        if count == tuning.steps:
+            break
+        slopes = derivatives(levels, level, found.steps, bounds)
+        for number in range(1, level):
+            alpha[number] = np.clip(alpha[number] - rate * adams[number].step(slopes.alpha[number]), 0.0, 1.0)
+        rate *= tuning.decay
+    return best
+
+
+def first_alpha(z: Interval, batch: int) -> FloatArray:
+    """The lower slope of least area: 1 where more of the interval is positive, else 0."""
+    return np.broadcast_to((z.upper > -z.lower).astype(np.float64), (batch, z.shape[1])).copy()
+
+
+def pre_activations(levels: Levels, start: Interval, tuning: Tuning | None = None) -> list[Interval]:
+    """Enclose the pre-activations of all hidden levels: interval steps, and linear bounds where those leave a sign open.
+
+    Shapes    start: the range of level 0, (batch, n); results (batch, n) each, levels 0 to the last hidden one
+    """
+    bounds = [start]
+    everywhere = np.ones(len(start), dtype=bool)
+    for level in range(1, levels.top):
+        h = activate(levels.activation(level - 1), bounds[-1], INTERVALS)
+        z = interval_step(levels.stages[level - 1], h)
+        if level > 1:  # over a box of inputs one stage's intervals are exact
+            z, empty = _tightened(levels, level, z, bounds, levels.sizes(bounds), tuning or Tuning(0), everywhere)
+            if empty.any():
+                raise EnclosureError("linear and interval bounds contradict each other: please report this bug")
+        bounds.append(z)
+    return bounds
+
+
+def refreshed(
+    levels: Levels, known: Sequence[Interval], sizes: Sequence[FloatArray], since: npt.NDArray[np.intp]
+) -> tuple[list[Interval], BoolArray]:
+    """Tighten pre-activation bounds that hold already, after one at level `since` (batch,) was narrowed; say which are empty.
+
+    Where a set is empty no point satisfies the bounds, and those returned say nothing.
+    """
+    bounds = [known[0], known[1]]
+    empty = np.zeros(len(since), dtype=bool)
+    for level in range(2, levels.top):
+        h = activate(levels.activation(level - 1), bounds[-1], INTERVALS)
+        z, gone = met(known[level], interval_step(levels.stages[level - 1], h))
+        empty |= gone
+        z, gone = _tightened(levels, level, z, bounds, sizes, Tuning(0), (since < level) & ~empty)
+        empty |= gone
+        bounds.append(z)
+    return bounds, empty
+
+
+def met(first: Interval, second: Interval) -> tuple[Interval, BoolArray]:
+    """Intersect row by row; where that is empty the first is kept and the row is named."""
+    lower, upper = np.maximum(first.lower, second.lower), np.minimum(first.upper, second.upper)
+    empty = (lower > upper).any(axis=1)
+    lower[empty], upper[empty] = first.lower[empty], first.upper[empty]
+    return Interval(lower, upper), empty
+
+
+def _tightened(
+    levels: Levels,
+    level: int,
+    z: Interval,
+    bounds: Sequence[Interval],
+    sizes: Sequence[FloatArray],
+    tuning: Tuning,
+    wanted: BoolArray,
+) -> tuple[Interval, BoolArray]:
+    """Meet bounds with linear ones at the neurons whose sign is open (all of them, where the activation is curved)."""
+    is_relu = levels.activation(level) is Activation.RELU
+    open_ = (z.lower < 0) & (z.upper > 0) if is_relu else z.lower < z.upper
+    boxes, neurons = np.nonzero(open_ & wanted[:, None])
+    lower, upper = np.full(z.shape, -np.inf), np.full(z.shape, np.inf)
+    for first in range(0, len(boxes), ROWS):
+        box, neuron = boxes[first : first + ROWS], neurons[first : first + ROWS]
+        both, twice = np.concatenate([box, box]), np.concatenate([neuron, neuron])
+        signs = np.repeat([1.0, -1.0], len(box))
+        own = [_of(part, both) for part in bounds]
+        size = [s if len(s) == 1 else s[both] for s in sizes]
+        above = Above.of_neurons(levels.stages[level - 1], twice, signs, size[level])
+        bound = tuned(levels, level, above, own, size, tuning)
+        upper[box, neuron], lower[box, neuron] = bound[: len(box)], -bound[len(box) :]
+    crossed = lower > upper  # linear bounds of an empty set may cross
+    narrower = Interval(np.where(crossed, z.lower, lower), np.where(crossed, z.upper, upper))
+    result, empty = met(z, narrower)
+    return result, empty | crossed.any(axis=1)
+
+
+def _of(z: Interval, boxes: npt.NDArray[np.intp]) -> Interval:
+    return z if len(z) == 1 else z[boxes]
+
+
+def top_bounds(
+    levels: Levels, bounds: Sequence[Interval], nu: FloatArray, offset: FloatArray, boxes: npt.NDArray[np.intp], tuning: Tuning
+) -> FloatArray:
+    """Bound rows over the logits from above. Shapes: nu (rows, logits); offset, boxes (rows,): which box each is about."""
+    sizes = levels.sizes(bounds)
+    result = np.empty(len(nu))
+    for first in range(0, len(nu), ROWS):
+        part = slice(first, first + ROWS)
+        own, size = [_of(z, boxes[part]) for z in bounds], [s if len(s) == 1 else s[boxes[part]] for s in sizes]
+        above = Above.of_rows(levels.stages[-1], nu[part], offset[part], size[-1])
+        result[part] = tuned(levels, levels.top, above, own, size, tuning)
+    return result

@@ -1,0 +1,323 @@
+"""Branch and bound on neurons: the greatest value of rows over the logits, for all parameters of a box at once.
+
+Accepts   `linear.Levels` at one input; linear, ReLU, sigmoid, tanh
+Gives     a `search.Tree` whose nodes are boxes of pre-activations: an open ReLU is split at 0, a curved activation in the middle
+Method    After a split the bounds of the later pre-activations are tightened (`linear.refreshed`); then alpha and beta are
+          tuned from the parent's on batches of nodes, all rows together, and a node is closed as soon as its bound is below
+          the cut. The neuron to split is the one, among those whose relaxation loses most, whose two children have the best
+          bounds (filtered strong branching). Neurons that are off everywhere are left out. Each batch is also attacked from
+          where its relaxations attain their bounds (`attack`)
+Property  sound; complete for ReLU up to the convergence of the tuning: a node without open neurons is not split further
+Source    Bunel et al. 2020, JMLR 21(42); De Palma et al. 2021, arXiv 2104.06718 (filtered strong branching); Wang et al. 2021,
+          arXiv 2103.06624 (beta-CROWN)
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qrobust.bounds.attack import Found, climb
+from qrobust.bounds.ibp import INTERVALS
+from qrobust.bounds.linear import Above, Adam, Levels, Step, Tuning, backward, derivatives, refreshed
+from qrobust.interval import FloatArray, Interval
+from qrobust.network import Activation, activate
+from qrobust.search import Nodes
+
+CANDIDATES = 16  # neurons whose halves are bounded before one is split
+BETA_RATE = 3.0  # steps of beta, in units of the mean multiplier of its level
+BELOW_ZERO = -5e-324  # the greatest float below 0: bounds above it are at least 0
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Objectives nu . logits + offset. Shapes: nu (rows, logits); offset (rows,); strict (rows,): at 0 the row does not count."""
+
+    nu: FloatArray
+    offset: FloatArray
+    strict: npt.NDArray[np.bool_]
+
+    def take(self, index: npt.NDArray[Any]) -> Rows:
+        return Rows(self.nu[index], self.offset[index], self.strict[index])
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best point met: the row it is about, its forecast value, and one array of positions a hidden level."""
+
+    row: int
+    value: float
+    positions: list[FloatArray]
+
+
+class NeuronTree:
+    """See the module's docstring.
+
+    `best` starts at `cut`: nodes whose bound is not above it are closed. With a cut just below 0 the search decides whether
+    any row can reach 0 (or more than 0, where it is strict).
+    """
+
+    def __init__(
+        self,
+        levels: Levels,
+        bounds: Sequence[Interval],
+        rows: Rows,
+        *,
+        cut: float = BELOW_ZERO,
+        tuning: Tuning | None = None,
+    ) -> None:
+        self.full = levels
+        self.kept = alive(levels, bounds)
+        self.levels, self.bounds = restricted(levels, bounds, self.kept)
+        self.rows, self.tuning = rows, tuning or Tuning()
+        self.best, self.point = cut, None
+        self.sizes = self.levels.sizes(self.bounds)
+        widths = [z.shape[1] for z in self.bounds[1:]]
+        ends = np.cumsum([0, *widths])
+        self.slices = [slice(0, 0)] + [slice(a, b) for a, b in pairwise(ends.tolist())]
+        relus = [self.levels.activation(k) is Activation.RELU for k in range(1, self.levels.top)]
+        self.is_relu = np.repeat(np.array(relus, dtype=bool), widths)
+
+    def roots(self) -> Nodes:
+        """One node a row."""
+        count = len(self.rows.nu)
+        hidden = self.bounds[1:]
+        lower, upper = (np.concatenate([getattr(z, end)[0] for z in hidden] or [np.zeros(0)]) for end in ("lower", "upper"))
+        shape = (count, len(lower))
+        alpha = np.broadcast_to((upper > -lower).astype(np.float32), shape).copy()
+        parts = np.arange(count), np.broadcast_to(lower, shape), np.broadcast_to(upper, shape), alpha, np.zeros_like(alpha)
+        return self._bounded(np.full(count, np.inf), *parts)
+
+    def split(self, nodes: Nodes) -> Nodes | None:
+        row, lower, upper, alpha, beta, branch = nodes.parts
+        if (branch < 0).any():
+            return None
+        lower, upper = self.halves(lower, upper, branch)
+        twice = [np.concatenate([part, part]) for part in (nodes.upper, row, alpha, beta, branch)]
+        known = [self.bounds[0], *(Interval(a, b) for a, b in zip(self._cut(lower), self._cut(upper), strict=True))]
+        since = np.searchsorted([part.stop for part in self.slices], twice[4], side="right")
+        bounds, empty = refreshed(self.levels, known, self.sizes, since)
+        lower, upper = (np.concatenate([getattr(z, end) for z in bounds[1:]], axis=1) for end in ("lower", "upper"))
+        return self._bounded(np.where(empty, -np.inf, twice[0]), twice[1], lower, upper, twice[2], twice[3])
+
+    def halves(
+        self, lower: FloatArray, upper: FloatArray, branch: npt.NDArray[np.intp]
+    ) -> tuple[FloatArray, FloatArray]:
+        """Split each node at one neuron: the upper halves of all, then the lower ones. Shapes: (batch, T); (2 batch, T)."""
+        each = np.arange(len(branch))
+        low, high = lower[each, branch], upper[each, branch]
+        cut = np.where(self.is_relu[branch], 0.0, 0.5 * low + 0.5 * high)
+        above, below = lower.copy(), upper.copy()
+        above[each, branch], below[each, branch] = cut, cut
+        return np.concatenate([above, lower]), np.concatenate([upper, below])
+
+    def _cut(self, values: FloatArray) -> list[FloatArray]:
+        return [values[:, part] for part in self.slices[1:]]
+
+    def _levelled(self, values: FloatArray) -> list[FloatArray]:
+        """Cut arrays over all hidden neurons into levels; level 0 has none of its own."""
+        return [np.zeros((len(values), 0)), *(values[:, part].astype(np.float64) for part in self.slices[1:])]
+
+    def _bounded(
+        self,
+        known: FloatArray,
+        row: npt.NDArray[np.intp],
+        lower: FloatArray,
+        upper: FloatArray,
+        alpha: npt.NDArray[Any],
+        beta: npt.NDArray[Any],
+    ) -> Nodes:
+        """Bound nodes, tuning those that stay open; `known` holds for them already."""
+        best, branch = known.copy(), np.full(len(row), -1)
+        alpha, beta = alpha.copy(), beta.copy()
+        live = np.arange(len(row))
+        work = _Work(self, live, row, lower, upper, alpha, beta)
+        rate = self.tuning.rate
+        for count in range(self.tuning.steps + 1):
+            found = work.substitute()
+            better = found < best[live]
+            best[live[better]] = found[better]
+            alpha[live[better]], beta[live[better]] = work.joined(work.alpha)[better], work.joined(work.beta)[better]
+            open_ = best[live] > self.best
+            open_ &= ~(self.rows.strict[row[live]] & (best[live] <= 0))
+            if not open_.any() or count == self.tuning.steps:
+                break
+            if open_.mean() < 0.7:
+                live, work = live[open_], work.take(open_)
+                work.substitute()
+            work.step(rate)
+            rate *= self.tuning.decay
+        if open_.any():
+            branch[live] = work.branches()
+            self._attack(work, row[live])
+        best = np.where(self.rows.strict[row] & (best <= 0), -np.inf, best)
+        return Nodes(best, (row, lower, upper, alpha, beta, branch))
+
+    def _attack(self, work: _Work, row: npt.NDArray[np.intp]) -> None:
+        positions = work.positions()
+        rows = self.rows.take(row)
+        found = climb(self.levels, self.bounds[0], rows.nu, rows.offset, positions, rounds=4)
+        self.offer(found, row)
+
+    def offer(self, found: Found, row: npt.NDArray[np.intp]) -> None:
+        """Take the best of what an attack found, if it beats what there is. Positions are of the restricted levels."""
+        index = int(found.value.argmax())
+        if found.value[index] > self.best:
+            self.best = float(found.value[index])
+            self.point = Best(int(row[index]), self.best, self._restored([p[index] for p in found.positions]))
+
+    def _restored(self, positions: list[FloatArray]) -> list[FloatArray]:
+        """Positions of all neurons: those that are off everywhere stay low."""
+        result = []
+        for number, kept in enumerate(self.kept):
+            size = len(self.full.stages[number].weight.T)
+            whole = -np.ones(size)
+            whole[kept] = positions[number]
+            result.append(whole)
+        return result
+
+
+class _Work:
+    """Nodes being tuned: their bounds, multipliers and optimizers, level by level."""
+
+    def __init__(self, tree: NeuronTree, live, row, lower, upper, alpha, beta) -> None:  # type: ignore[no-untyped-def]
+        self.tree, self.rows = tree, tree.rows.take(row[live])
+        self.above = Above.of_rows(tree.levels.stages[-1], self.rows.nu, self.rows.offset, tree.sizes[-1])
+        low, high = tree._levelled(lower[live]), tree._levelled(upper[live])
+        self.bounds = [tree.bounds[0], *(Interval(a, b) for a, b in zip(low[1:], high[1:], strict=True))]
+        self.alpha, self.beta = tree._levelled(alpha[live]), tree._levelled(beta[live])
+        self._limits(tree)
+        self.adams = [(Adam(a.shape), Adam(b.shape)) for a, b in zip(self.alpha, self.beta, strict=True)]
+
+    def _limits(self, tree: NeuronTree) -> None:
+        """Where beta may lie: free for curved activations, of one sign for ReLUs that were split, else 0."""
+        self.limits = [(np.zeros((1, 0)), np.zeros((1, 0)))]
+        for number, z in enumerate(self.bounds[1:], start=1):
+            root = tree.bounds[number]
+            if tree.levels.activation(number) is Activation.RELU:
+                on, off = (z.lower == 0) & (root.lower < 0), (z.upper == 0) & (root.upper > 0)
+            else:
+                on = off = np.ones(z.shape, dtype=bool)
+            self.limits.append((np.where(off, -np.inf, 0.0), np.where(on, np.inf, 0.0)))
+
+    def take(self, mask: npt.NDArray[np.bool_]) -> _Work:
+        part = copy.copy(self)
+        part.rows = self.rows.take(mask)
+        part.above = self.above.take(mask)
+        part.bounds = [self.bounds[0], *(z[mask] for z in self.bounds[1:])]
+        part.alpha, part.beta = [a[mask] for a in self.alpha], [b[mask] for b in self.beta]
+        part.limits = [self.limits[0], *((low[mask], high[mask]) for low, high in self.limits[1:])]
+        part.adams = [(first.take(mask), second.take(mask)) for first, second in self.adams]
+        return part
+
+    def joined(self, values: list[FloatArray]) -> npt.NDArray[np.float32]:
+        return np.concatenate(values, axis=1).astype(np.float32)
+
+    def substitute(self) -> FloatArray:
+        tree = self.tree
+        self.found = backward(
+            tree.levels,
+            tree.levels.top,
+            self.above,
+            self.bounds,
+            tree.sizes,
+            alpha=self.alpha,
+            beta=self.beta,
+        )
+        return self.found.upper
+
+    def step(self, rate: float) -> None:
+        slopes = derivatives(self.tree.levels, self.tree.levels.top, self.found.steps, self.bounds)
+        for number in range(1, self.tree.levels.top):
+            first, second = self.adams[number]
+            rise = self.found.steps[number].rise
+            scale = np.abs(rise).mean(axis=1, keepdims=True)
+            self.alpha[number] = np.clip(self.alpha[number] - rate * first.step(slopes.alpha[number]), 0.0, 1.0)
+            moved = self.beta[number] - BETA_RATE * rate * scale * second.step(slopes.beta[number])
+            self.beta[number] = np.clip(moved, *self.limits[number])
+
+    def branches(self) -> npt.NDArray[np.intp]:
+        """Return the neuron (over all hidden levels but 0) to split at each node, or -1 where no relaxation loses anything.
+
+        Of the CANDIDATES that lose most, the one with the greatest product of what its two halves gain.
+        """
+        losses = self._losses()
+        count = min(CANDIDATES, losses.shape[1])
+        if not count:
+            return np.full(len(losses), -1)
+        each = np.arange(len(losses))[:, None]
+        candidates = np.argpartition(-losses, count - 1, axis=1)[:, :count]
+        nodes = np.repeat(each[:, 0], count)
+        joined = [np.concatenate([getattr(z, end) for z in self.bounds[1:]], axis=1)[nodes] for end in ("lower", "upper")]
+        lower, upper = self.tree.halves(joined[0], joined[1], candidates.ravel())
+        twice = np.concatenate([nodes, nodes])
+        halves = [self.bounds[0], *(Interval(a, b) for a, b in zip(self.tree._cut(lower), self.tree._cut(upper), strict=True))]
+        alpha, beta = [a[twice] for a in self.alpha], [b[twice] for b in self.beta]
+        levels = self.tree.levels
+        found = backward(levels, levels.top, self.above.take(twice), halves, self.tree.sizes, alpha=alpha, beta=beta)
+        # What a half gains counts up to the cut: beyond it the half is closed.
+        base = self.found.upper[:, None]
+        room = np.maximum(base - self.tree.best, 1e-9)
+        gains = [np.clip(base - half.reshape(candidates.shape), 1e-6 * room, room) for half in np.split(found.upper, 2)]
+        score = np.where(losses[each, candidates] >= 0, gains[0] * gains[1], -1.0)
+        choice = candidates[each[:, 0], score.argmax(axis=1)]
+        return np.where(losses[each[:, 0], choice] >= 0, choice, -1)
+
+    def _losses(self) -> FloatArray:
+        """What the relaxation of each neuron costs the bound, about; -1 where it costs nothing. Shape: (batch, T)."""
+        levels = self.tree.levels
+        reached = derivatives(levels, levels.top, self.found.steps, self.bounds).reached
+        losses = [np.zeros((len(self.rows.nu), 0))]
+        for number in range(1, levels.top):
+            step, z = self.found.steps[number], self.bounds[number]
+            activation = levels.activation(number)
+            if activation is Activation.RELU:
+                losses.append(np.where((z.lower < 0) & (z.upper > 0), _relu_loss(step, z, reached[number]), -1.0))
+                continue
+            h = activate(activation, z, INTERVALS)
+            straight = (z.lower >= 0) | (z.upper <= 0) | levels.stages[number].fixed
+            nothing = (z.upper - z.lower <= 1e-9 * (1 + np.abs(z.upper))) | ((activation is Activation.LINEAR) & straight)
+            losses.append(np.where(nothing, -1.0, np.abs(step.rise) * np.abs(h.upper - h.lower)))
+        return np.concatenate(losses, axis=1)
+
+    def positions(self) -> list[FloatArray]:
+        """Where the relaxations attain their bounds, as ends of rows."""
+        first = np.where(self.found.steps[0].place >= self.bounds[0].upper, 1.0, -1.0)
+        return [first] + [np.where(step.nu < 0, -1.0, 1.0) for step in self.found.steps[1:]]
+
+
+def _relu_loss(step: Step, z: Interval, reached: FloatArray) -> FloatArray:
+    """What the relaxation of an open ReLU costs the bound: the chord's height at 0, and its gap at the relaxed solution."""
+    width = np.where(z.upper > z.lower, z.upper - z.lower, 1.0)
+    height = np.maximum(step.rise, 0.0) * z.upper * -z.lower / width
+    slope = np.where(step.rise != 0, step.chosen / np.where(step.rise != 0, step.rise, 1.0), 0.0)
+    relaxed = step.h + (reached - step.place) * slope
+    gap = np.abs(step.rise * (relaxed - np.maximum(reached, 0.0)))
+    loss: FloatArray = height + gap
+    return loss
+
+
+def alive(levels: Levels, bounds: Sequence[Interval]) -> list[npt.NDArray[np.intp]]:
+    """Return, for each hidden level, the neurons that are not off everywhere (one at least)."""
+    kept = []
+    for number, z in enumerate(bounds):
+        on = (z.upper > 0).any(axis=0) if levels.activation(number) is Activation.RELU else np.ones(z.shape[1], dtype=bool)
+        kept.append(np.flatnonzero(on) if on.any() else np.array([0]))
+    return kept
+
+
+def restricted(
+    levels: Levels, bounds: Sequence[Interval], kept: Sequence[npt.NDArray[np.intp]]
+) -> tuple[Levels, list[Interval]]:
+    """Return the network and bounds of the kept neurons alone: the others put out 0."""
+    stages = []
+    for number, stage in enumerate(levels.stages):
+        rows = kept[number + 1] if number + 1 < len(kept) else np.arange(stage.outputs)
+        stages.append(stage.restricted(rows, kept[number]))
+    return Levels(levels.first, tuple(stages)), [z[:, k] for z, k in zip(bounds, kept, strict=True)]
