@@ -35,6 +35,10 @@ class UnsupportedError(QRobustError, NotImplementedError):
     """A backend or a file format cannot express what was asked; raised before anything runs."""
 
 
+class ResourceError(QRobustError, MemoryError):
+    """A method would need more memory than it may take; raised before any is taken."""
+
+
 class BackendUnavailableError(QRobustError, ImportError):
     """A backend's solver is not installed; the message names the command that installs it."""
 

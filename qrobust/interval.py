@@ -214,9 +214,7 @@ def affine(weight: Interval, x: Interval, bias: Interval) -> Interval:
     return Interval(lower, upper)
 
 
-def affine_ball(
-    weight: FloatArray, radius: FloatArray, bias: FloatArray, bias_radius: FloatArray, x: Interval
-) -> Interval:
+def affine_ball(weight: FloatArray, radius: FloatArray, bias: FloatArray, bias_radius: FloatArray, x: Interval) -> Interval:
     """Enclose (weight + E) @ x + bias + e for every x in its box, abs(E) <= radius and abs(e) <= bias_radius.
 
     Shapes    weight (out, in); radius (out,), one a row, or (out, in); biases (out,); x (batch, in); result (batch, out)

@@ -11,7 +11,7 @@ import numpy as np
 
 from qrobust.domains import Bounds, LayerBox, ParameterBox
 from qrobust.errors import NumberError, ShapeError
-from qrobust.interval import Expansion, FloatArray
+from qrobust.interval import Expansion, FloatArray, up
 from qrobust.network import Network
 
 
@@ -79,6 +79,35 @@ class PerLayer(Perturbation):
 
 
 @dataclass(frozen=True)
+class HalfStep(Perturbation):
+    """Every rounding of symmetric integer quantization: abs(p - p0) <= step / 2, step = max abs(p0) / (2**(bits - 1) - 1).
+
+    The greatest absolute value is taken over each array of weights, or over each of its output channels (rows) if
+    `per_channel`, and over each array of biases. Raises NumberError unless 2 <= bits <= 32.
+    """
+
+    bits: int = 8
+    per_channel: bool = False
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.bits <= 32:
+            raise NumberError(f"bits is {self.bits}, it must lie between 2 and 32, such as 8")
+
+    def around(self, network: Network) -> ParameterBox:
+        layers = tuple(
+            LayerBox(_ball(layer.weight, self._half(layer.weight, self.per_channel)), _ball(layer.bias, self._half(layer.bias)))
+            for layer in network.layers
+        )
+        unit = "output channel" if self.per_channel else "tensor"
+        return ParameterBox(layers, rule=f"every parameter within half a step of {self.bits} bits per {unit}")
+
+    def _half(self, values: FloatArray, per_channel: bool = False) -> FloatArray:
+        axes = tuple(range(1, values.ndim)) if per_channel else None
+        greatest = np.abs(values).max(axis=axes, keepdims=True, initial=0.0)
+        return up(greatest / (2 * (2.0 ** (self.bits - 1) - 1)))
+
+
+@dataclass(frozen=True)
 class Hull(Perturbation):
     """Every parameter between its value and that of a second network, such as a quantized copy.
 
@@ -112,6 +141,6 @@ def _perturbed(weights: bool, biases: bool) -> str:
     return "every parameter" if weights and biases else "every weight" if weights else "every bias"
 
 
-def _ball(values: FloatArray, delta: float) -> Bounds:
-    radius = np.full_like(values, delta)
+def _ball(values: FloatArray, delta: float | FloatArray) -> Bounds:
+    radius = np.broadcast_to(np.asarray(delta, dtype=np.float64), values.shape).copy()
     return Bounds(Expansion.total(values, -radius), Expansion.total(values, radius))

@@ -62,7 +62,7 @@ class Tree(Protocol):
     """A maximisation that splits its nodes itself, and keeps the best point it has met."""
 
     best: float
-    point: FloatArray | None
+    point: Any
 
     def roots(self) -> Nodes:
         """The first nodes."""
@@ -80,7 +80,7 @@ class Outcome:
     """
 
     best: float
-    point: FloatArray | None
+    point: Any
     upper: float
     boxes: int
     reason: str = ""

@@ -234,7 +234,7 @@ class Session:
         """Bisect: label queries are monotone in delta, so a proof holds below its delta and a flip above."""
         started = time.monotonic()
         safe, flip, witness = 0.0, math.inf, None
-        largest = max(float(np.abs(layer.weight).max()) for layer in query.network.layers)
+        largest = max(float(np.abs(layer.weight).max(initial=0.0)) for layer in query.network.layers)
         delta, reason, name, assurance = max(largest, 1e-3) / 64, "", backend, Assurance.CHECKED
         while flip - safe > DELTA_ENOUGH * flip or math.isinf(flip):
             left = budget.seconds - (time.monotonic() - started)

@@ -18,9 +18,10 @@ from fractions import Fraction
 import numpy as np
 
 from qrobust.answers import AnyQuery, Assurance, Candidate, Claim, Counterexample, EstimateClaim, Robust, Unknown
+from qrobust.backends import deep
 from qrobust.bounds.objectives import LargestChange, LargestGap, Space
 from qrobust.check import violation_fault
-from qrobust.domains import Points
+from qrobust.domains import Point, Points
 from qrobust.leads import Leads
 from qrobust.network import Output
 from qrobust.queries import (
@@ -33,6 +34,7 @@ from qrobust.queries import (
 )
 from qrobust.search import Budget, Outcome, maximise
 
+SMALL = 24  # hidden neurons up to which the search over positions is tried at a point, too
 TOLERANCE = 2.5e-7  # of estimated confidences and margins
 
 
@@ -54,17 +56,42 @@ class BranchAndBound:
             return "the greatest delta is found by bisection over label queries"
         if isinstance(query.domain, Points):
             return "a set of points is answered point by point"
-        if not query.network.is_dense:
+        if not query.network.is_dense and not isinstance(query.domain, Point):
             return "the bounds on differences of neurons cover dense layers, not convolutions and pools"
         return None
 
     def decide(self, query: Query, budget: Budget) -> Claim:
+        started = time.monotonic()
+        claim: Claim | None = None
+        if _is_deep(query):
+            claim = self._decide_deep(
+                query, replace(budget, seconds=budget.seconds / 2 if _is_small(query) else budget.seconds)
+            )
+            left = budget.seconds - (time.monotonic() - started)
+            if not isinstance(claim, Unknown) or not _is_small(query) or left <= 0:
+                return claim
+            budget = replace(budget, seconds=left)
         if isinstance(query, ConfidenceQuery):
             return self._decide_confidence(query, budget)
         assert isinstance(query, LabelQuery)
         return self._decide_label(query, budget)
 
+    def _decide_deep(self, query: Query, budget: Budget) -> Claim:
+        if isinstance(query, LabelQuery):
+            return deep.decide_label(query, budget)
+        assert isinstance(query, ConfidenceQuery)
+        claim = deep.estimate_change(query, budget, self.tolerance)
+        if _at_most(claim.upper, query.epsilon):
+            return Robust(Assurance.ROUNDED)
+        if claim.witness is not None and violation_fault(query, claim.witness) is None:
+            return Candidate(claim.witness)
+        return Unknown(claim.reason or "rounding hides the answer", None, claim.upper)
+
     def estimate(self, query: EpsilonEstimate | SigmaEstimate, budget: Budget) -> EstimateClaim:
+        if _is_deep(query) and not _is_small(query):
+            if isinstance(query, EpsilonEstimate):
+                return deep.estimate_change(query, budget, self.tolerance)
+            return deep.estimate_margin(query, budget)
         if isinstance(query, EpsilonEstimate):
             problem = LargestChange(_confidence_space(query))
             outcome = maximise(problem, budget, tolerance=self.tolerance)
@@ -128,6 +155,17 @@ class BranchAndBound:
             if outcome.point is not None and outcome.best > best[0]:
                 best = (outcome.best, problem.witness(outcome.point))
         return EstimateClaim(_clip(upper), best[1], Assurance.ROUNDED, reason=reason)
+
+
+def _is_deep(query: Query) -> bool:
+    """Whether it is a local question about several hidden layers, or about convolutions."""
+    several = len(query.network.hidden_layers) > 1 or not query.network.is_dense
+    return several and isinstance(query.domain, Point)
+
+
+def _is_small(query: Query) -> bool:
+    """Whether a search over the positions of all neurons may end as well."""
+    return query.network.is_dense and sum(layer.outputs for layer in query.network.hidden_layers) <= SMALL
 
 
 def _at_most(value: float, limit: Fraction) -> bool:

@@ -120,13 +120,13 @@ class Smooth:
         h = activate(self.activation, Interval.point(place), INTERVALS).middle
         return np.where(up, sides[0][0], sides[1][0]), place, h
 
-    def _side(
-        self, coefficient: FloatArray, nu: FloatArray, z: Interval, positive: bool
-    ) -> tuple[FloatArray, FloatArray]:
+    def _side(self, coefficient: FloatArray, nu: FloatArray, z: Interval, positive: bool) -> tuple[FloatArray, FloatArray]:
         """Bound coefficient act(z) - nu z over intervals on one side of 0."""
         factor, slope = Interval.point(coefficient), Interval.point(nu)
-        ends = [(factor * activate(self.activation, Interval.point(e), INTERVALS) - slope * Interval.point(e)).upper
-                for e in (z.lower, z.upper)]
+        ends = [
+            (factor * activate(self.activation, Interval.point(e), INTERVALS) - slope * Interval.point(e)).upper
+            for e in (z.lower, z.upper)
+        ]
         value, place = np.maximum(*ends), np.where(ends[1] >= ends[0], z.upper, z.lower)
         concave = (coefficient > 0) if positive else (coefficient < 0)
         touch = np.clip(self._where_slope(nu, coefficient, positive), z.lower, z.upper)

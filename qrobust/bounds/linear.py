@@ -174,7 +174,7 @@ class Slopes:
 
 
 def derivatives(levels: Levels, level: int, steps: Sequence[Step], bounds: Sequence[Interval]) -> Slopes:
-    """Return the derivatives of a substitution's bound with respect to alpha and beta (Danskin's theorem): floats, no bounds."""
+    """Return the derivatives of a substitution's bound with respect to alpha and beta (Danskin's theorem), in floats."""
     h = steps[0].h
     zero = np.zeros_like(h)
     alphas, betas, reached = [zero], [zero], [steps[0].place]
@@ -220,9 +220,7 @@ class Adam:
         self.count += 1
         self.mean = 0.9 * self.mean + 0.1 * slope
         self.square = 0.999 * self.square + 0.001 * slope * slope
-        direction: FloatArray = (self.mean / (1 - 0.9**self.count)) / (
-            np.sqrt(self.square / (1 - 0.999**self.count)) + 1e-12
-        )
+        direction: FloatArray = (self.mean / (1 - 0.9**self.count)) / (np.sqrt(self.square / (1 - 0.999**self.count)) + 1e-12)
         return direction
 
 
@@ -286,7 +284,7 @@ def refreshed(
     empty = np.zeros(len(since), dtype=bool)
     for level in range(2, levels.top):
         h = activate(levels.activation(level - 1), bounds[-1], INTERVALS)
-        z, gone = met(known[level], interval_step(levels.stages[level - 1], h))
+        z, gone = intersected(known[level], interval_step(levels.stages[level - 1], h))
         empty |= gone
         z, gone = _tightened(levels, level, z, bounds, sizes, Tuning(0), (since < level) & ~empty)
         empty |= gone
@@ -294,12 +292,12 @@ def refreshed(
     return bounds, empty
 
 
-def met(first: Interval, second: Interval) -> tuple[Interval, BoolArray]:
+def intersected(first: Interval, second: Interval) -> tuple[Interval, BoolArray]:
     """Intersect row by row; where that is empty the first is kept and the row is named."""
     lower, upper = np.maximum(first.lower, second.lower), np.minimum(first.upper, second.upper)
     empty = (lower > upper).any(axis=1)
     lower[empty], upper[empty] = first.lower[empty], first.upper[empty]
-    return Interval(lower, upper), empty
+    return Interval(lower, upper), np.asarray(empty)
 
 
 def _tightened(
@@ -327,8 +325,8 @@ def _tightened(
         upper[box, neuron], lower[box, neuron] = bound[: len(box)], -bound[len(box) :]
     crossed = lower > upper  # linear bounds of an empty set may cross
     narrower = Interval(np.where(crossed, z.lower, lower), np.where(crossed, z.upper, upper))
-    result, empty = met(z, narrower)
-    return result, empty | crossed.any(axis=1)
+    result, empty = intersected(z, narrower)
+    return result, np.asarray(empty | crossed.any(axis=1))
 
 
 def _of(z: Interval, boxes: npt.NDArray[np.intp]) -> Interval:

@@ -1,7 +1,7 @@
 """Branch and bound on neurons: the greatest value of rows over the logits, for all parameters of a box at once.
 
 Accepts   `linear.Levels` at one input; linear, ReLU, sigmoid, tanh
-Gives     a `search.Tree` whose nodes are boxes of pre-activations: an open ReLU is split at 0, a curved activation in the middle
+Gives     a `search.Tree` whose nodes are boxes of pre-activations: an open ReLU is split at 0, a curve in the middle
 Method    After a split the bounds of the later pre-activations are tightened (`linear.refreshed`); then alpha and beta are
           tuned from the parent's on batches of nodes, all rows together, and a node is closed as soon as its bound is below
           the cut. The neuron to split is the one, among those whose relaxation loses most, whose two children have the best
@@ -37,7 +37,7 @@ BELOW_ZERO = -5e-324  # the greatest float below 0: bounds above it are at least
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Objectives nu . logits + offset. Shapes: nu (rows, logits); offset (rows,); strict (rows,): at 0 the row does not count."""
+    """Objectives nu . logits + offset. Shapes: nu (rows, logits); offset (rows,); strict (rows,): 0 does not count."""
 
     nu: FloatArray
     offset: FloatArray
@@ -59,8 +59,8 @@ class Best:
 class NeuronTree:
     """See the module's docstring.
 
-    `best` starts at `cut`: nodes whose bound is not above it are closed. With a cut just below 0 the search decides whether
-    any row can reach 0 (or more than 0, where it is strict).
+    Nodes whose bound is not above `best` are closed; it starts at `cut`. With a cut just below 0 the search decides whether
+    any row can reach 0 (or more than 0, where it is strict); with `climbs` and one row it is raised to what attacks attain.
     """
 
     def __init__(
@@ -70,13 +70,15 @@ class NeuronTree:
         rows: Rows,
         *,
         cut: float = BELOW_ZERO,
+        climbs: bool = False,
         tuning: Tuning | None = None,
     ) -> None:
         self.full = levels
         self.kept = alive(levels, bounds)
         self.levels, self.bounds = restricted(levels, bounds, self.kept)
         self.rows, self.tuning = rows, tuning or Tuning()
-        self.best, self.point = cut, None
+        self.best, self.climbs = cut, climbs
+        self.point: Best | None = None
         self.sizes = self.levels.sizes(self.bounds)
         widths = [z.shape[1] for z in self.bounds[1:]]
         ends = np.cumsum([0, *widths])
@@ -106,13 +108,11 @@ class NeuronTree:
         lower, upper = (np.concatenate([getattr(z, end) for z in bounds[1:]], axis=1) for end in ("lower", "upper"))
         return self._bounded(np.where(empty, -np.inf, twice[0]), twice[1], lower, upper, twice[2], twice[3])
 
-    def halves(
-        self, lower: FloatArray, upper: FloatArray, branch: npt.NDArray[np.intp]
-    ) -> tuple[FloatArray, FloatArray]:
+    def halves(self, lower: FloatArray, upper: FloatArray, branch: npt.NDArray[np.intp]) -> tuple[FloatArray, FloatArray]:
         """Split each node at one neuron: the upper halves of all, then the lower ones. Shapes: (batch, T); (2 batch, T)."""
         each = np.arange(len(branch))
         low, high = lower[each, branch], upper[each, branch]
-        cut = np.where(self.is_relu[branch], 0.0, 0.5 * low + 0.5 * high)
+        cut = np.clip(np.where(self.is_relu[branch], 0.0, 0.5 * low + 0.5 * high), low, high)
         above, below = lower.copy(), upper.copy()
         above[each, branch], below[each, branch] = cut, cut
         return np.concatenate([above, lower]), np.concatenate([upper, below])
@@ -168,9 +168,14 @@ class NeuronTree:
     def offer(self, found: Found, row: npt.NDArray[np.intp]) -> None:
         """Take the best of what an attack found, if it beats what there is. Positions are of the restricted levels."""
         index = int(found.value.argmax())
-        if found.value[index] > self.best:
-            self.best = float(found.value[index])
-            self.point = Best(int(row[index]), self.best, self._restored([p[index] for p in found.positions]))
+        if self.point is None or found.value[index] > self.point.value:
+            positions = self._restored([p[index] for p in found.positions])
+            self.point = Best(int(row[index]), float(found.value[index]), positions)
+            self.best = max(self.best, self.point.value) if self.climbs else self.best
+
+    def offer_full(self, found: Found, row: npt.NDArray[np.intp]) -> None:
+        """As `offer`, with positions of all neurons."""
+        self.offer(Found(found.value, [p[:, kept] for p, kept in zip(found.positions, self.kept, strict=True)]), row)
 
     def _restored(self, positions: list[FloatArray]) -> list[FloatArray]:
         """Positions of all neurons: those that are off everywhere stay low."""

@@ -1,25 +1,32 @@
 """Networks over eliminated parameters, as stages: what the linear bounds work on.
 
-Accepts   dense layers and any parameter box
-Gives     for each layer a centre and a radius: z = (C + E) h + (c + e) with abs(E) <= R and abs(e) <= r, entry by entry, holds
-          every network in the box; R is kept as one number a row where the rule allows it (one step a tensor or channel)
-Method    row i of C h + c +- (R_i abs(h) + r_i) is exactly what the parameters of row i reach (THEORY.md, section 3)
-Property  sound: centre and radius enclose the exact ends of the box; exact up to the rounding of the radius
+Accepts   dense and convolutional layers, pools, and any parameter box
+Gives     a chain of affine maps and activations: z = (C + E) h + (c + e) with abs(E) <= R and abs(e) <= r, entry by entry,
+          holds every network in the box; R is kept as one number a row where the rule allows it (one step a tensor or channel)
+Method    row i of C h + c +- (R_i abs(h) + r_i) is exactly what the parameters of row i reach (THEORY.md, section 3). A
+          convolution becomes its matrix, every use of a kernel weight a parameter of its own; the greatest of a window becomes
+          ReLUs, max(a, b) = b + relu(a - b), pair by pair
+Property  sound: centre and radius enclose the exact ends of the box. Exact up to the rounding of the radius for dense layers;
+          not exact for convolutions, whose uses of one weight move together in truth
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
 from qrobust.domains import Bounds, LayerBox, ParameterBox
+from qrobust.errors import ResourceError
 from qrobust.interval import FloatArray, Interval, affine_ball, up
-from qrobust.network import Activation, Dense, Network
+from qrobust.layers import Activation, AveragePool2d, Conv2d, Dense, Layer, MaxPool2d
+from qrobust.network import Network
 
 SAME = 1e-9  # radii of a row that differ relatively by less are taken as one, the greatest
+MOST_BYTES = 4 * 2**30  # of matrices
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,10 +81,44 @@ class Stage:
         return replace(self, weight=weight, radius=radius, bias=self.bias[rows], bias_radius=self.bias_radius[rows])
 
 
-def stage_of(layer: Dense, box: LayerBox) -> Stage:
-    """Return the stage of one layer over its box."""
+@lru_cache(maxsize=4)
+def stages_of(network: Network, parameters: ParameterBox) -> tuple[Stage, ...]:
+    """Return the stages of all layers; kept for the last few networks and boxes, since many queries share them.
+
+    Raises    ResourceError if the matrices need more than MOST_BYTES
+    """
+    needed = sum(24 * layer.inputs * layer.outputs for layer in network.layers)
+    if needed > MOST_BYTES:
+        raise ResourceError(
+            f"the linear bounds of {network} need {needed / 2**30:.1f} GiB of matrices, at most {MOST_BYTES / 2**30:.0f} GiB"
+            " are taken: use --backend closed-form or a smaller network"
+        )
+    stages: list[Stage] = []
+    for layer, box in zip(network.layers, parameters.layers, strict=True):
+        stages += _lowered(layer, box)
+    return tuple(stages)
+
+
+def _lowered(layer: Layer, box: LayerBox) -> Iterator[Stage]:
+    match layer:
+        case Dense():
+            yield _ball_stage(layer, box)
+        case Conv2d():
+            yield _ball_stage(layer, box)
+        case AveragePool2d():
+            low, high = (matrix.toarray() for matrix in layer.matrix_bounds())
+            zeros = np.zeros(layer.outputs)
+            yield Stage(low, up(high - low), zeros, zeros, Activation.LINEAR)
+        case MaxPool2d():
+            yield from _greatest_of_windows(layer)
+
+
+def _ball_stage(layer: Dense | Conv2d, box: LayerBox) -> Stage:
     weight, radius = _ball(layer.weight, box.weight)
     bias, bias_radius = _ball(layer.bias, box.bias)
+    if isinstance(layer, Conv2d):
+        weight, radius = layer.matrix(weight).toarray(), layer.matrix(radius).toarray()
+        bias, bias_radius = layer.bias_vector(bias), layer.bias_vector(bias_radius)
     greatest, least = radius.max(axis=1), radius.min(axis=1)
     if (greatest - least <= SAME * greatest).all():
         radius = greatest
@@ -90,14 +131,54 @@ def _ball(stored: FloatArray, bounds: Bounds) -> tuple[FloatArray, FloatArray]:
     with np.errstate(over="ignore", invalid="ignore"):
         middle = ends.middle
         radii = [up(np.maximum(up(ends.upper - c), up(c - ends.lower))) for c in (stored, middle)]
-    centre = np.where(radii[0] <= radii[1] * (1 + SAME), stored, middle)
-    radius = np.where(radii[0] <= radii[1] * (1 + SAME), radii[0], radii[1])
-    return centre, np.where(ends.lower == ends.upper, np.where(centre == ends.lower, 0.0, radius), radius)
+    near = radii[0] <= radii[1] * (1 + SAME)
+    centre, radius = np.where(near, stored, middle), np.where(near, radii[0], radii[1])
+    still = (ends.lower == ends.upper) & (centre == ends.lower)
+    return centre, np.where(still, 0.0, radius)
 
 
-def stages_of(network: Network, parameters: ParameterBox) -> tuple[Stage, ...]:
-    """Return the stages of all layers."""
-    return tuple(stage_of(layer, box) for layer, box in zip(network.layers, parameters.layers, strict=True))
+def _greatest_of_windows(layer: MaxPool2d) -> Iterator[Stage]:
+    """Halve each window until one value is left: a stage of relu(a - b), relu(b), relu(-b) a pair, summed by the next stage."""
+    size = layer.windows.shape[1]
+    outputs = layer.outputs
+    gather = np.zeros((outputs * size, layer.inputs))
+    gather[np.arange(outputs * size), layer.windows.reshape(-1)] = 1.0
+    while size > 1:
+        pairs, single = divmod(size, 2)
+        blocks = np.zeros((3 * pairs + 2 * single, size))
+        merge = np.zeros((pairs + single, 3 * pairs + 2 * single))
+        for pair in range(pairs):
+            first, second = 2 * pair, 2 * pair + 1
+            blocks[3 * pair, [first, second]] = 1.0, -1.0
+            blocks[3 * pair + 1, second], blocks[3 * pair + 2, second] = 1.0, -1.0
+            merge[pair, 3 * pair : 3 * pair + 3] = 1.0, 1.0, -1.0
+        if single:
+            blocks[-2:, -1] = 1.0, -1.0
+            merge[-1, -2:] = 1.0, -1.0
+        yield _exact_stage(np.asarray(np.kron(np.eye(outputs), blocks) @ gather, dtype=np.float64), Activation.RELU)
+        gather, size = np.kron(np.eye(outputs), merge), pairs + single
+    yield _exact_stage(gather, Activation.LINEAR)
+
+
+def _exact_stage(weight: FloatArray, activation: Activation) -> Stage:
+    zeros = np.zeros(len(weight))
+    return Stage(weight, zeros, zeros, zeros, activation)
+
+
+def first_convolution(network: Network, parameters: ParameterBox, x: FloatArray) -> tuple[Stage, Interval] | None:
+    """Return a first convolution at one input as a fixed map of its parameters, and their box: exact, uses move together.
+
+    Shapes    x (inputs,); the box (1, kernel numbers and biases)
+    """
+    layer, box = network.layers[0], parameters.layers[0]
+    if not isinstance(layer, Conv2d):
+        return None
+    seen = np.append(x, 0.0)[layer.windows]
+    channels, positions = len(layer.bias), len(seen)
+    weight = np.hstack([np.kron(np.eye(channels), seen), np.kron(np.eye(channels), np.ones((positions, 1)))])
+    kernel, bias = box.weight.interval, box.bias.interval
+    values = [np.concatenate([getattr(part, end).reshape(-1) for part in (kernel, bias)])[None] for end in ("lower", "upper")]
+    return _exact_stage(weight, layer.activation), Interval(values[0], values[1])
 
 
 def interval_step(stage: Stage, h: Interval) -> Interval:

@@ -1,0 +1,257 @@
+"""Local questions about networks with several hidden layers: linear bounds, attacks, and branch and bound on neurons.
+
+Accepts   one input; every network; label and margin questions, sigma at a point, and the change of confidences
+Gives     Robust, Candidate or Unknown; estimates with a certified upper end and a witness
+Method    The rows that must stay below 0 (the leads of the rivals; for one sigmoid the logit and its negative) are bounded
+          together (`linear.top_bounds`); what stays open is attacked from random ends and then searched (`neurons.NeuronTree`)
+Property  sound; complete for label questions on dense ReLU networks as the tuning converges. For the confidences of k classes
+          the bound treats the differences of logits as independent: sound, not complete
+Source    THEORY.md, sections 3 and 4; see `bounds.neurons`
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
+
+from qrobust import interval
+from qrobust.answers import Assurance, Candidate, Claim, Counterexample, EstimateClaim, Robust, Unknown
+from qrobust.bounds.attack import Found, climb, parameters_at
+from qrobust.bounds.ibp import nominal_logits
+from qrobust.bounds.linear import Levels, Tuning, pre_activations, top_bounds
+from qrobust.bounds.local import nominal_labels
+from qrobust.bounds.neurons import BELOW_ZERO, NeuronTree, Rows
+from qrobust.bounds.shared import attack_shared
+from qrobust.bounds.stages import first_convolution, interval_step, stages_of
+from qrobust.check import Replay, violation_fault
+from qrobust.domains import ParameterBox
+from qrobust.exact import decide, float_bounds, to_exact
+from qrobust.interval import FloatArray, Interval
+from qrobust.leads import Leads
+from qrobust.network import Activation, Network, Output
+from qrobust.queries import ConfidenceQuery, EpsilonEstimate, LabelQuery, SigmaEstimate
+from qrobust.search import Budget, Outcome, explore
+
+ROOT_TUNING = Tuning(steps=13)
+LEVEL_TUNING = Tuning(steps=5)  # of the intermediate bounds of one input
+STARTS = 64  # random starts of the first attack, for each open row
+BATCH = 256
+
+
+def levels_at(network: Network, parameters: ParameterBox, points: FloatArray) -> tuple[Levels, Interval]:
+    """Return the network after its first layer, and the exact range of that layer's pre-activations at each point.
+
+    At one point a first convolution stays whole: level 0 is its parameters. Shapes: points (batch, inputs)
+    """
+    stages = stages_of(network, parameters)
+    kernel = first_convolution(network, parameters, points[0]) if len(points) == 1 else None
+    if kernel is not None:
+        return Levels(Activation.LINEAR, (kernel[0], *stages[1:])), kernel[1]
+    if len(stages) == 1:
+        return Levels(Activation.LINEAR, stages), Interval.point(points)
+    return Levels(stages[0].activation, stages[1:]), interval_step(stages[0], Interval.point(points))
+
+
+@dataclass(frozen=True, eq=False)
+class Situation:
+    """One input with everything bounded: levels, their bounds, and how to rebuild parameters from positions."""
+
+    network: Network
+    parameters: ParameterBox
+    x: FloatArray
+    levels: Levels
+    bounds: list[Interval]
+
+    @classmethod
+    def at(cls, network: Network, parameters: ParameterBox, x: FloatArray, tuning: Tuning = LEVEL_TUNING) -> Situation:
+        """Bound all hidden levels. Shapes: x (inputs,)."""
+        levels, start = levels_at(network, parameters, x[None])
+        return cls(network, parameters, x, levels, pre_activations(levels, start, tuning))
+
+    def upper(self, rows: Rows, tuning: Tuning = ROOT_TUNING) -> FloatArray:
+        """Bound rows over the logits from above."""
+        zero = np.zeros(len(rows.nu), dtype=np.intp)
+        return top_bounds(self.levels, self.bounds, rows.nu, rows.offset, zero, tuning)
+
+    def attacked(self, rows: Rows, rng: np.random.Generator) -> Found:
+        """Attack each row from STARTS random ends; the best of each row. Shapes: value (rows,)."""
+        nu, offset = np.repeat(rows.nu, STARTS, axis=0), np.repeat(rows.offset, STARTS)
+        ends = [np.where(rng.random((len(nu), z.shape[1])) < 0.5, -1.0, 1.0) for z in self.bounds]
+        found = climb(self.levels, self.bounds[0], nu, offset, ends)
+        best = found.value.reshape(-1, STARTS).argmax(axis=1) + STARTS * np.arange(len(rows.nu))
+        return Found(found.value[best], [p[best] for p in found.positions])
+
+    def example(self, positions: list[FloatArray], nu: FloatArray) -> Counterexample | None:
+        """Rebuild parameters, as floats inside the box, from one position a hidden neuron and the row that is pushed up."""
+        x = tuple(Fraction(value) for value in self.x.tolist())
+        if self.network.is_dense:
+            found = parameters_at(self.network, self.parameters, self.x, positions[: len(self.network.layers) - 1], nu)
+        else:
+            found = attack_shared(self.network, self.parameters, self.x, nu)
+        return None if found is None else Counterexample(x, found)
+
+
+def decide_label(query: LabelQuery, budget: Budget) -> Claim:
+    """Decide whether the label can change at one input."""
+    deadline = time.monotonic() + budget.seconds
+    x = query.domain.box.lower
+    leads = Leads(query.network, query.level)
+    label = stored_label(leads, x)
+    if label is None:
+        return Unknown("no precision settles the label at this input")
+    if query.sigma:
+        enough = _has_margin(query, x, label)
+        if enough is None:
+            return Unknown("no precision settles the margin at this input")
+        if not enough:
+            return Robust(Assurance.ROUNDED)
+    pairs = leads.of_label(label)
+    rows = Rows(leads.directions[pairs], leads.offset.upper[pairs], leads.strict[pairs])
+    situation = Situation.at(query.network, query.parameters, x)
+    upper = situation.upper(rows)
+    open_ = np.where(rows.strict, upper > 0, upper >= 0)
+    if not open_.any():
+        return Robust(Assurance.ROUNDED)
+    rows = rows.take(np.flatnonzero(open_))
+    found = situation.attacked(rows, np.random.default_rng(0))
+    for row in np.argsort(-found.value):
+        if found.value[row] < 0:
+            break
+        example = situation.example([p[row] for p in found.positions], rows.nu[row])
+        if example is not None and violation_fault(query, example) is None:
+            return Candidate(example)
+    return _searched(query, situation, rows, budget, deadline)
+
+
+def stored_label(leads: Leads, x: FloatArray) -> int | None:
+    """Return the stored network's label at an input, exactly; None if no precision settles it."""
+    label = int(nominal_labels(leads, x[None])[0])
+    return label if label >= 0 else _stored(leads.network, x).label(False, leads.level)
+
+
+def _stored(network: Network, x: FloatArray) -> Replay:
+    return Replay(network, Counterexample(tuple(Fraction(value) for value in x.tolist()), ()))
+
+
+def _has_margin(query: LabelQuery, x: FloatArray, label: int) -> bool | None:
+    replay = _stored(query.network, x)
+    sign = decide(lambda: replay.margin(label, query.level) - to_exact([query.sigma])[0])
+    return None if sign is None else sign >= 0
+
+
+def estimate_margin(query: SigmaEstimate, budget: Budget) -> EstimateClaim:
+    """Enclose sigma at one input: its margin if its label can change, else 0."""
+    x = query.domain.box.lower
+    leads = Leads(query.network, query.level)
+    own = stored_label(leads, x)
+    if own is not None and own != query.label:
+        return EstimateClaim(0.0, None, Assurance.ROUNDED)
+    claim = decide_label(LabelQuery(query.network, query.parameters, query.domain, query.level), budget)
+    if isinstance(claim, Robust):
+        return EstimateClaim(0.0, None, Assurance.ROUNDED)
+    replay = _stored(query.network, x)
+    upper = 1.0 if own is None else max(float_bounds(lambda: replay.margin(query.label, query.level))[1], 0.0)
+    witness = claim.counterexample if isinstance(claim, Candidate) and own is not None else None
+    return EstimateClaim(upper, witness, Assurance.ROUNDED, reason=claim.reason if isinstance(claim, Unknown) else "")
+
+
+def _searched(query: LabelQuery, situation: Situation, rows: Rows, budget: Budget, deadline: float) -> Claim:
+    tree = NeuronTree(situation.levels, situation.bounds, rows)
+    replayed: list[Counterexample] = []
+
+    def flips(outcome: Outcome) -> bool:
+        if tree.point is None or tree.point.value < 0:
+            return False
+        example = situation.example(tree.point.positions, rows.nu[tree.point.row])
+        tree.point = None
+        if example is not None and violation_fault(query, example) is None:
+            replayed.append(example)
+        return bool(replayed)
+
+    outcome = explore(tree, budget, tolerance=0.0, stop=flips, batch=BATCH, deadline=deadline)
+    if replayed:
+        return Candidate(replayed[0])
+    if outcome.open is not None and not len(outcome.open) and outcome.upper <= BELOW_ZERO:
+        return Robust(Assurance.ROUNDED)
+    return Unknown(outcome.reason or "the worst case is a tie that rounding hides")
+
+
+def screen_labels(
+    leads: Leads, parameters: ParameterBox, points: FloatArray, labels: npt.NDArray[np.int64]
+) -> npt.NDArray[np.bool_]:
+    """Return which points' labels surely hold, by linear bounds alone, all points together.
+
+    Shapes    points (n, inputs); labels (n,): those of the stored network, -1 where they are not known; result (n,)
+    """
+    levels, start = levels_at(leads.network, parameters, points)
+    bounds = pre_activations(levels, start, Tuning(0))
+    boxes, pairs = np.nonzero(leads.pairs[:, 0][None] == labels[:, None])
+    upper = top_bounds(levels, bounds, leads.directions[pairs], leads.offset.upper[pairs], boxes, ROOT_TUNING)
+    beaten = np.where(leads.strict[pairs], upper > 0, upper >= 0)
+    safe = labels >= 0
+    safe[boxes[beaten]] = False
+    return safe
+
+
+def estimate_change(query: EpsilonEstimate | ConfidenceQuery, budget: Budget, tolerance: float) -> EstimateClaim:
+    """Enclose the greatest change of a confidence at one input: an upper end, and a witness of the lower."""
+    if query.network.output is Output.SIGMOID:
+        return _change_of_sigmoid(query, budget, tolerance)
+    return _change_of_softmax(query)
+
+
+def _change_of_sigmoid(query: EpsilonEstimate | ConfidenceQuery, budget: Budget, tolerance: float) -> EstimateClaim:
+    x = query.domain.box.lower
+    situation = Situation.at(query.network, query.parameters, x)
+    before = interval.sigmoid(nominal_logits(query.network, Interval.point(x[None])))
+    upper, reason, witnesses = 0.0, "", []
+    for sign in (1.0, -1.0):
+        rows = Rows(np.array([[sign]]), np.zeros(1), np.zeros(1, dtype=bool))
+        found = situation.attacked(rows, np.random.default_rng(0))
+        tree = NeuronTree(situation.levels, situation.bounds, rows, cut=float(found.value[0]), climbs=True)
+        tree.offer_full(found, np.zeros(1, dtype=np.intp))
+        # The sigmoid's slope is at most 1/4: four times the tolerance on the logit is enough.
+        outcome = explore(tree, Budget(budget.seconds / 2, budget.boxes), tolerance=4 * tolerance, batch=BATCH)
+        end = Interval.point(np.array([[sign * outcome.upper]]))
+        after = interval.sigmoid(end)
+        change = (after - before).upper if sign > 0 else (before - after).upper
+        upper, reason = max(upper, float(change[0, 0])), outcome.reason or reason
+        if tree.point is not None:
+            example = situation.example(tree.point.positions, rows.nu[0])
+            witnesses += [example] if example is not None else []
+    return EstimateClaim(min(upper, 1.0), _largest(query, witnesses), Assurance.ROUNDED, reason=reason)
+
+
+def _change_of_softmax(query: EpsilonEstimate | ConfidenceQuery) -> EstimateClaim:
+    x, classes = query.domain.box.lower, query.network.class_count
+    situation = Situation.at(query.network, query.parameters, x)
+    leads = Leads(query.network, Fraction(1, 2))
+    rows = Rows(leads.directions, np.zeros(len(leads.pairs)), leads.strict)
+    greatest = situation.upper(rows)  # of z_rival - z_label
+    table = np.zeros((classes, classes))
+    table[leads.pairs[:, 0], leads.pairs[:, 1]] = greatest
+    before = interval.softmax(nominal_logits(query.network, Interval.point(x[None])))
+    ends = []
+    for values in (-table.T, table):  # the least and the greatest z_j - z_c: confidence c at its greatest and least
+        shifted = Interval.point(np.where(np.eye(classes, dtype=bool), 0.0, values))
+        ends.append(interval.softmax(shifted))
+    diagonal = np.arange(classes)
+    rise = (Interval(ends[0].lower[diagonal, diagonal], ends[0].upper[diagonal, diagonal]) - before[0]).upper
+    fall = (before[0] - Interval(ends[1].lower[diagonal, diagonal], ends[1].upper[diagonal, diagonal])).upper
+    found = situation.attacked(rows, np.random.default_rng(0))
+    examples = [situation.example([p[i] for p in found.positions], rows.nu[i]) for i in range(len(rows.nu))]
+    witness = _largest(query, [e for e in examples if e is not None])
+    reason = "for several classes the differences of logits are bounded one by one"
+    return EstimateClaim(min(max(float(rise.max()), float(fall.max()), 0.0), 1.0), witness, Assurance.ROUNDED, reason=reason)
+
+
+def _largest(query: EpsilonEstimate | ConfidenceQuery, examples: list[Counterexample]) -> Counterexample | None:
+    """Return the example with the greatest change, by forecast."""
+    if not examples:
+        return None
+    sizes = [max(abs(float(c)) for c in Replay(query.network, e).change()) for e in examples]
+    return examples[int(np.argmax(sizes))]
