@@ -7,6 +7,7 @@ it took, and how far the answer was checked.
 from __future__ import annotations
 
 import html
+import math
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, localcontext
 from enum import Enum, IntEnum
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qrobust.domains import Parameters
-from qrobust.errors import EnclosureError
+from qrobust.errors import EnclosureError, NumberError
 from qrobust.network import Network
 from qrobust.queries import ConfidenceQuery, EpsilonEstimate, GreatestDelta, LabelQuery, Query, SigmaEstimate
 
@@ -53,6 +54,15 @@ class Counterexample:
             "parameters": [{"weight": _json_array(weight), "bias": _json_array(bias)} for weight, bias in self.parameters],
         }
 
+    @classmethod
+    def from_json(cls, document: Any) -> Counterexample:
+        """Return the counterexample that `to_json` wrote. Raises NumberError if the document is no such thing."""
+        try:
+            layers = tuple((_exact(layer["weight"]), _exact(layer["bias"])) for layer in document["parameters"])
+            return cls(tuple(Fraction(value) for value in _exact(document["input"]).tolist()), layers)
+        except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+            raise NumberError(f"this is no counterexample as qrobust writes it: {error}") from None
+
 
 def _json_number(value: Fraction) -> float | str:
     try:
@@ -62,8 +72,16 @@ def _json_number(value: Fraction) -> float | str:
     return nearest if Fraction(nearest) == value else str(value)
 
 
-def _json_array(values: npt.NDArray[np.object_]) -> Any:
-    return np.asarray(np.frompyfunc(_json_number, 1, 1)(values)).tolist()
+def _json_array(values: npt.NDArray[Any]) -> Any:
+    return values.tolist() if values.dtype == np.float64 else np.asarray(np.frompyfunc(_json_number, 1, 1)(values)).tolist()
+
+
+def _exact(values: Any) -> npt.NDArray[Any]:
+    array = np.array(values, object)
+    if all(isinstance(value, float) and math.isfinite(value) for value in array.flat):
+        return array.astype(np.float64)
+    exact = np.frompyfunc(lambda v: Fraction(*map(int, v.split("/"))) if isinstance(v, str) else Fraction(v), 1, 1)
+    return np.asarray(exact(array), object)
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,18 @@ query forbids happens. Every comparison is settled exactly or not accepted.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
+from functools import cached_property, lru_cache
 
+import numpy as np
+import numpy.typing as npt
 from flint import arb
 
 from qrobust.answers import Counterexample
+from qrobust.certificates import Certificate
+from qrobust.domains import Bounds, Parameters
+from qrobust.dyadic import Dyadic, product, zeros
 from qrobust.errors import UnsoundAnswerError
 from qrobust.exact import (
     Exact,
@@ -18,30 +25,58 @@ from qrobust.exact import (
     ExactArray,
     decide,
     float_bounds,
+    logit_bounds,
     sigmoid,
     to_exact,
 )
-from qrobust.network import Network, Output, confidence, logits, perturbed_logits
+from qrobust.interval import FloatArray
+from qrobust.network import Activation, Network, Output, confidence, logits, perturbed_logits
 from qrobust.queries import ConfidenceQuery, EpsilonEstimate, GreatestDelta, LabelQuery, Query, SigmaEstimate
 
 
 class Replay:
-    """The nominal and the perturbed network at one input, evaluated exactly in whatever precision is in force."""
+    """The nominal and the perturbed network at one input, evaluated exactly in whatever precision is in force.
+
+    Dense networks of linear and ReLU units with float parameters at a dyadic input are evaluated in big integers.
+    """
 
     def __init__(self, network: Network, example: Counterexample) -> None:
-        self.network = network
-        self._x = to_exact([Fraction(value) for value in example.x])
-        self._parameters = [(to_exact(weight), to_exact(bias)) for weight, bias in example.parameters]
+        self.network, self._example = network, example
         self._fixed: dict[str, ExactArray] = {}
+        activations = (Activation.LINEAR, Activation.RELU)
+        plain = network.is_dense and all(layer.activation in activations for layer in network.layers)
+        dyadic = all(_is_dyadic(Fraction(value)) for value in example.x)
+        self._input = Dyadic.of_fractions([list(example.x)]) if plain and dyadic and example.x else None
 
     def nominal(self) -> ExactArray:
         """Logits of the stored network."""
+        if self._input is not None:
+            return self._once("nominal", lambda: self._dyadic(_stored_rows(self.network)))
         return self._once("nominal", lambda: logits(self.network, self._x, ExactArithmetic()))
 
     def perturbed(self) -> ExactArray:
         """Logits of the perturbed network."""
+        chosen = self._example.parameters
+        if self._input is not None and all(part.dtype == np.float64 for pair in chosen for part in pair):
+            return self._once("perturbed", lambda: self._dyadic(_rows(chosen)))
         compute = lambda: perturbed_logits(self.network, self._parameters, self._x, ExactArithmetic())  # noqa: E731
         return self._once("perturbed", compute)
+
+    @cached_property
+    def _x(self) -> ExactArray:
+        return to_exact([Fraction(value) for value in self._example.x])
+
+    @cached_property
+    def _parameters(self) -> list[tuple[ExactArray, ExactArray]]:
+        return [(to_exact(weight), to_exact(bias)) for weight, bias in self._example.parameters]
+
+    def _dyadic(self, rows: Sequence[tuple[Dyadic, Dyadic]]) -> ExactArray:
+        h = self._input
+        assert h is not None
+        for layer, (weight, bias) in zip(self.network.layers, rows, strict=True):
+            h = product(h, weight) + bias
+            h = h.relu() if layer.activation is Activation.RELU else h
+        return to_exact(h.fractions()[0])
 
     def _once(self, key: str, compute) -> ExactArray:  # type: ignore[no-untyped-def]
         """Keep rational logits, which no precision changes; recompute balls."""
@@ -86,6 +121,21 @@ class Replay:
         for gap in gaps[1:]:
             least = arb(least).min(arb(gap)) if isinstance(least, arb) or isinstance(gap, arb) else min(least, gap)
         return sigmoid(least) - to_exact([Fraction(1, 2)])[0]
+
+
+def _is_dyadic(value: Fraction) -> bool:
+    return not value.denominator & (value.denominator - 1)
+
+
+def _rows(parameters: Parameters) -> list[tuple[Dyadic, Dyadic]]:
+    """Weights as (in, out) and biases as (1, out)."""
+    return [(Dyadic.of(weight.T), Dyadic.of(bias[None])) for weight, bias in parameters]
+
+
+@lru_cache(maxsize=4)
+def _stored_rows(network: Network) -> list[tuple[Dyadic, Dyadic]]:
+    """The stored network's, prepared once."""
+    return _rows(tuple((layer.weight, layer.bias) for layer in network.layers))
 
 
 def _above_level(logit: Exact, level: Fraction) -> Exact:
@@ -165,3 +215,217 @@ def witness_bounds(query: EpsilonEstimate | SigmaEstimate, example: Counterexamp
 def delta_fault(query: GreatestDelta, delta: float, example: Counterexample) -> str | None:
     """Replay a flip at one delta; return None if it is one, else why it is not."""
     return violation_fault(query.at(delta), example)
+
+
+IntArray = npt.NDArray[np.int64]
+Ends = tuple[Dyadic, Dyadic]
+
+
+def certificate_fault(certificate: Certificate) -> str | None:
+    """Re-derive what a certificate claims, in exact arithmetic; return None if it is proved, else the first step that is not.
+
+    Method    the range of the first layer is exact; every recorded bound of a later one follows from exact intervals or from
+              a row of multipliers by weak duality; the trees are walked from their roots, so their leaves cover everything;
+              at every leaf the multipliers prove that the rival stays behind
+    Source    `certificates`; THEORY.md, section 3; Dvijotham et al. 2018, arXiv 1803.06567, for the bound by multipliers
+    """
+    query = certificate.query
+    hidden = [layer.activation for layer in query.network.layers[:-1]]
+    if not query.network.is_dense or any(a not in (Activation.RELU, Activation.LINEAR) for a in hidden):
+        return "it is about a network that is not dense, or has curved activations"
+    if query.sigma:
+        return "it is about a query with a margin"
+    stored = Replay(query.network, Counterexample(tuple(map(Fraction, query.domain.box.lower.tolist())), ()))
+    if stored.label(False, query.level) != certificate.label:
+        return f"the stored network's label is not {certificate.label}"
+    rivals = sorted(set(range(query.network.class_count)) - {certificate.label})
+    if sorted(certificate.rivals.tolist()) != rivals:
+        return "its rivals are not all other labels"
+    proof = _Proof(certificate)
+    return proof.shape_fault() or proof.bounds_fault() or proof.tree_fault() or proof.leaves_fault()
+
+
+class _Proof:
+    """The levels of one certificate: parameters and bounds as exact arrays."""
+
+    def __init__(self, certificate: Certificate) -> None:
+        self.certificate, query = certificate, certificate.query
+        layers, boxes = query.network.layers, query.parameters.layers
+        x = Dyadic.of(query.domain.box.lower[None])
+        self.weights = [_ends(box.weight) for box in boxes]
+        self.biases = [_ends(box.bias) for box in boxes]
+        if len(layers) == 1:  # level 0 is the input itself
+            self.activations, self.bounds = [Activation.LINEAR], [(x, x)]
+        else:
+            self.activations = [layer.activation for layer in layers[:-1]]
+            self.bounds = [_interval_step(self.weights[0], self.biases[0], (x, x))]
+            self.weights, self.biases = self.weights[1:], self.biases[1:]
+
+    def shape_fault(self) -> str | None:
+        """Whether every array has the shape that the network asks for."""
+        widths = [int(weight[0].shape[1]) for weight in self.weights]
+        proofs, splits = self.certificate.levels, self.certificate.splits
+        if len(proofs) != len(widths) - 1 or len(self.certificate.multipliers) != len(proofs):
+            return "it has another number of levels than the network"
+        for number, proof in enumerate(proofs, start=1):
+            rows, width = len(proof.neurons), widths[number]
+            below = [values.shape for values in proof.multipliers] == [(rows, n) for n in widths[1:number]]
+            inside = bool(((proof.neurons >= 0) & (proof.neurons < width) & (np.abs(proof.signs) == 1)).all())
+            if not (proof.lower.shape == proof.upper.shape == (width,) and len(proof.signs) == rows and below and inside):
+                return f"the arrays of level {number} do not fit the network"
+        nodes = len(splits.parent)
+        if any(len(part) != nodes for part in (splits.level, splits.neuron, splits.cut, splits.side, splits.leaf)):
+            return "the arrays of its trees differ in length"
+        leaves = {len(values) for values in self.certificate.multipliers}
+        fits = all(values.shape[1] == n for values, n in zip(self.certificate.multipliers, widths[1:], strict=True))
+        if len(leaves) > 1 or not fits or (leaves and splits.leaf.max(initial=-1) >= leaves.pop()):
+            return "the multipliers of its leaves do not fit"
+        return None
+
+    def bounds_fault(self) -> str | None:
+        """Whether the recorded bounds of every level follow from those before it."""
+        for number, proof in enumerate(self.certificate.levels, start=1):
+            weight, bias = self.weights[number - 1], self.biases[number - 1]
+            least, greatest = _interval_step(weight, bias, self._values(number - 1))
+            lower, upper = Dyadic.of(proof.lower[None]), Dyadic.of(proof.upper[None])
+            if (proof.lower > proof.upper).any():
+                return f"a bound of level {number} is empty"
+            shown = {1: (greatest - upper).signs()[0] <= 0, -1: (lower - least).signs()[0] <= 0}
+            for sign, end in ((1, upper), (-1, -lower)):
+                rows = np.flatnonzero(proof.signs == sign)
+                if not len(rows):
+                    continue
+                neurons = proof.neurons[rows]
+                nu = np.zeros((len(rows), len(proof.lower)))
+                nu[np.arange(len(rows)), neurons] = sign
+                value = self._dual(number, Dyadic.of(nu), None, self.bounds, [m[rows] for m in proof.multipliers])
+                proved = (value - end[0][neurons]).signs() <= 0
+                shown[sign] = shown[sign] | np.isin(np.arange(len(proof.lower)), neurons[proved])
+            if not (shown[1] & shown[-1]).all():
+                neuron = int(np.flatnonzero(~(shown[1] & shown[-1]))[0])
+                return f"the bounds of neuron {neuron} of level {number} are not proved"
+            self.bounds.append((lower, upper))
+        return None
+
+    def tree_fault(self) -> str | None:
+        """Whether the splits are trees whose leaves cover the roots."""
+        splits, roots = self.certificate.splits, len(self.certificate.rivals)
+        nodes = np.arange(len(splits.parent))
+        if len(nodes) < roots or (splits.parent[:roots] != -1).any() or splits.side[:roots].any():
+            return "its trees do not start with one root a rival"
+        parents = splits.parent[roots:]
+        if (parents < 0).any() or (parents >= nodes[roots:]).any() or (np.abs(splits.side[roots:]) != 1).any():
+            return "a node of its trees comes before its parent, or is neither half of it"
+        above, below = (np.bincount(parents[splits.side[roots:] == side], minlength=len(nodes)) for side in (1, -1))
+        internal = splits.level != 0
+        if (above != internal).any() or (below != internal).any():
+            return "a node is not split into exactly two halves"
+        widths = np.array([0, *(len(proof.lower) for proof in self.certificate.levels)])
+        known = (splits.level >= 0) & (splits.level < len(widths))
+        if not known.all() or not ((splits.neuron >= 0) & (splits.neuron < widths[splits.level]) | ~internal).all():
+            return "a node is split at a neuron that there is not"
+        if (splits.leaf[~internal] < 0).any() or not np.isfinite(splits.cut).all():
+            return "a leaf has no multipliers"
+        return None
+
+    def leaves_fault(self, chunk: int = 512) -> str | None:
+        """Whether the multipliers of every leaf prove that its rival stays behind."""
+        splits = self.certificate.splits
+        leaves = np.flatnonzero(splits.level == 0)
+        for first in range(0, len(leaves), chunk):
+            part = leaves[first : first + chunk]
+            roots, bounds = self._leaf_bounds(part)
+            own = [values[splits.leaf[part]] for values in self.certificate.multipliers]
+            nu, offset, strict = self._rows(self.certificate.rivals[roots])
+            signs = self._dual(len(self.weights), nu, offset, bounds, own).signs()
+            behind = np.where(strict, signs <= 0, signs < 0)
+            if not behind.all():
+                rival = self.certificate.rivals[roots[~behind][0]]
+                return f"leaf {int(part[~behind][0])} does not prove that label {rival} stays behind"
+        return None
+
+    def _leaf_bounds(self, leaves: IntArray) -> tuple[IntArray, list[Ends]]:
+        """Return the root of each leaf, and all bounds narrowed by the splits on the way from it."""
+        splits = self.certificate.splits
+        ends = [[np.repeat(e[None], len(leaves), axis=0) for e in (p.lower, p.upper)] for p in self.certificate.levels]
+        node = leaves.copy()
+        for row in range(len(leaves)):
+            while splits.parent[node[row]] >= 0:
+                side, node[row] = splits.side[node[row]], splits.parent[node[row]]
+                level, neuron, cut = splits.level[node[row]], splits.neuron[node[row]], splits.cut[node[row]]
+                lower, upper = ends[level - 1]
+                if side > 0:
+                    lower[row, neuron] = max(lower[row, neuron], min(cut, upper[row, neuron]))
+                else:
+                    upper[row, neuron] = min(upper[row, neuron], max(cut, lower[row, neuron]))
+        return node, [self.bounds[0], *((Dyadic.of(low), Dyadic.of(high)) for low, high in ends)]
+
+    def _rows(self, rivals: IntArray) -> tuple[Dyadic, Fraction | None, npt.NDArray[np.bool_]]:
+        """Return the leads of rivals over the label as rows over the logits, an offset, and whether 0 is still behind."""
+        query, label = self.certificate.query, self.certificate.label
+        if query.network.output is Output.SIGMOID:
+            low, high = logit_bounds(query.level)
+            nu = np.full((len(rivals), 1), 1.0 if label == 0 else -1.0)
+            return Dyadic.of(nu), -low if label == 0 else high, np.full(len(rivals), label == 0)
+        nu = np.zeros((len(rivals), query.network.class_count))
+        nu[np.arange(len(rivals)), rivals], nu[:, label] = 1.0, -1.0
+        return Dyadic.of(nu), None, rivals > label
+
+    def _values(self, level: int) -> Ends:
+        """The bounds of the values after a level's activation."""
+        lower, upper = self.bounds[level]
+        return (lower.relu(), upper.relu()) if self.activations[level] is Activation.RELU else (lower, upper)
+
+    def _dual(
+        self, level: int, nu: Dyadic, offset: Fraction | None, bounds: list[Ends], multipliers: list[FloatArray]
+    ) -> Dyadic:
+        """Bound rows nu over the pre-activations of a level (the logits: the last one) from above, by weak duality.
+
+        Each level adds the most that rise max(h, 0) + fall min(h, 0) - nu z can be for z between its bounds, h its activation:
+        a function that is linear on either side of 0, so the ends and 0 are all that counts.
+        """
+        value: Dyadic | None = None
+        for number in range(level - 1, -1, -1):
+            (low, high), (bias_low, bias_high) = self.weights[number], self.biases[number]
+            gain, loss = nu.relu(), -((-nu).relu())
+            here = product(gain, bias_high.T) + product(loss, bias_low.T)
+            rise = product(gain, high) + product(loss, low)
+            fall = product(gain, low) + product(loss, high)
+            nu = Dyadic.of(multipliers[number - 1]) if number else zeros(rise.shape)
+            lower, upper = bounds[number]
+            is_relu = self.activations[number] is Activation.RELU
+            most = None
+            for z in (lower, upper, lower.relu() - (-upper).relu()):  # the third is the point nearest to 0
+                h = rise * z.relu() if is_relu else rise * z.relu() - fall * (-z).relu()
+                found = h - nu * z
+                most = found if most is None else most.maximum(found)
+            assert most is not None
+            here = here[:, 0] + most.sum(axis=1)
+            value = here if value is None else value + here
+        assert value is not None
+        return value if offset is None else value + _above(offset)
+
+
+def _ends(bounds: Bounds) -> Ends:
+    """The exact ends of an array of parameters, biases as one row."""
+    lower, upper = (Dyadic.of(end.head) + Dyadic.of(end.tail) for end in (bounds.lower, bounds.upper))
+    return (lower, upper) if len(lower.shape) == 2 else (lower[None], upper[None])
+
+
+def _above(value: Fraction) -> Dyadic:
+    """A dyadic number at least as large, by less than 2**-200."""
+    return Dyadic.of_fractions([Fraction(-((-value.numerator << 200) // value.denominator), 1 << 200)])
+
+
+def _interval_step(weight: Ends, bias: Ends, h: Ends) -> Ends:
+    """The exact least and greatest pre-activations over boxes of the weights (out, in), biases and inputs (1, in)."""
+    low, high = weight[0].T, weight[1].T
+    if (h[0].signs() >= 0).all():
+        gains, losses = (low.relu(), high.relu()), (-((-low).relu()), -((-high).relu()))
+        least = product(h[0], gains[0]) + product(h[1], losses[0])
+        return least + bias[0], product(h[1], gains[1]) + product(h[0], losses[1]) + bias[1]
+    corners = [w * x for w in weight for x in h]
+    least, greatest = corners[0], corners[0]
+    for corner in corners[1:]:
+        least, greatest = least.minimum(corner), greatest.maximum(corner)
+    return (least.sum(axis=1)[None] + bias[0], greatest.sum(axis=1)[None] + bias[1])

@@ -18,8 +18,9 @@ from qrobust.exact import ExactArray
 from qrobust.interval import BoolArray, Expansion, FloatArray, Interval
 from qrobust.network import Network, read_only
 
-Parameters = tuple[tuple[npt.NDArray[np.object_], npt.NDArray[np.object_]], ...]
-"""One (weight, bias) pair a layer, entries Fractions: a concrete choice of all parameters."""
+Parameters = tuple[tuple[npt.NDArray[Any], npt.NDArray[Any]], ...]
+"""One (weight, bias) pair a layer: a concrete choice of all parameters. Arrays of Fractions, or of float64, each of which is
+exactly the number that it stores."""
 
 
 class Domain(ABC):
@@ -199,11 +200,22 @@ class Bounds:
         """The bounds as Fractions."""
         return self.lower.fractions(), self.upper.fractions()
 
-    def contains(self, values: npt.NDArray[np.object_]) -> bool:
-        """Decide exactly whether Fractions lie within the bounds."""
+    def contains(self, values: npt.NDArray[Any]) -> bool:
+        """Decide exactly whether Fractions, or floats as the numbers they store, lie within the bounds."""
+        if values.shape != self.lower.shape:
+            return False
+        if values.dtype == np.float64:
+            return bool(self.inside(values).all())
         lower, upper = self.fractions
         with np.errstate(invalid="ignore"):  # a NaN among the values lies nowhere, and needs no warning
-            return values.shape == lower.shape and bool(np.all((lower <= values) & (values <= upper)))
+            return bool(np.all((lower <= values) & (values <= upper)))
+
+    def inside(self, values: FloatArray) -> BoolArray:
+        """Decide exactly which floats lie within the bounds; a NaN lies nowhere."""
+        low, high = self.lower, self.upper
+        above = (values > low.head) | ((values == low.head) & (low.tail <= 0))
+        below = (values < high.head) | ((values == high.head) & (high.tail >= 0))
+        return np.asarray(above & below)
 
 
 @dataclass(frozen=True, eq=False)
@@ -280,17 +292,10 @@ class ParameterBox:
 
     def contains_network(self, network: Network) -> bool:
         """Decide exactly whether the network's own parameters lie in the box."""
-        return bool(all(np.all(inside) for inside in self._network_inside(network)))
-
-    def _network_inside(self, network: Network) -> list[BoolArray]:
-        inside = []
-        for layer, box in zip(network.layers, self.layers, strict=True):
-            for values, bounds in ((layer.weight, box.weight), (layer.bias, box.bias)):
-                low, high = bounds.lower, bounds.upper
-                above = (values > low.head) | ((values == low.head) & (low.tail <= 0))
-                below = (values < high.head) | ((values == high.head) & (high.tail >= 0))
-                inside.append(above & below)
-        return inside
+        return all(
+            bool(box.weight.inside(layer.weight).all() and box.bias.inside(layer.bias).all())
+            for layer, box in zip(network.layers, self.layers, strict=True)
+        )
 
     def check_fits(self, network: Network) -> None:
         """Raise ShapeError or NumberError unless the box has the network's shape and contains its parameters."""

@@ -17,6 +17,7 @@ ORDER = (
     "errors",
     "interval",
     "exact",
+    "dyadic",
     "files",
     "layers",
     "network",
@@ -24,6 +25,7 @@ ORDER = (
     "domains",
     "perturbations",
     "queries",
+    "certificates",
     "answers",
     "check",
     "leads",
@@ -32,6 +34,8 @@ ORDER = (
     "bounds",
     "backends",
     "solve",
+    "cache",
+    "parallel",
     "maps",
     "plotting",
     "report",
@@ -39,7 +43,7 @@ ORDER = (
     "__main__",
 )
 FRONT = "qrobust"  # the package's own __init__, which re-exports from all
-HEAVY = ("z3", "sklearn", "matplotlib", "tensorflow", "h5py", "dreal", "joblib")
+HEAVY = ("z3", "sklearn", "matplotlib", "tensorflow", "h5py", "dreal", "joblib", "distributed", "dask")
 VAGUE = {"utils", "util", "helpers", "helper", "common", "misc"}
 
 SOURCES = {

@@ -22,18 +22,19 @@ from qrobust import interval
 from qrobust.answers import Assurance, Candidate, Claim, Counterexample, EstimateClaim, Robust, Unknown
 from qrobust.bounds.attack import Found, climb, parameters_at
 from qrobust.bounds.ibp import nominal_logits
-from qrobust.bounds.linear import Levels, Tuning, pre_activations, top_bounds
+from qrobust.bounds.linear import Levels, Proof, Tuning, pre_activations, top_bounds
 from qrobust.bounds.local import nominal_labels
-from qrobust.bounds.neurons import BELOW_ZERO, NeuronTree, Rows
+from qrobust.bounds.neurons import BELOW_ZERO, Log, NeuronTree, Rows
 from qrobust.bounds.shared import attack_shared
 from qrobust.bounds.stages import first_convolution, interval_step, stages_of
+from qrobust.certificates import Certificate, LevelProof, Splits
 from qrobust.check import Replay, violation_fault
-from qrobust.domains import ParameterBox
+from qrobust.domains import ParameterBox, Point
 from qrobust.exact import decide, float_bounds, to_exact
 from qrobust.interval import FloatArray, Interval
 from qrobust.leads import Leads
 from qrobust.network import Activation, Network, Output
-from qrobust.queries import ConfidenceQuery, EpsilonEstimate, LabelQuery, SigmaEstimate
+from qrobust.queries import ConfidenceQuery, EpsilonEstimate, LabelQuery, LocalLabel, SigmaEstimate
 from qrobust.search import Budget, Outcome, explore
 
 ROOT_TUNING = Tuning(steps=13)
@@ -178,6 +179,85 @@ def _searched(query: LabelQuery, situation: Situation, rows: Rows, budget: Budge
     if outcome.open is not None and not len(outcome.open) and outcome.upper <= BELOW_ZERO:
         return Robust(Assurance.ROUNDED)
     return Unknown(outcome.reason or "the worst case is a tie that rounding hides")
+
+
+def certify_label(query: LabelQuery, budget: Budget) -> Certificate | None:
+    """Prove that the label cannot change so that `check.certificate_fault` can follow, or return None.
+
+    Accepts   dense networks whose hidden layers are linear or ReLU; `query` without a margin
+    Method    as `decide_label`, but every bound is proved by multipliers that are kept, and after a split only the bounds of
+              the root and the splits themselves are used: the trees are larger
+    """
+    x = query.domain.box.lower
+    leads = Leads(query.network, query.level)
+    label = stored_label(leads, x)
+    plain = all(layer.activation in (Activation.LINEAR, Activation.RELU) for layer in query.network.layers)
+    if label is None or query.sigma or not plain or not query.network.is_dense:
+        return None
+    pairs = leads.of_label(label)
+    rows = Rows(leads.directions[pairs], leads.offset.upper[pairs], leads.strict[pairs])
+    levels, start = levels_at(query.network, query.parameters, x[None])
+    proofs: list[Proof] = []
+    bounds = pre_activations(levels, start, LEVEL_TUNING, proofs)
+    log = Log()
+    tree = NeuronTree(levels, bounds, rows, log=log)
+    outcome = explore(tree, budget, tolerance=0.0, stop=lambda _: tree.point is not None and tree.point.value > 0, batch=BATCH)
+    if outcome.open is None or len(outcome.open) or outcome.upper > BELOW_ZERO:
+        return None
+    point = LocalLabel(query.network, query.parameters, Point(x), query.level)
+    return _assembled(point, label, leads.pairs[pairs, 1], levels, bounds, proofs, tree, log)
+
+
+def _assembled(
+    query: LocalLabel,
+    label: int,
+    rivals: npt.NDArray[np.int64],
+    levels: Levels,
+    bounds: list[Interval],
+    proofs: list[Proof],
+    tree: NeuronTree,
+    log: Log,
+) -> Certificate:
+    widths = [z.shape[1] for z in bounds]
+    found = []
+    for number in range(1, levels.top):
+        own = [proof for proof in proofs if proof.level == number]
+        parts = [np.concatenate([np.zeros((0, widths[i])), *(p.multipliers[i] for p in own)]) for i in range(1, number)]
+        found.append(
+            LevelProof(
+                bounds[number].lower[0],
+                bounds[number].upper[0],
+                np.concatenate([np.zeros(0), *(p.neurons for p in own)]).astype(np.int64),
+                np.concatenate([np.zeros(0), *(p.signs for p in own)]).astype(np.int64),
+                tuple(parts),
+            )
+        )
+    splits, order = _splits(len(rivals), tree, log)
+    multipliers = []
+    for number in range(1, levels.top):
+        values = np.concatenate([leaf[1][number - 1] for leaf in log.leaves])
+        whole = np.zeros((len(values), widths[number]))
+        whole[:, tree.kept[number]] = values
+        multipliers.append(whole[order])
+    return Certificate(query, label, rivals, tuple(found), splits, tuple(multipliers))
+
+
+def _splits(roots: int, tree: NeuronTree, log: Log) -> tuple[Splits, npt.NDArray[np.intp]]:
+    """Return the trees, and the order of the logged leaves in which they are counted."""
+    count = tree.names
+    parent, side = np.full(count, -1), np.zeros(count, dtype=np.int64)
+    level, neuron, cut = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64), np.zeros(count)
+    stops = [part.stop for part in tree.slices]
+    for parents, branch, cuts, names in log.splits:
+        parent[names], side[names] = np.concatenate([parents, parents]), np.repeat([1, -1], len(parents))
+        number = np.searchsorted(stops, branch, side="right")
+        level[parents], cut[parents] = number, cuts
+        starts = np.array([part.start for part in tree.slices])[number]
+        neuron[parents] = [tree.kept[k][i] for k, i in zip(number.tolist(), (branch - starts).tolist(), strict=True)]
+    leaf = np.full(count, -1)
+    names = np.concatenate([names for names, _ in log.leaves])
+    leaf[names] = np.arange(len(names))
+    return Splits(parent, level, neuron, cut, side, leaf), np.arange(len(names))
 
 
 def screen_labels(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -118,9 +119,8 @@ def rounded_inside(parameters: ParameterBox, example: Counterexample) -> Counter
     return Counterexample(example.x, result)
 
 
-def _round(bounds: Bounds, values: npt.NDArray[np.object_]) -> ExactArray | None:
+def _round(bounds: Bounds, values: npt.NDArray[Any]) -> FloatArray | None:
     least, greatest = bounds.lower.round_up(), bounds.upper.round_down()
     if np.any(least > greatest):
         return None
-    inside = np.clip(values.astype(np.float64), least, greatest)
-    return np.asarray(np.frompyfunc(Fraction, 1, 1)(inside.astype(object)), dtype=object).reshape(values.shape)
+    return np.clip(values.astype(np.float64), least, greatest)

@@ -138,8 +138,9 @@ def backward(
     *,
     alpha: Sequence[FloatArray] | None = None,
     beta: Sequence[FloatArray] | None = None,
+    given: Sequence[FloatArray] | None = None,
 ) -> Substitution:
-    """Bound objectives over the pre-activations of a level from above.
+    """Bound objectives over the pre-activations of a level from above; with `given`, by these multipliers of each level.
 
     Shapes    above: over the values of level - 1; bounds, sizes: each level's (batch or 1, n); alpha, beta: levels 0 to
               level - 1, (batch, n) each (level 0's is not used)
@@ -150,6 +151,8 @@ def backward(
         envelope, z = ENVELOPES[levels.activation(number)], bounds[number]
         if number == 0:
             nu = chosen = np.zeros_like(above.rise)
+        elif given is not None:
+            nu = chosen = given[number]
         else:
             nu = chosen = envelope.slopes(above.rise, above.fall, z, None if alpha is None else alpha[number])
             if beta is not None:
@@ -162,6 +165,11 @@ def backward(
             value, met = above.value, met + above.met
     upper = up(value + sum_slack(levels.terms, met))
     return Substitution(np.where(np.isnan(upper), np.inf, upper), steps[::-1])
+
+
+def short(multipliers: Sequence[FloatArray]) -> list[FloatArray]:
+    """Return multipliers of 24 bits, as a certificate keeps them: any multipliers give a true bound."""
+    return [values.astype(np.float32).astype(np.float64) for values in multipliers]
 
 
 @dataclass(frozen=True)
@@ -231,8 +239,12 @@ def tuned(
     bounds: Sequence[Interval],
     sizes: Sequence[FloatArray],
     tuning: Tuning,
+    kept: list[FloatArray] | None = None,
 ) -> FloatArray:
-    """Return the least of the bounds that tuning alpha meets. Shapes as `backward`; result (batch,)."""
+    """Return the least of the bounds that tuning alpha meets. Shapes as `backward`; result (batch,).
+
+    `kept`, arrays of the levels' shapes, is overwritten with the multipliers that gave it.
+    """
     batch = len(above.value)
     alpha = [first_alpha(z, batch) for z in bounds[:level]]
     adams = [Adam(a.shape) for a in alpha]
@@ -240,6 +252,9 @@ def tuned(
     rate = tuning.rate
     for count in range(tuning.steps + 1):
         found = backward(levels, level, above, bounds, sizes, alpha=alpha)
+        if kept is not None:
+            for old, step in zip(kept, found.steps, strict=True):
+                old[found.upper < best] = step.nu[found.upper < best]
         best = np.minimum(best, found.upper)
         if count == tuning.steps:
             break
@@ -255,10 +270,23 @@ def first_alpha(z: Interval, batch: int) -> FloatArray:
     return np.broadcast_to((z.upper > -z.lower).astype(np.float64), (batch, z.shape[1])).copy()
 
 
-def pre_activations(levels: Levels, start: Interval, tuning: Tuning | None = None) -> list[Interval]:
+@dataclass(frozen=True)
+class Proof:
+    """Rows that prove bounds of one level at one box: which neurons, which ends (+1 upper), and their multipliers."""
+
+    level: int
+    neurons: npt.NDArray[np.intp]
+    signs: FloatArray
+    multipliers: list[FloatArray]
+
+
+def pre_activations(
+    levels: Levels, start: Interval, tuning: Tuning | None = None, proofs: list[Proof] | None = None
+) -> list[Interval]:
     """Enclose the pre-activations of all hidden levels: interval steps, and linear bounds where those leave a sign open.
 
     Shapes    start: the range of level 0, (batch, n); results (batch, n) each, levels 0 to the last hidden one
+    Proofs    if a list is given, one box is asked about, and for each level from 2 on the rows that prove it are added
     """
     bounds = [start]
     everywhere = np.ones(len(start), dtype=bool)
@@ -266,7 +294,8 @@ def pre_activations(levels: Levels, start: Interval, tuning: Tuning | None = Non
         h = activate(levels.activation(level - 1), bounds[-1], INTERVALS)
         z = interval_step(levels.stages[level - 1], h)
         if level > 1:  # over a box of inputs one stage's intervals are exact
-            z, empty = _tightened(levels, level, z, bounds, levels.sizes(bounds), tuning or Tuning(0), everywhere)
+            sizes = levels.sizes(bounds)
+            z, empty = _tightened(levels, level, z, bounds, sizes, tuning or Tuning(0), everywhere, proofs)
             if empty.any():
                 raise EnclosureError("linear and interval bounds contradict each other: please report this bug")
         bounds.append(z)
@@ -308,6 +337,7 @@ def _tightened(
     sizes: Sequence[FloatArray],
     tuning: Tuning,
     wanted: BoolArray,
+    proofs: list[Proof] | None = None,
 ) -> tuple[Interval, BoolArray]:
     """Meet bounds with linear ones at the neurons whose sign is open (all of them, where the activation is curved)."""
     is_relu = levels.activation(level) is Activation.RELU
@@ -321,7 +351,12 @@ def _tightened(
         own = [_of(part, both) for part in bounds]
         size = [s if len(s) == 1 else s[both] for s in sizes]
         above = Above.of_neurons(levels.stages[level - 1], twice, signs, size[level])
-        bound = tuned(levels, level, above, own, size, tuning)
+        kept = None if proofs is None else [np.zeros((len(both), part.shape[1])) for part in bounds]
+        bound = tuned(levels, level, above, own, size, tuning, kept)
+        if proofs is not None and kept is not None:
+            kept = short(kept)
+            bound = backward(levels, level, above, own, size, given=kept).upper
+            proofs.append(Proof(level, twice, signs, kept))
         upper[box, neuron], lower[box, neuron] = bound[: len(box)], -bound[len(box) :]
     crossed = lower > upper  # linear bounds of an empty set may cross
     narrower = Interval(np.where(crossed, z.lower, lower), np.where(crossed, z.upper, upper))

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from qrobust.bounds.attack import Found, climb
 from qrobust.bounds.ibp import INTERVALS
-from qrobust.bounds.linear import Above, Adam, Levels, Step, Tuning, backward, derivatives, refreshed
+from qrobust.bounds.linear import Above, Adam, Levels, Step, Tuning, backward, derivatives, refreshed, short
 from qrobust.interval import FloatArray, Interval
 from qrobust.network import Activation, activate
 from qrobust.search import Nodes
@@ -56,6 +56,16 @@ class Best:
     positions: list[FloatArray]
 
 
+@dataclass(frozen=True)
+class Log:
+    """What a certificate needs of a search: splits (parents, neurons over all levels, cuts, children) and proved leaves."""
+
+    splits: list[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], FloatArray, npt.NDArray[np.intp]]] = field(
+        default_factory=list
+    )
+    leaves: list[tuple[npt.NDArray[np.intp], list[FloatArray]]] = field(default_factory=list)
+
+
 class NeuronTree:
     """See the module's docstring.
 
@@ -72,14 +82,16 @@ class NeuronTree:
         cut: float = BELOW_ZERO,
         climbs: bool = False,
         tuning: Tuning | None = None,
+        log: Log | None = None,
     ) -> None:
         self.full = levels
         self.kept = alive(levels, bounds)
         self.levels, self.bounds = restricted(levels, bounds, self.kept)
         self.rows, self.tuning = rows, tuning or Tuning()
-        self.best, self.climbs = cut, climbs
+        self.best, self.climbs, self.log = cut, climbs, log
         self.point: Best | None = None
         self.sizes = self.levels.sizes(self.bounds)
+        self.names = 0
         widths = [z.shape[1] for z in self.bounds[1:]]
         ends = np.cumsum([0, *widths])
         self.slices = [slice(0, 0)] + [slice(a, b) for a, b in pairwise(ends.tolist())]
@@ -94,28 +106,44 @@ class NeuronTree:
         shape = (count, len(lower))
         alpha = np.broadcast_to((upper > -lower).astype(np.float32), shape).copy()
         parts = np.arange(count), np.broadcast_to(lower, shape), np.broadcast_to(upper, shape), alpha, np.zeros_like(alpha)
-        return self._bounded(np.full(count, np.inf), *parts)
+        return self._bounded(np.full(count, np.inf), self._named(count, None), *parts)
+
+    def _named(self, count: int, nodes: Nodes | None) -> npt.NDArray[np.intp]:
+        """Number new nodes, the children of `nodes` (the upper halves of all, then the lower ones)."""
+        names = np.arange(self.names, self.names + count)
+        self.names += count
+        if self.log is not None and nodes is not None:
+            _, lower, upper, _, _, branch, parents = nodes.parts
+            self.log.splits.append((parents, branch, self.cuts(lower, upper, branch), names))
+        return names
 
     def split(self, nodes: Nodes) -> Nodes | None:
-        row, lower, upper, alpha, beta, branch = nodes.parts
+        row, lower, upper, alpha, beta, branch, _ = nodes.parts
         if (branch < 0).any():
             return None
+        names = self._named(2 * len(nodes), nodes)
         lower, upper = self.halves(lower, upper, branch)
         twice = [np.concatenate([part, part]) for part in (nodes.upper, row, alpha, beta, branch)]
+        if self.log is not None:  # a leaf must be proved from the bounds of the root and its splits alone
+            return self._bounded(twice[0], names, twice[1], lower, upper, twice[2], twice[3])
         known = [self.bounds[0], *(Interval(a, b) for a, b in zip(self._cut(lower), self._cut(upper), strict=True))]
         since = np.searchsorted([part.stop for part in self.slices], twice[4], side="right")
         bounds, empty = refreshed(self.levels, known, self.sizes, since)
         lower, upper = (np.concatenate([getattr(z, end) for z in bounds[1:]], axis=1) for end in ("lower", "upper"))
-        return self._bounded(np.where(empty, -np.inf, twice[0]), twice[1], lower, upper, twice[2], twice[3])
+        return self._bounded(np.where(empty, -np.inf, twice[0]), names, twice[1], lower, upper, twice[2], twice[3])
 
     def halves(self, lower: FloatArray, upper: FloatArray, branch: npt.NDArray[np.intp]) -> tuple[FloatArray, FloatArray]:
         """Split each node at one neuron: the upper halves of all, then the lower ones. Shapes: (batch, T); (2 batch, T)."""
         each = np.arange(len(branch))
-        low, high = lower[each, branch], upper[each, branch]
-        cut = np.clip(np.where(self.is_relu[branch], 0.0, 0.5 * low + 0.5 * high), low, high)
+        cut = self.cuts(lower, upper, branch)
         above, below = lower.copy(), upper.copy()
         above[each, branch], below[each, branch] = cut, cut
         return np.concatenate([above, lower]), np.concatenate([upper, below])
+
+    def cuts(self, lower: FloatArray, upper: FloatArray, branch: npt.NDArray[np.intp]) -> FloatArray:
+        """Return where each node's neuron is split: at 0 for a ReLU, else in the middle."""
+        low, high = (ends[np.arange(len(branch)), branch] for ends in (lower, upper))
+        return np.clip(np.where(self.is_relu[branch], 0.0, 0.5 * low + 0.5 * high), low, high)
 
     def _cut(self, values: FloatArray) -> list[FloatArray]:
         return [values[:, part] for part in self.slices[1:]]
@@ -127,6 +155,7 @@ class NeuronTree:
     def _bounded(
         self,
         known: FloatArray,
+        names: npt.NDArray[np.intp],
         row: npt.NDArray[np.intp],
         lower: FloatArray,
         upper: FloatArray,
@@ -144,8 +173,7 @@ class NeuronTree:
             better = found < best[live]
             best[live[better]] = found[better]
             alpha[live[better]], beta[live[better]] = work.joined(work.alpha)[better], work.joined(work.beta)[better]
-            open_ = best[live] > self.best
-            open_ &= ~(self.rows.strict[row[live]] & (best[live] <= 0))
+            open_ = self._is_open(best[live], row[live])
             if not open_.any() or count == self.tuning.steps:
                 break
             if open_.mean() < 0.7:
@@ -156,8 +184,25 @@ class NeuronTree:
         if open_.any():
             branch[live] = work.branches()
             self._attack(work, row[live])
+        closed = np.flatnonzero(~self._is_open(best, row))
+        if self.log is not None and len(closed):
+            best[closed], branch[closed] = self._logged(self.log, closed, names, row, lower, upper, alpha, beta)
         best = np.where(self.rows.strict[row] & (best <= 0), -np.inf, best)
-        return Nodes(best, (row, lower, upper, alpha, beta, branch))
+        return Nodes(best, (row, lower, upper, alpha, beta, branch, names))
+
+    def _is_open(self, upper: FloatArray, row: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
+        return np.asarray((upper > self.best) & ~(self.rows.strict[row] & (upper <= 0)))
+
+    def _logged(self, log: Log, closed, names, row, lower, upper, alpha, beta):  # type: ignore[no-untyped-def]
+        """Log the multipliers of closed nodes, shortened; return bounds by these, and where to split what they leave open."""
+        work = _Work(self, closed, row, lower, upper, alpha, beta)
+        work.substitute()
+        multipliers = short([step.nu for step in work.found.steps])
+        top = self.levels.top
+        bounds = backward(self.levels, top, work.above, work.bounds, self.sizes, given=multipliers).upper
+        proved = ~self._is_open(bounds, row[closed])
+        log.leaves.append((names[closed[proved]], [values[proved] for values in multipliers[1:]]))
+        return bounds, np.where(proved, -1, work.branches())
 
     def _attack(self, work: _Work, row: npt.NDArray[np.intp]) -> None:
         positions = work.positions()

@@ -1,0 +1,200 @@
+"""Exact arrays of dyadic rationals: big integers with one exponent an array; matrix products through float64 without error.
+
+Floats are dyadic, and sums, products and maxima of dyadic numbers are: a ReLU network with float parameters at a float input
+is computed here exactly. Matrix products cut both factors into limbs of so few bits that every partial sum of a float64
+product of two limbs is an integer below 2**53, hence exact in any order of summation (Ozaki, Ogita, Oishi, Rump 2012,
+Numerical Algorithms 59).
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qrobust.errors import NumberError, ShapeError
+from qrobust.interval import FloatArray
+
+IntObjects = npt.NDArray[np.object_]
+EXACT_BITS = 53  # integers up to 2**53 are floats
+MOST_TERMS = 2**21
+
+
+class Dyadic:
+    """An array of numbers integers * 2**exponent. Immutable; elementwise operations broadcast as NumPy's do."""
+
+    def __init__(self, integers: IntObjects, exponent: int) -> None:
+        self._integers: IntObjects | None = integers
+        self.exponent = exponent
+        self._floats: FloatArray | None = None
+        self._limbs: dict[int, tuple[list[FloatArray], int]] = {}
+
+    @classmethod
+    def of(cls, values: npt.ArrayLike) -> Dyadic:
+        """Return floats exactly. Raises NumberError if one is not finite."""
+        floats = np.asarray(values, dtype=np.float64)
+        if not np.isfinite(floats).all():
+            raise NumberError("a NaN or an infinite number is no dyadic number")
+        odd, place = _odd_parts(floats)
+        result = cls.__new__(cls)
+        result._integers, result._floats, result._limbs = None, floats, {}
+        result.exponent = int(place[odd != 0].min(initial=0)) if not (odd != 0).any() else int(place[odd != 0].min())
+        return result
+
+    @classmethod
+    def of_fractions(cls, values: Any) -> Dyadic:
+        """Return Fractions exactly. Raises NumberError if a denominator is no power of two."""
+        array = np.asarray(values, dtype=object)
+        flat = [Fraction(value) for value in array.ravel().tolist()]
+        if any(value.denominator & (value.denominator - 1) for value in flat):
+            raise NumberError("a fraction whose denominator is no power of two is no dyadic number")
+        bits = max((value.denominator.bit_length() - 1 for value in flat), default=0)
+        integers = np.empty(len(flat), dtype=object)
+        integers[:] = [value.numerator << (bits - value.denominator.bit_length() + 1) for value in flat]
+        return cls(integers.reshape(array.shape), -bits)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._floats.shape if self._floats is not None else self.integers.shape
+
+    @property
+    def integers(self) -> IntObjects:
+        """The numbers over 2**exponent."""
+        if self._integers is None:
+            assert self._floats is not None
+            odd, place = _odd_parts(self._floats)
+            shift = np.where(odd != 0, place - self.exponent, 0)
+            self._integers = np.asarray(odd.astype(object) << shift.astype(object), dtype=object).reshape(odd.shape)
+        return self._integers
+
+    def __getitem__(self, index: Any) -> Dyadic:
+        if self._integers is None and self._floats is not None:
+            return Dyadic.of(self._floats[index])
+        return Dyadic(np.asarray(self.integers[index], dtype=object), self.exponent)
+
+    @property
+    def T(self) -> Dyadic:  # noqa: N802
+        return Dyadic.of(self._floats.T) if self._floats is not None else Dyadic(self.integers.T, self.exponent)
+
+    def _with(self, other: Dyadic) -> tuple[IntObjects, IntObjects, int]:
+        """Bring both to the lesser exponent."""
+        exponent = min(self.exponent, other.exponent)
+        return self.integers << (self.exponent - exponent), other.integers << (other.exponent - exponent), exponent
+
+    def __add__(self, other: Dyadic) -> Dyadic:
+        first, second, exponent = self._with(other)
+        return Dyadic(np.asarray(first + second, dtype=object), exponent)
+
+    def __neg__(self) -> Dyadic:
+        return Dyadic.of(-self._floats) if self._floats is not None else Dyadic(-self.integers, self.exponent)
+
+    def __sub__(self, other: Dyadic) -> Dyadic:
+        return self + (-other)
+
+    def __mul__(self, other: Dyadic) -> Dyadic:
+        return Dyadic(np.asarray(self.integers * other.integers, dtype=object), self.exponent + other.exponent)
+
+    def maximum(self, other: Dyadic) -> Dyadic:
+        """Return the greater of the two, entry by entry."""
+        first, second, exponent = self._with(other)
+        return Dyadic(np.asarray(np.maximum(first, second), dtype=object), exponent)
+
+    def minimum(self, other: Dyadic) -> Dyadic:
+        """Return the lesser of the two, entry by entry."""
+        return -((-self).maximum(-other))
+
+    def relu(self) -> Dyadic:
+        """Return max(value, 0)."""
+        if self._floats is not None:
+            return Dyadic.of(np.maximum(self._floats, 0.0))
+        return Dyadic(np.asarray(np.maximum(self.integers, 0), dtype=object), self.exponent)
+
+    def sum(self, axis: int) -> Dyadic:
+        return Dyadic(np.asarray(self.integers.sum(axis=axis), dtype=object), self.exponent)
+
+    def signs(self) -> npt.NDArray[np.int64]:
+        """Return -1, 0 or 1 for each entry."""
+        if self._floats is not None:
+            return np.sign(self._floats).astype(np.int64)
+        values = self.integers
+        return np.asarray((values > 0).astype(np.int64) - (values < 0).astype(np.int64))
+
+    def fractions(self) -> IntObjects:
+        """Return the numbers as Fractions."""
+        scale = Fraction(2) ** self.exponent
+        return np.asarray(np.frompyfunc(lambda value: value * scale, 1, 1)(self.integers), dtype=object).reshape(self.shape)
+
+    def limbs(self, bits: int) -> tuple[list[FloatArray], int]:
+        """Cut abs(value) into limbs of so many bits: value = sum of limb[t] * 2**(base + t bits), limbs signed floats."""
+        if bits not in self._limbs:
+            cut = _float_limbs(self._floats, self.exponent, bits) if self._floats is not None else self._integer_limbs(bits)
+            self._limbs[bits] = (cut, self.exponent)
+        return self._limbs[bits]
+
+    def _integer_limbs(self, bits: int) -> list[FloatArray]:
+        sizes, signs = np.abs(self.integers), self.signs().astype(np.float64)
+        mask, limbs = (1 << bits) - 1, []
+        while not limbs or (sizes != 0).any():
+            limbs.append(np.asarray(sizes & mask, dtype=object).astype(np.float64) * signs)
+            sizes = sizes >> bits
+        return limbs
+
+    @cached_property
+    def zero(self) -> bool:
+        return not (self.signs() != 0).any()
+
+
+def zeros(shape: tuple[int, ...]) -> Dyadic:
+    """Return an array of zeros."""
+    return Dyadic.of(np.zeros(shape))
+
+
+def _odd_parts(values: FloatArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return odd integers m (0 for 0) and places e with value = m 2**e."""
+    mantissa, exponent = np.frexp(values)
+    integers = np.ldexp(mantissa, EXACT_BITS).astype(np.int64)
+    lowest = integers & -integers
+    trailing = np.where(lowest > 0, np.frexp(lowest.astype(np.float64))[1] - 1, 0).astype(np.int64)
+    return integers >> trailing, exponent.astype(np.int64) - EXACT_BITS + trailing
+
+
+def _float_limbs(values: FloatArray, exponent: int, bits: int) -> list[FloatArray]:
+    """Cut floats into limbs from the top by exact operations: scaling by powers of two, truncation, and subtraction."""
+    top = int(np.frexp(np.abs(values).max(initial=0.0))[1])
+    count = max(1, -(-(top - exponent) // bits))
+    left: FloatArray = values.copy()
+    limbs: list[FloatArray] = []
+    for number in range(count - 1, -1, -1):
+        place = exponent + number * bits
+        limb = np.trunc(np.ldexp(left, -place))
+        left = left - np.ldexp(limb, place)
+        limbs.append(limb)
+    return limbs[::-1]
+
+
+def product(first: Dyadic, second: Dyadic) -> Dyadic:
+    """Return the exact matrix product. Shapes: (m, k), (k, n); result (m, n).
+
+    Raises    ShapeError if k differs; NumberError if k is over MOST_TERMS
+    """
+    if len(first.shape) != 2 or len(second.shape) != 2 or first.shape[1] != second.shape[0]:
+        raise ShapeError(f"matrices {first.shape} and {second.shape} cannot be multiplied")
+    terms = first.shape[1]
+    if terms > MOST_TERMS:
+        raise NumberError(f"{terms:,} terms are too many for an exact product, at most {MOST_TERMS:,} are summed")
+    bits = (EXACT_BITS - max(terms - 1, 0).bit_length()) // 2
+    (ones, low), (others, high) = first.limbs(bits), second.limbs(bits)
+    sums: dict[int, npt.NDArray[np.int64]] = {}
+    for place, one in enumerate(ones):
+        if not one.any():
+            continue
+        for shift, other in enumerate(others):
+            part = (one @ other).astype(np.int64)  # exact, below 2**53; a handful of them stay below 2**63
+            sums[place + shift] = sums[place + shift] + part if place + shift in sums else part
+    total = np.zeros((first.shape[0], second.shape[1]), dtype=object)
+    for shift, part in sums.items():
+        total = total + (part.astype(object) << (shift * bits))
+    return Dyadic(total, low + high)
