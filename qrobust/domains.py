@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -292,10 +292,7 @@ class ParameterBox:
 
     def contains_network(self, network: Network) -> bool:
         """Decide exactly whether the network's own parameters lie in the box."""
-        return all(
-            bool(box.weight.inside(layer.weight).all() and box.bias.inside(layer.bias).all())
-            for layer, box in zip(network.layers, self.layers, strict=True)
-        )
+        return _contains_network(self, network)
 
     def check_fits(self, network: Network) -> None:
         """Raise ShapeError or NumberError unless the box has the network's shape and contains its parameters."""
@@ -308,6 +305,15 @@ class ParameterBox:
 
 
 _EMPTY = Bounds(Expansion.of(read_only([])), Expansion.of(read_only([])))
+
+
+@lru_cache(maxsize=16)
+def _contains_network(parameters: ParameterBox, network: Network) -> bool:
+    """Kept for the last few, since many queries share a network and a box."""
+    return all(
+        bool(box.weight.inside(layer.weight).all() and box.bias.inside(layer.bias).all())
+        for layer, box in zip(network.layers, parameters.layers, strict=True)
+    )
 
 
 def _stored(values: npt.ArrayLike, dimensions: int) -> Expansion:

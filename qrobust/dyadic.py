@@ -21,6 +21,9 @@ from qrobust.interval import FloatArray
 IntObjects = npt.NDArray[np.object_]
 EXACT_BITS = 53  # integers up to 2**53 are floats
 MOST_TERMS = 2**21
+MOST_PARTS = 2**10 - 1  # so many numbers below 2**53 add up to less than 2**63
+MOST_SPAN = 1000  # multiples of 2**-1000 below 2**26 are far from float64's underflow
+FRACTION_FIELD = np.int64(2**52 - 1)  # the bits of a float64 below its exponent
 
 
 class Dyadic:
@@ -38,10 +41,13 @@ class Dyadic:
         floats = np.asarray(values, dtype=np.float64)
         if not np.isfinite(floats).all():
             raise NumberError("a NaN or an infinite number is no dyadic number")
-        odd, place = _odd_parts(floats)
+        return cls._of_floats(floats.copy(order="K") if floats.flags.writeable else floats, _last_place(floats))
+
+    @classmethod
+    def _of_floats(cls, floats: FloatArray, exponent: int) -> Dyadic:
+        """Keep finite floats that are multiples of 2**exponent as they are."""
         result = cls.__new__(cls)
-        result._integers, result._floats, result._limbs = None, floats, {}
-        result.exponent = int(place[odd != 0].min(initial=0)) if not (odd != 0).any() else int(place[odd != 0].min())
+        result._integers, result._floats, result._limbs, result.exponent = None, floats, {}, exponent
         return result
 
     @classmethod
@@ -72,12 +78,14 @@ class Dyadic:
 
     def __getitem__(self, index: Any) -> Dyadic:
         if self._integers is None and self._floats is not None:
-            return Dyadic.of(self._floats[index])
+            return Dyadic._of_floats(np.asarray(self._floats[index]), self.exponent)
         return Dyadic(np.asarray(self.integers[index], dtype=object), self.exponent)
 
     @property
     def T(self) -> Dyadic:  # noqa: N802
-        return Dyadic.of(self._floats.T) if self._floats is not None else Dyadic(self.integers.T, self.exponent)
+        if self._floats is not None:
+            return Dyadic._of_floats(self._floats.T, self.exponent)
+        return Dyadic(self.integers.T, self.exponent)
 
     def _with(self, other: Dyadic) -> tuple[IntObjects, IntObjects, int]:
         """Bring both to the lesser exponent."""
@@ -89,7 +97,9 @@ class Dyadic:
         return Dyadic(np.asarray(first + second, dtype=object), exponent)
 
     def __neg__(self) -> Dyadic:
-        return Dyadic.of(-self._floats) if self._floats is not None else Dyadic(-self.integers, self.exponent)
+        if self._floats is not None:
+            return Dyadic._of_floats(np.asarray(-self._floats), self.exponent)
+        return Dyadic(np.asarray(-self.integers, dtype=object), self.exponent)
 
     def __sub__(self, other: Dyadic) -> Dyadic:
         return self + (-other)
@@ -109,7 +119,7 @@ class Dyadic:
     def relu(self) -> Dyadic:
         """Return max(value, 0)."""
         if self._floats is not None:
-            return Dyadic.of(np.maximum(self._floats, 0.0))
+            return Dyadic._of_floats(np.asarray(np.maximum(self._floats, 0.0)), self.exponent)
         return Dyadic(np.asarray(np.maximum(self.integers, 0), dtype=object), self.exponent)
 
     def sum(self, axis: int) -> Dyadic:
@@ -136,7 +146,8 @@ class Dyadic:
 
     def _integer_limbs(self, bits: int) -> list[FloatArray]:
         sizes, signs = np.abs(self.integers), self.signs().astype(np.float64)
-        mask, limbs = (1 << bits) - 1, []
+        mask = (1 << bits) - 1
+        limbs: list[FloatArray] = []
         while not limbs or (sizes != 0).any():
             limbs.append(np.asarray(sizes & mask, dtype=object).astype(np.float64) * signs)
             sizes = sizes >> bits
@@ -152,6 +163,19 @@ def zeros(shape: tuple[int, ...]) -> Dyadic:
     return Dyadic.of(np.zeros(shape))
 
 
+def _last_place(values: FloatArray) -> int:
+    """Return the greatest e such that all floats are multiples of 2**e; 0 if all are 0.
+
+    A float minus itself without the last bit of its fraction is that bit's value, exactly; a power of two has no such bit.
+    """
+    sizes = np.asarray(np.abs(values))
+    pattern = sizes.view(np.int64)
+    shorter = (pattern & (pattern - 1)).view(np.float64)
+    last = np.where(pattern & FRACTION_FIELD, sizes - shorter, sizes)
+    least = float(np.min(last, where=last > 0, initial=np.inf))
+    return int(np.frexp(least)[1]) - 1 if np.isfinite(least) else 0
+
+
 def _odd_parts(values: FloatArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return odd integers m (0 for 0) and places e with value = m 2**e."""
     mantissa, exponent = np.frexp(values)
@@ -162,17 +186,26 @@ def _odd_parts(values: FloatArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[n
 
 
 def _float_limbs(values: FloatArray, exponent: int, bits: int) -> list[FloatArray]:
-    """Cut floats into limbs from the top by exact operations: scaling by powers of two, truncation, and subtraction."""
+    """Cut floats into limbs from the top by exact operations: scaling by powers of two, truncation, and subtraction.
+
+    What is left is kept in units of the limb at hand. It is a multiple of 2**exponent, so scaling all of it loses nothing
+    unless the span from the top limb to the last bit exceeds float64's: then it is scaled anew from its own size each time.
+    """
     top = int(np.frexp(np.abs(values).max(initial=0.0))[1])
     count = max(1, -(-(top - exponent) // bits))
-    left: FloatArray = values.copy()
     limbs: list[FloatArray] = []
-    for number in range(count - 1, -1, -1):
-        place = exponent + number * bits
-        limb = np.trunc(np.ldexp(left, -place))
-        left = left - np.ldexp(limb, place)
-        limbs.append(limb)
-    return limbs[::-1]
+    if (count - 1) * bits > MOST_SPAN:
+        left = values
+        for place in range(exponent + (count - 1) * bits, exponent - 1, -bits):
+            limbs.append(np.trunc(np.ldexp(left, -place)))  # what underflows here is below 1, and is cut to 0 all the same
+            left = left - np.ldexp(limbs[-1], place)
+        return limbs[::-1]
+    left = np.asarray(np.ldexp(values, -exponent - (count - 1) * bits))
+    for _ in range(count - 1):
+        limbs.append(np.trunc(left))
+        left -= limbs[-1]
+        left *= 2.0**bits
+    return [left, *limbs[::-1]]
 
 
 def product(first: Dyadic, second: Dyadic) -> Dyadic:
@@ -187,12 +220,15 @@ def product(first: Dyadic, second: Dyadic) -> Dyadic:
         raise NumberError(f"{terms:,} terms are too many for an exact product, at most {MOST_TERMS:,} are summed")
     bits = (EXACT_BITS - max(terms - 1, 0).bit_length()) // 2
     (ones, low), (others, high) = first.limbs(bits), second.limbs(bits)
-    sums: dict[int, npt.NDArray[np.int64]] = {}
-    for place, one in enumerate(ones):
-        if not one.any():
+    kept = [place for place, one in enumerate(ones) if one.any()]
+    stacked = np.concatenate([ones[place] for place in kept]) if kept else np.zeros((0, terms))
+    whole: type = np.int64 if min(len(ones), len(others)) <= MOST_PARTS else object
+    sums: dict[int, npt.NDArray[Any]] = {}
+    for shift, other in enumerate(others):
+        if not other.any():
             continue
-        for shift, other in enumerate(others):
-            part = (one @ other).astype(np.int64)  # exact, below 2**53; a handful of them stay below 2**63
+        parts = (stacked @ other).astype(np.int64).reshape(len(kept), first.shape[0], second.shape[1])  # exact, below 2**53
+        for place, part in zip(kept, parts.astype(whole), strict=True):
             sums[place + shift] = sums[place + shift] + part if place + shift in sums else part
     total = np.zeros((first.shape[0], second.shape[1]), dtype=object)
     for shift, part in sums.items():

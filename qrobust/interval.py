@@ -214,10 +214,19 @@ def affine(weight: Interval, x: Interval, bias: Interval) -> Interval:
     return Interval(lower, upper)
 
 
-def affine_ball(weight: FloatArray, radius: FloatArray, bias: FloatArray, bias_radius: FloatArray, x: Interval) -> Interval:
+def affine_ball(
+    weight: FloatArray,
+    radius: FloatArray,
+    bias: FloatArray,
+    bias_radius: FloatArray,
+    x: Interval,
+    magnitude: FloatArray,
+    sums: FloatArray,
+) -> Interval:
     """Enclose (weight + E) @ x + bias + e for every x in its box, abs(E) <= radius and abs(e) <= bias_radius.
 
-    Shapes    weight (out, in); radius (out,), one a row, or (out, in); biases (out,); x (batch, in); result (batch, out)
+    Shapes    weight (out, in); radius (out,), one a row, or (out, in); biases (out,); x (batch, in); result (batch, out);
+              magnitude (in, out) is abs(weight).T and sums (out,) the sum of abs(weight) and radius in each row
     Rounding  outward: with a = max abs(x) over the box, every partial sum is at most a (sum abs(weight) + sum radius) in a
               row; two products of `in` terms and their sum err by at most 4 (in + 8) UNIT of that, underflow included apart
     Source    Higham 2002, section 3.1; Rump 1999, BIT 39(3)
@@ -232,11 +241,9 @@ def affine_ball(weight: FloatArray, radius: FloatArray, bias: FloatArray, bias_r
         if radius.any():
             reach = reach + (size.sum(axis=1, keepdims=True) * radius if radius.ndim == 1 else size @ radius.T)
         centre = middle @ weight.T + bias
-        absolute = np.abs(weight)
         if half.any():
-            reach = reach + half @ absolute.T
-        rows = absolute.sum(axis=1) + (terms * radius if radius.ndim == 1 else radius.sum(axis=1))
-        largest = size.max(axis=1, keepdims=True) * rows + np.abs(bias) + bias_radius
+            reach = reach + half @ magnitude
+        largest = size.max(axis=1, keepdims=True) * sums + np.abs(bias) + bias_radius
         slack = 4 * (terms + 8) * UNIT * largest + 8 * (terms + 8) * TINY
         return _guarded(down(centre - reach - slack), up(centre + reach + slack))
 

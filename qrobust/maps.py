@@ -13,14 +13,16 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
-from qrobust.answers import VERSION, Verdict
+from qrobust.answers import VERSION, Estimate, Verdict
 from qrobust.bounds import local
 from qrobust.bounds.local import Status
+from qrobust.cache import Kind, ResultCache, Task
 from qrobust.domains import Domain, ParameterBox, Point, Points
 from qrobust.errors import DomainError
 from qrobust.interval import FloatArray
 from qrobust.leads import Leads
 from qrobust.network import Network, checked_inputs
+from qrobust.parallel import answer_all
 from qrobust.queries import HALF, LocalEpsilon, LocalLabel
 from qrobust.search import Budget
 from qrobust.solve import ENOUGH, Session
@@ -109,12 +111,16 @@ def robustness_map(
     backend: str = "auto",
     budget: Budget | None = None,
     session: Session | None = None,
+    jobs: int = 1,
+    scheduler: str | None = None,
+    cache: ResultCache | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> RobustnessMap:
     """Ask one local question at every point: in closed form where it holds, else point by point.
 
-    Accepts   points (n, inputs); `budget` is for each point; `progress` is called with the number of points just done
-    Raises    ShapeError, NumberError, and what `Session` raises
+    Accepts   points (n, inputs); `budget` is for each point; `jobs`, `scheduler`, `cache` and `session` are those of
+              `parallel.answer_all`, for the points without a closed form; `progress` is called with the number just done
+    Raises    ShapeError, NumberError, and what `Session` and `parallel.answer_all` raise
     """
     points = checked_inputs(network, points)
     parameters.check_fits(network)
@@ -127,22 +133,33 @@ def robustness_map(
     else:
         lower, upper = np.zeros(len(points)), np.ones(len(points))
         status, name, todo = np.full(len(points), Status.UNDECIDED), backend, np.arange(len(points))
-    session = session or Session()
-    for index in todo.tolist():
-        point = Point(points[index])
-        if quantity is Quantity.EPSILON:
-            query = LocalEpsilon(network, parameters, point)
-            estimate = session.estimate(query, backend=backend, budget=budget, remember=False)
-            lower[index], upper[index], name = estimate.lower, estimate.upper, estimate.backend
-            status[index] = Status.SAFE if estimate.gap <= ENOUGH else Status.UNDECIDED
+    tasks = [_task(network, parameters, Point(points[i]), quantity, level, backend, budget) for i in todo.tolist()]
+    results = answer_all(tasks, jobs=jobs, scheduler=scheduler, cache=cache, session=session, progress=progress)
+    for index, result in zip(todo.tolist(), results, strict=True):
+        name = result.backend
+        if isinstance(result, Estimate):
+            lower[index], upper[index] = result.lower, result.upper
+            status[index] = Status.SAFE if result.gap <= ENOUGH else Status.UNDECIDED
         else:
-            answer = session.check(LocalLabel(network, parameters, point, level), backend=backend, budget=budget)
-            name = answer.backend
             status[index] = {Verdict.ROBUST: Status.SAFE, Verdict.VIOLATED: Status.FLIPPABLE}.get(
-                answer.verdict, Status.UNDECIDED
+                result.verdict, Status.UNDECIDED
             )
-        progress(1)
     return RobustnessMap(network, parameters, quantity, points, lower, upper, status, name, time.monotonic() - started)
+
+
+def _task(
+    network: Network,
+    parameters: ParameterBox,
+    point: Point,
+    quantity: Quantity,
+    level: Fraction,
+    backend: str,
+    budget: Budget | None,
+) -> Task:
+    """Return the question about one point."""
+    if quantity is Quantity.EPSILON:
+        return Task(LocalEpsilon(network, parameters, point), Kind.ESTIMATE, backend, budget or Budget())
+    return Task(LocalLabel(network, parameters, point, level), Kind.CHECK, backend, budget or Budget())
 
 
 def _closed_form(

@@ -29,13 +29,15 @@ from qrobust.answers import (
     Violated,
 )
 from qrobust.backends.base import Backend
-from qrobust.backends.branch_and_bound import BranchAndBound
+from qrobust.backends.branch_and_bound import BranchAndBound, is_deep
+from qrobust.backends.certify import certify_label
 from qrobust.backends.closed_form import ClosedForm
 from qrobust.backends.dreal import DReal
 from qrobust.backends.z3 import Z3
 from qrobust.bounds import local
 from qrobust.bounds.corners import rounded_inside
-from qrobust.check import Undecided, delta_fault, membership_fault, violation_fault, witness_bounds
+from qrobust.certificates import Certificate
+from qrobust.check import Undecided, certificate_fault, delta_fault, membership_fault, violation_fault, witness_bounds
 from qrobust.domains import Domain, Point, Points
 from qrobust.errors import BackendUnavailableError, DomainError, LawBrokenError, UnsoundAnswerError, UnsupportedError
 from qrobust.interval import round_fraction_down
@@ -54,6 +56,8 @@ from qrobust.queries import (
 )
 from qrobust.search import Budget
 
+FORMULA_BACKENDS = ("z3", "dreal")
+MOST_FOR_FORMULAS = 5000  # parameters of a network with several hidden layers that these are asked about unless named
 ENOUGH = 1e-6  # an estimate's gap at which no further backend is asked
 DELTA_ENOUGH = 1e-6  # the relative gap at which the search for the greatest delta ends
 
@@ -96,6 +100,23 @@ class Session:
                 return Answer(query, claim, candidate.name, time.monotonic() - started, VERSION)
             unknown, name = _better(unknown, claim), candidate.name
         return Answer(query, unknown or _out_of_time(budget), name, time.monotonic() - started, VERSION)
+
+    def certify(self, query: Query, budget: Budget | None = None) -> tuple[Answer, Certificate | None]:
+        """Answer a label question at one input with a certificate that the exact checker has followed, if it is ROBUST.
+
+        Accepts   what `certify_label` accepts; else, and where no certificate is found in time, this is `check`
+        """
+        started, budget = time.monotonic(), budget or Budget()
+        if isinstance(query, LabelQuery) and isinstance(query.domain, Point):
+            certificate = certify_label(query, replace(budget, seconds=budget.seconds / 2))
+            if certificate is not None:
+                fault = certificate_fault(certificate)
+                if fault:
+                    raise UnsoundAnswerError(f"a certificate was refused: {fault}: please report this")
+                claim = Robust(Assurance.CHECKED)
+                return Answer(query, claim, "branch-and-bound", time.monotonic() - started, VERSION), certificate
+        left = max(budget.seconds - (time.monotonic() - started), 0.1)
+        return self.check(query, budget=replace(budget, seconds=left)), None
 
     def estimate(
         self, query: AnyQuery, *, backend: str = "auto", budget: Budget | None = None, remember: bool = True
@@ -143,7 +164,7 @@ class Session:
         if not able:
             reasons = "; ".join(f"{b.name}: {b.why_not(query) or 'not installed'}" for b in self.backends)
             raise UnsupportedError(f"no backend can answer this ({reasons})")
-        return able
+        return _ordered(query, able)
 
     def _checked(self, query: Query, backend: Backend, budget: Budget) -> Robust | Violated | Unknown:
         """Ask one backend and replay what it claims to have found."""
@@ -283,6 +304,14 @@ def _share(budget: Budget, started: float, backends_left: int) -> Budget | None:
     """Return what one backend may take of the time that is left, half of it if others follow; None if nothing is left."""
     left = budget.seconds - (time.monotonic() - started)
     return None if left <= 0 else replace(budget, seconds=left if backends_left == 1 else left / 2)
+
+
+def _ordered(query: AnyQuery, able: list[Backend]) -> list[Backend]:
+    """Put branch and bound first where it searches neurons, and leave solvers of formulas out of what is too large for them."""
+    if isinstance(query, GreatestDelta) or not is_deep(query):
+        return able
+    formulas = query.network.parameter_count <= MOST_FOR_FORMULAS
+    return sorted((b for b in able if formulas or b.name not in FORMULA_BACKENDS), key=lambda b: b.name != "branch-and-bound")
 
 
 def _better(first: Unknown | None, second: Unknown) -> Unknown:

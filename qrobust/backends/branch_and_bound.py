@@ -35,6 +35,7 @@ from qrobust.queries import (
 from qrobust.search import Budget, Outcome, maximise
 
 SMALL = 24  # hidden neurons up to which the search over positions is tried at a point, too
+MOST_RATIONALS = 2000  # parameters up to which the corners of one hidden layer are built in rationals
 TOLERANCE = 2.5e-7  # of estimated confidences and margins
 
 
@@ -63,7 +64,7 @@ class BranchAndBound:
     def decide(self, query: Query, budget: Budget) -> Claim:
         started = time.monotonic()
         claim: Claim | None = None
-        if _is_deep(query):
+        if is_deep(query):
             claim = self._decide_deep(
                 query, replace(budget, seconds=budget.seconds / 2 if _is_small(query) else budget.seconds)
             )
@@ -88,7 +89,7 @@ class BranchAndBound:
         return Unknown(claim.reason or "rounding hides the answer", None, claim.upper)
 
     def estimate(self, query: EpsilonEstimate | SigmaEstimate, budget: Budget) -> EstimateClaim:
-        if _is_deep(query) and not _is_small(query):
+        if is_deep(query) and not _is_small(query):
             if isinstance(query, EpsilonEstimate):
                 return deep.estimate_change(query, budget, self.tolerance)
             return deep.estimate_margin(query, budget)
@@ -157,9 +158,10 @@ class BranchAndBound:
         return EstimateClaim(_clip(upper), best[1], Assurance.ROUNDED, reason=reason)
 
 
-def _is_deep(query: Query) -> bool:
-    """Whether it is a local question about several hidden layers, or about convolutions."""
-    several = len(query.network.hidden_layers) > 1 or not query.network.is_dense
+def is_deep(query: Query) -> bool:
+    """Whether it is a local question about several hidden layers, convolutions, or more parameters than rationals suit."""
+    network = query.network
+    several = len(network.hidden_layers) > 1 or not network.is_dense or network.parameter_count > MOST_RATIONALS
     return several and isinstance(query.domain, Point)
 
 

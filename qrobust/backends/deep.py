@@ -21,20 +21,18 @@ import numpy.typing as npt
 from qrobust import interval
 from qrobust.answers import Assurance, Candidate, Claim, Counterexample, EstimateClaim, Robust, Unknown
 from qrobust.bounds.attack import Found, climb, parameters_at
-from qrobust.bounds.ibp import nominal_logits
-from qrobust.bounds.linear import Levels, Proof, Tuning, pre_activations, top_bounds
-from qrobust.bounds.local import nominal_labels
-from qrobust.bounds.neurons import BELOW_ZERO, Log, NeuronTree, Rows
+from qrobust.bounds.ibp import INTERVALS
+from qrobust.bounds.linear import Levels, Tuning, pre_activations, top_bounds
+from qrobust.bounds.neurons import BELOW_ZERO, NeuronTree, Rows
 from qrobust.bounds.shared import attack_shared
-from qrobust.bounds.stages import first_convolution, interval_step, stages_of
-from qrobust.certificates import Certificate, LevelProof, Splits
+from qrobust.bounds.stages import first_convolution, interval_step, stages_of, stored_stages
 from qrobust.check import Replay, violation_fault
-from qrobust.domains import ParameterBox, Point
+from qrobust.domains import ParameterBox
 from qrobust.exact import decide, float_bounds, to_exact
-from qrobust.interval import FloatArray, Interval
+from qrobust.interval import FloatArray, Interval, up
 from qrobust.leads import Leads
-from qrobust.network import Activation, Network, Output
-from qrobust.queries import ConfidenceQuery, EpsilonEstimate, LabelQuery, LocalLabel, SigmaEstimate
+from qrobust.network import Activation, Network, Output, activate
+from qrobust.queries import ConfidenceQuery, EpsilonEstimate, LabelQuery, SigmaEstimate
 from qrobust.search import Budget, Outcome, explore
 
 ROOT_TUNING = Tuning(steps=13)
@@ -43,18 +41,30 @@ STARTS = 64  # random starts of the first attack, for each open row
 BATCH = 256
 
 
-def levels_at(network: Network, parameters: ParameterBox, points: FloatArray) -> tuple[Levels, Interval]:
-    """Return the network after its first layer, and the exact range of that layer's pre-activations at each point.
+def levels_at(
+    network: Network, parameters: ParameterBox, points: FloatArray, *, whole: bool = False
+) -> tuple[Levels, Interval]:
+    """Return the network after its first layer that may move, and the range of that layer's pre-activations at each point.
 
-    At one point a first convolution stays whole: level 0 is its parameters. Shapes: points (batch, inputs)
+    With `whole`, after its first layer in any case. At one point a first convolution stays whole: level 0 is its parameters.
+    Shapes: points (batch, inputs)
     """
     stages = stages_of(network, parameters)
     kernel = first_convolution(network, parameters, points[0]) if len(points) == 1 else None
     if kernel is not None:
         return Levels(Activation.LINEAR, (kernel[0], *stages[1:])), kernel[1]
-    if len(stages) == 1:
-        return Levels(Activation.LINEAR, stages), Interval.point(points)
-    return Levels(stages[0].activation, stages[1:]), interval_step(stages[0], Interval.point(points))
+    return advanced(Levels(Activation.LINEAR, stages), Interval.point(points), whole)
+
+
+def advanced(levels: Levels, start: Interval, whole: bool) -> tuple[Levels, Interval]:
+    """Take the first level off the front, and (unless `whole`) all that are known but for rounding: whose parameters stay."""
+    while levels.top > 1:
+        stage = levels.stages[0]
+        z = interval_step(stage, activate(levels.first, start, INTERVALS))
+        levels, start = Levels(stage.activation, levels.stages[1:]), z
+        if whole or not stage.fixed:
+            break
+    return levels, start
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,10 +100,16 @@ class Situation:
         """Rebuild parameters, as floats inside the box, from one position a hidden neuron and the row that is pushed up."""
         x = tuple(Fraction(value) for value in self.x.tolist())
         if self.network.is_dense:
-            found = parameters_at(self.network, self.parameters, self.x, positions[: len(self.network.layers) - 1], nu)
+            found = parameters_at(self.network, self.parameters, self.x, self._of_layers(positions), nu)
         else:
             found = attack_shared(self.network, self.parameters, self.x, nu)
         return None if found is None else Counterexample(x, found)
+
+    def _of_layers(self, positions: list[FloatArray]) -> list[FloatArray]:
+        """Positions of all hidden layers: those that were known and left out do not move; level 0 may be the input itself."""
+        widths = [layer.outputs for layer in self.network.layers[:-1]]
+        left_out = len(widths) - len(positions)
+        return [-np.ones(n) for n in widths[: max(left_out, 0)]] + positions[max(-left_out, 0) :]
 
 
 def decide_label(query: LabelQuery, budget: Budget) -> Claim:
@@ -130,8 +146,22 @@ def decide_label(query: LabelQuery, budget: Budget) -> Claim:
 
 def stored_label(leads: Leads, x: FloatArray) -> int | None:
     """Return the stored network's label at an input, exactly; None if no precision settles it."""
-    label = int(nominal_labels(leads, x[None])[0])
-    return label if label >= 0 else _stored(leads.network, x).label(False, leads.level)
+    logits = stored_logits(leads.network, x[None])
+    gains, losses = np.maximum(leads.directions, 0.0), np.minimum(leads.directions, 0.0)
+    lead = up(gains @ logits.upper[0] + losses @ logits.lower[0])  # two terms at most: one rounding
+    behind = up(lead + leads.offset.upper) < 0
+    for label in range(leads.network.class_count):
+        if behind[leads.of_label(label)].all():
+            return label
+    return _stored(leads.network, x).label(False, leads.level)
+
+
+def stored_logits(network: Network, points: FloatArray) -> Interval:
+    """Enclose the stored network's logits. Shapes: points (batch, inputs); result (batch, logits)."""
+    z, activation = Interval.point(points), Activation.LINEAR
+    for stage in stored_stages(network):
+        z, activation = interval_step(stage, activate(activation, z, INTERVALS)), stage.activation
+    return z
 
 
 def _stored(network: Network, x: FloatArray) -> Replay:
@@ -181,85 +211,6 @@ def _searched(query: LabelQuery, situation: Situation, rows: Rows, budget: Budge
     return Unknown(outcome.reason or "the worst case is a tie that rounding hides")
 
 
-def certify_label(query: LabelQuery, budget: Budget) -> Certificate | None:
-    """Prove that the label cannot change so that `check.certificate_fault` can follow, or return None.
-
-    Accepts   dense networks whose hidden layers are linear or ReLU; `query` without a margin
-    Method    as `decide_label`, but every bound is proved by multipliers that are kept, and after a split only the bounds of
-              the root and the splits themselves are used: the trees are larger
-    """
-    x = query.domain.box.lower
-    leads = Leads(query.network, query.level)
-    label = stored_label(leads, x)
-    plain = all(layer.activation in (Activation.LINEAR, Activation.RELU) for layer in query.network.layers)
-    if label is None or query.sigma or not plain or not query.network.is_dense:
-        return None
-    pairs = leads.of_label(label)
-    rows = Rows(leads.directions[pairs], leads.offset.upper[pairs], leads.strict[pairs])
-    levels, start = levels_at(query.network, query.parameters, x[None])
-    proofs: list[Proof] = []
-    bounds = pre_activations(levels, start, LEVEL_TUNING, proofs)
-    log = Log()
-    tree = NeuronTree(levels, bounds, rows, log=log)
-    outcome = explore(tree, budget, tolerance=0.0, stop=lambda _: tree.point is not None and tree.point.value > 0, batch=BATCH)
-    if outcome.open is None or len(outcome.open) or outcome.upper > BELOW_ZERO:
-        return None
-    point = LocalLabel(query.network, query.parameters, Point(x), query.level)
-    return _assembled(point, label, leads.pairs[pairs, 1], levels, bounds, proofs, tree, log)
-
-
-def _assembled(
-    query: LocalLabel,
-    label: int,
-    rivals: npt.NDArray[np.int64],
-    levels: Levels,
-    bounds: list[Interval],
-    proofs: list[Proof],
-    tree: NeuronTree,
-    log: Log,
-) -> Certificate:
-    widths = [z.shape[1] for z in bounds]
-    found = []
-    for number in range(1, levels.top):
-        own = [proof for proof in proofs if proof.level == number]
-        parts = [np.concatenate([np.zeros((0, widths[i])), *(p.multipliers[i] for p in own)]) for i in range(1, number)]
-        found.append(
-            LevelProof(
-                bounds[number].lower[0],
-                bounds[number].upper[0],
-                np.concatenate([np.zeros(0), *(p.neurons for p in own)]).astype(np.int64),
-                np.concatenate([np.zeros(0), *(p.signs for p in own)]).astype(np.int64),
-                tuple(parts),
-            )
-        )
-    splits, order = _splits(len(rivals), tree, log)
-    multipliers = []
-    for number in range(1, levels.top):
-        values = np.concatenate([leaf[1][number - 1] for leaf in log.leaves])
-        whole = np.zeros((len(values), widths[number]))
-        whole[:, tree.kept[number]] = values
-        multipliers.append(whole[order])
-    return Certificate(query, label, rivals, tuple(found), splits, tuple(multipliers))
-
-
-def _splits(roots: int, tree: NeuronTree, log: Log) -> tuple[Splits, npt.NDArray[np.intp]]:
-    """Return the trees, and the order of the logged leaves in which they are counted."""
-    count = tree.names
-    parent, side = np.full(count, -1), np.zeros(count, dtype=np.int64)
-    level, neuron, cut = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64), np.zeros(count)
-    stops = [part.stop for part in tree.slices]
-    for parents, branch, cuts, names in log.splits:
-        parent[names], side[names] = np.concatenate([parents, parents]), np.repeat([1, -1], len(parents))
-        number = np.searchsorted(stops, branch, side="right")
-        level[parents], cut[parents] = number, cuts
-        starts = np.array([part.start for part in tree.slices])[number]
-        neuron[parents] = [tree.kept[k][i] for k, i in zip(number.tolist(), (branch - starts).tolist(), strict=True)]
-    leaf = np.full(count, -1)
-    names = np.concatenate([names for names, _ in log.leaves])
-    leaf[names] = np.arange(len(names))
-    return Splits(parent, level, neuron, cut, side, leaf), np.arange(len(names))
-
-
 def screen_labels(
     leads: Leads, parameters: ParameterBox, points: FloatArray, labels: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.bool_]:
@@ -287,7 +238,7 @@ def estimate_change(query: EpsilonEstimate | ConfidenceQuery, budget: Budget, to
 def _change_of_sigmoid(query: EpsilonEstimate | ConfidenceQuery, budget: Budget, tolerance: float) -> EstimateClaim:
     x = query.domain.box.lower
     situation = Situation.at(query.network, query.parameters, x)
-    before = interval.sigmoid(nominal_logits(query.network, Interval.point(x[None])))
+    before = interval.sigmoid(stored_logits(query.network, x[None]))
     upper, reason, witnesses = 0.0, "", []
     for sign in (1.0, -1.0):
         rows = Rows(np.array([[sign]]), np.zeros(1), np.zeros(1, dtype=bool))
@@ -314,7 +265,7 @@ def _change_of_softmax(query: EpsilonEstimate | ConfidenceQuery) -> EstimateClai
     greatest = situation.upper(rows)  # of z_rival - z_label
     table = np.zeros((classes, classes))
     table[leads.pairs[:, 0], leads.pairs[:, 1]] = greatest
-    before = interval.softmax(nominal_logits(query.network, Interval.point(x[None])))
+    before = interval.softmax(stored_logits(query.network, x[None]))
     ends = []
     for values in (-table.T, table):  # the least and the greatest z_j - z_c: confidence c at its greatest and least
         shifted = Interval.point(np.where(np.eye(classes, dtype=bool), 0.0, values))

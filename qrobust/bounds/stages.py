@@ -57,6 +57,13 @@ class Stage:
         return np.abs(self.transposed)
 
     @cached_property
+    def sums(self) -> FloatArray:
+        """The sum of abs(weight) and radius in each row, for the rounding error. Shape: (out,)."""
+        radii = self.weight.shape[1] * self.radius if self.radius.ndim == 1 else self.radius.sum(axis=1)
+        result: FloatArray = self.magnitude.sum(axis=0) + radii
+        return result
+
+    @cached_property
     def fixed(self) -> bool:
         """Whether no parameter of the stage may move."""
         return not self.radius.any() and not self.bias_radius.any()
@@ -97,6 +104,13 @@ def stages_of(network: Network, parameters: ParameterBox) -> tuple[Stage, ...]:
     for layer, box in zip(network.layers, parameters.layers, strict=True):
         stages += _lowered(layer, box)
     return tuple(stages)
+
+
+@lru_cache(maxsize=4)
+def stored_stages(network: Network) -> tuple[Stage, ...]:
+    """Return the stages of the stored network, none of whose parameters moves."""
+    exact = tuple((layer.weight, layer.bias) for layer in network.layers)
+    return stages_of(network, ParameterBox.from_arrays(exact, exact))
 
 
 def _lowered(layer: Layer, box: LayerBox) -> Iterator[Stage]:
@@ -183,4 +197,4 @@ def first_convolution(network: Network, parameters: ParameterBox, x: FloatArray)
 
 def interval_step(stage: Stage, h: Interval) -> Interval:
     """Enclose the pre-activations of a stage over boxes of its inputs. Shapes: h (batch, in); result (batch, out)."""
-    return affine_ball(stage.weight, stage.radius, stage.bias, stage.bias_radius, h)
+    return affine_ball(stage.weight, stage.radius, stage.bias, stage.bias_radius, h, stage.magnitude, stage.sums)

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from qrobust.answers import VERSION, Answer, AnyQuery, Verdict
+from qrobust.answers import VERSION, Answer, AnyQuery, Estimate, Verdict
 from qrobust.backends.dreal import DReal
+from qrobust.cache import Kind, ResultCache, Task
 from qrobust.cli import show
 from qrobust.cli.options import UsageError, Where, domain_of, parameter_boxes, points_of, read_model
 from qrobust.domains import Domain, ParameterBox, Point
@@ -19,6 +20,7 @@ from qrobust.errors import EnclosureError, NumberError, QRobustError, UnsoundAns
 from qrobust.exact import to_fraction
 from qrobust.files import write_whole
 from qrobust.network import Network
+from qrobust.parallel import answer_all
 from qrobust.queries import (
     EpsilonEstimate,
     GlobalConfidence,
@@ -33,7 +35,7 @@ from qrobust.queries import (
     SigmaEstimate,
 )
 from qrobust.search import Budget
-from qrobust.solve import Session
+from qrobust.solve import Session, check_laws
 
 EXIT = {Verdict.ROBUST: 0, Verdict.VIOLATED: 1, Verdict.UNKNOWN: 3}
 USAGE, INTERNAL, INTERRUPTED = 2, 4, 130
@@ -94,6 +96,19 @@ Timeout = Annotated[float, typer.Option(help="Seconds for each query.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress, and no sentences.")]
 TrustPickle = Annotated[bool, typer.Option("--trust-pickle", help="Read .joblib files, which run code from the file.")]
+Cache = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache",
+        metavar="FOLDER",
+        help="Keep finished answers in this folder, and take from it what the same question and --timeout gave before.",
+    ),
+]
+Jobs = Annotated[int, typer.Option("--jobs", min=1, metavar="N", help="Processes that share the inputs on this machine.")]
+Scheduler = Annotated[
+    str | None,
+    typer.Option("--scheduler", metavar="ADDRESS", help="Share the inputs on a Dask cluster instead, as in tcp://host:8786."),
+]
 SigmaText = Annotated[str | None, typer.Option("--sigma", help="Ask about labels that had at least this margin.")]
 
 
@@ -114,6 +129,7 @@ def check(
     level: Level = "1/2",
     backend: BackendName = "auto",
     timeout: Timeout = 60.0,
+    cache: Cache = None,
     fail_on: Annotated[FailOn, typer.Option(help="Which verdicts give a non-zero exit code.")] = FailOn.UNKNOWN,
     json: Json = False,
     quiet: Quiet = False,
@@ -130,14 +146,25 @@ def check(
     parameters = _one_box(network, delta, delta_per_layer, against, weights_only, trust_pickle)
     domain = domain_of(network, Where(point, points, box, tuple(where or ())))
     query = _decision(network, parameters, domain, eps, label, sigma, level)
+    kept = _cache(cache)
     with show.waiting("deciding", quiet=quiet or json):
-        answer = Session().check(query, backend=backend, budget=budget)
+        answer = _answered(Task(query, Kind.CHECK, backend, budget), Session(), kept)
+    assert isinstance(answer, Answer)
     if json:
         show.document(answer.to_json())
     else:
         _show_answer(answer, quiet)
     unknown_passes = answer.verdict is Verdict.UNKNOWN and fail_on is FailOn.VIOLATED
     raise typer.Exit(0 if unknown_passes else EXIT[answer.verdict])
+
+
+def _cache(folder: Path | None) -> ResultCache | None:
+    return None if folder is None else ResultCache(folder, show.warning)
+
+
+def _answered(task: Task, session: Session, cache: ResultCache | None) -> Answer | Estimate:
+    (result,) = answer_all([task], session=session, cache=cache)
+    return result
 
 
 def _one_box(
@@ -191,6 +218,7 @@ def estimate(
     level: Level = "1/2",
     backend: BackendName = "auto",
     timeout: Timeout = 60.0,
+    cache: Cache = None,
     minimize: Annotated[bool, typer.Option("--minimize", help="Also print dReal's Minimize, for comparison only.")] = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -216,10 +244,14 @@ def estimate(
             raise UsageError("--sigma goes with the estimate of delta: leave it out")
         boxes = parameter_boxes(network, delta or [], delta_per_layer, against, weights_only, trust_pickle)
         queries = _estimates(network, boxes, domain, what, class_name, level)
-    session, documents = Session(), []
+    session, kept, documents = Session(), _cache(cache), []
+    earlier: list[Estimate] = []
     for query in queries:
         with show.waiting("estimating", quiet=quiet or json):
-            found = session.estimate(query, backend=backend, budget=budget)
+            found = _answered(Task(query, Kind.ESTIMATE, backend, budget), session, kept)
+        assert isinstance(found, Estimate)
+        check_laws(found, earlier)
+        earlier.append(found)
         documents.append(found.to_json())
         if minimize and isinstance(query, EpsilonEstimate | SigmaEstimate):
             documents[-1]["minimize"] = DReal().minimize_as_in_paper(query, seconds=timeout)
@@ -265,6 +297,9 @@ def map_command(
     level: Level = "1/2",
     backend: BackendName = "auto",
     timeout: Timeout = 10.0,
+    jobs: Jobs = 1,
+    scheduler: Scheduler = None,
+    cache: Cache = None,
     json: Json = False,
     quiet: Quiet = False,
     trust_pickle: TrustPickle = False,
@@ -273,6 +308,7 @@ def map_command(
 
     \b
     qrobust map models/cat_paper.json --delta 0.01 --what label --output map.csv --plot map.png
+    qrobust map models/iris.json --delta 0.05 --jobs 4 --cache answers   (stopped half-way, it goes on where it stopped)
     """
     from qrobust.maps import Quantity, random_points, robustness_map
     from qrobust.plotting import check_two_inputs, draw_map
@@ -289,6 +325,9 @@ def map_command(
         inputs = random_points(domain_of(network, Where(box=box, cuts=tuple(where or ()))), random or 1000, seed)
     else:
         domain_of(network, Where(points=points, box=box, cuts=tuple(where or ())))  # raises if a point lies outside
+    if scheduler is not None and jobs > 1:
+        raise UsageError("--jobs and --scheduler do not go together: give one of them")
+    kept = _cache(cache)
     quantity = Quantity.EPSILON if what is MapOf.EPS else Quantity.LABEL
     exact_level = to_fraction(level)
     with show.Bar(len(inputs), "points", quiet=quiet or json) as bar:
@@ -300,6 +339,9 @@ def map_command(
             level=exact_level,
             backend=backend,
             budget=budget,
+            jobs=jobs,
+            scheduler=scheduler,
+            cache=kept,
             progress=bar.advance,
         )
     if output is not None:

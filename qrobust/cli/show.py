@@ -22,6 +22,11 @@ def line(text: str, *, quiet: bool = False) -> None:
         print(text)
 
 
+def warning(text: str) -> None:
+    """Print one line on standard error: something is amiss that spoils no answer."""
+    print("warning: " + " ".join(text.split()), file=sys.stderr)
+
+
 def document(value: Any) -> None:
     """Print JSON."""
     print(json.dumps(value, indent=1, allow_nan=False))

@@ -1,0 +1,72 @@
+"""Networks and images of the benchmarks: the project's own, and those of the shared folder, which are read from there."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from qrobust.formats import load
+from qrobust.interval import FloatArray
+from qrobust.layers import Conv2d, Layer
+from qrobust.network import Activation, Dense, Network, Output
+
+MODELS = Path(__file__).parent.parent / "models"
+
+
+def shared_folder() -> Path:
+    """The folder of networks and images made elsewhere: QROBUST_SHARED_DATA, or ../shared/data beside the checkout."""
+    folder = Path(os.environ.get("QROBUST_SHARED_DATA", Path(__file__).parent.parent.parent / "shared" / "data")) / "bench"
+    if not folder.is_dir():
+        sys.exit(f"the benchmark needs the folder {folder}: name its parent with QROBUST_SHARED_DATA")
+    return folder
+
+
+def mnist_images(count: int = 100) -> FloatArray:
+    """The first test images of MNIST, pixels / 255. Shape: (count, 784)."""
+    content = gzip.decompress((shared_folder() / "mnist" / "t10k-images-idx3-ubyte.gz").read_bytes())
+    images: FloatArray = np.frombuffer(content, np.uint8, offset=16).reshape(-1, 784)[:count] / 255
+    return images
+
+
+def fanc_images() -> FloatArray:
+    """The 100 images that FANC uses, pixels / 255. Shape: (100, 784)."""
+    table = np.loadtxt(shared_folder() / "fanc" / "mnist_test.csv", delimiter=",")
+    images: FloatArray = table[:, 1:] / 255
+    return images
+
+
+def trained(name: str) -> Network:
+    """One of the project's own networks."""
+    path = MODELS / f"{name}.keras"
+    return load(path if path.exists() else MODELS / f"{name}.json")
+
+
+def fanc(name: str) -> Network:
+    """A network of FANC: convolutions and dense layers with ReLU, ten logits."""
+    try:
+        import onnx
+        from onnx import numpy_helper
+    except ImportError:
+        sys.exit("this benchmark reads ONNX files: pip install onnx")
+    graph = onnx.load(str(shared_folder() / "fanc" / f"{name}.onnx")).graph
+    arrays = {t.name: numpy_helper.to_array(t).astype(np.float64) for t in graph.initializer}
+    layers: list[Layer] = []
+    shape = (1, 28, 28)
+    nodes = [node for node in graph.node if node.op_type in ("Conv", "Gemm")]
+    for number, node in enumerate(nodes):
+        weight, bias = arrays[node.input[1]], arrays[node.input[2]]
+        activation = Activation.LINEAR if number == len(nodes) - 1 else Activation.RELU
+        if node.op_type == "Gemm":
+            layers.append(Dense(weight, bias, activation))
+            continue
+        settings = {a.name: list(a.ints) for a in node.attribute}
+        top, left, bottom, right = settings["pads"]
+        stride = (settings["strides"][0], settings["strides"][1])
+        layer = Conv2d(weight, bias, activation, shape, stride, (top, left, bottom, right))
+        layers.append(layer)
+        shape = layer.output_shape
+    return Network(tuple(layers), Output.SOFTMAX, name=name)
