@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qrobust.domains import Parameters
+from qrobust.domains import Parameters, shortened
 from qrobust.errors import EnclosureError, NumberError
 from qrobust.network import Network
 from qrobust.queries import ConfidenceQuery, EpsilonEstimate, GreatestDelta, LabelQuery, Query, SigmaEstimate
@@ -286,7 +286,7 @@ def statement(query: Query, claim: Claim) -> str:
 
 
 def _inputs(network: Network, example: Counterexample) -> str:
-    return ", ".join(f"{network.feature_name(i)} = {float(value):.9g}" for i, value in enumerate(example.x))
+    return shortened([f"{network.feature_name(i)} = {float(value):.9g}" for i, value in enumerate(example.x)], ", ")
 
 
 def quantity(query: AnyQuery) -> str:

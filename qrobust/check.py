@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +38,7 @@ from qrobust.queries import ConfidenceQuery, EpsilonEstimate, GreatestDelta, Lab
 class Replay:
     """The nominal and the perturbed network at one input, evaluated exactly in whatever precision is in force.
 
-    Dense networks of linear and ReLU units with float parameters at a dyadic input are evaluated in big integers.
+    Dense networks of linear and ReLU units with dyadic parameters (floats are) at a dyadic input are evaluated in big integers.
     """
 
     def __init__(self, network: Network, example: Counterexample) -> None:
@@ -57,7 +58,7 @@ class Replay:
     def perturbed(self) -> ExactArray:
         """Logits of the perturbed network."""
         chosen = self._example.parameters
-        if self._input is not None and all(part.dtype == np.float64 for pair in chosen for part in pair):
+        if self._input is not None and all(_all_dyadic(part) for pair in chosen for part in pair):
             return self._once("perturbed", lambda: self._dyadic(_rows(chosen)))
         compute = lambda: perturbed_logits(self.network, self._parameters, self._x, ExactArithmetic())  # noqa: E731
         return self._once("perturbed", compute)
@@ -127,9 +128,14 @@ def _is_dyadic(value: Fraction) -> bool:
     return not value.denominator & (value.denominator - 1)
 
 
+def _all_dyadic(values: npt.NDArray[Any]) -> bool:
+    return values.dtype == np.float64 or all(_is_dyadic(Fraction(value)) for value in values.flat)
+
+
 def _rows(parameters: Parameters) -> list[tuple[Dyadic, Dyadic]]:
     """Weights as (in, out) and biases as (1, out)."""
-    return [(Dyadic.of(weight.T), Dyadic.of(bias[None])) for weight, bias in parameters]
+    exactly = [[Dyadic.of(part) if part.dtype == np.float64 else Dyadic.of_fractions(part) for part in p] for p in parameters]
+    return [(weight.T, bias[None]) for weight, bias in exactly]
 
 
 @lru_cache(maxsize=4)

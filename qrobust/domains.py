@@ -18,6 +18,8 @@ from qrobust.exact import ExactArray
 from qrobust.interval import BoolArray, Expansion, FloatArray, Interval
 from qrobust.network import Network, read_only
 
+MOST_SHOWN = 12
+
 Parameters = tuple[tuple[npt.NDArray[Any], npt.NDArray[Any]], ...]
 """One (weight, bias) pair a layer: a concrete choice of all parameters. Arrays of Fractions, or of float64, each of which is
 exactly the number that it stores."""
@@ -58,6 +60,13 @@ class Domain(ABC):
         )
 
 
+def shortened(parts: Sequence[str], separator: str) -> str:
+    """Join words for a message, the middle ones left out where there are many."""
+    if len(parts) <= MOST_SHOWN:
+        return separator.join(parts)
+    return separator.join([*parts[:3], f"... ({len(parts)} in all)", parts[-1]])
+
+
 def _numbers(values: npt.ArrayLike, what: str, dimensions: int) -> FloatArray:
     array = read_only(values)
     if array.ndim != dimensions or array.size == 0:
@@ -81,7 +90,7 @@ class Point(Domain):
         return Interval.point(self.values)
 
     def __str__(self) -> str:
-        return f"the point ({', '.join(f'{v:g}' for v in self.values)})"
+        return f"the point ({shortened([f'{v:g}' for v in self.values], ', ')})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,8 +148,8 @@ class InputBox(Domain):
         return Interval(self.lower, self.upper)
 
     def __str__(self) -> str:
-        sides = (f"[{a:g}, {b:g}]" for a, b in zip(self.lower, self.upper, strict=True))
-        return "the box " + " x ".join(sides)
+        sides = [f"[{a:g}, {b:g}]" for a, b in zip(self.lower, self.upper, strict=True)]
+        return "the box " + shortened(sides, " x ")
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,6 +23,7 @@ EXACT_BITS = 53  # integers up to 2**53 are floats
 MOST_TERMS = 2**21
 MOST_PARTS = 2**10 - 1  # so many numbers below 2**53 add up to less than 2**63
 MOST_SPAN = 1000  # multiples of 2**-1000 below 2**26 are far from float64's underflow
+CHUNK = 2**15  # floats that stay in the cache between operations
 FRACTION_FIELD = np.int64(2**52 - 1)  # the bits of a float64 below its exponent
 
 
@@ -33,7 +34,7 @@ class Dyadic:
         self._integers: IntObjects | None = integers
         self.exponent = exponent
         self._floats: FloatArray | None = None
-        self._limbs: dict[int, tuple[list[FloatArray], int]] = {}
+        self._limbs: dict[int, dict[int, FloatArray]] = {}
 
     @classmethod
     def of(cls, values: npt.ArrayLike) -> Dyadic:
@@ -137,11 +138,13 @@ class Dyadic:
         scale = Fraction(2) ** self.exponent
         return np.asarray(np.frompyfunc(lambda value: value * scale, 1, 1)(self.integers), dtype=object).reshape(self.shape)
 
-    def limbs(self, bits: int) -> tuple[list[FloatArray], int]:
-        """Cut abs(value) into limbs of so many bits: value = sum of limb[t] * 2**(base + t bits), limbs signed floats."""
+    def limbs(self, bits: int) -> dict[int, FloatArray]:
+        """Cut into limbs of so many bits, cut once and kept: values = sum of limb * 2**(exponent + place * bits) over all
+        places. Limbs are integers below 2**bits with the signs of the values; places whose limb is all 0 are left out.
+        """
         if bits not in self._limbs:
             cut = _float_limbs(self._floats, self.exponent, bits) if self._floats is not None else self._integer_limbs(bits)
-            self._limbs[bits] = (cut, self.exponent)
+            self._limbs[bits] = {place: limb for place, limb in enumerate(cut) if limb.any()}
         return self._limbs[bits]
 
     def _integer_limbs(self, bits: int) -> list[FloatArray]:
@@ -168,11 +171,13 @@ def _last_place(values: FloatArray) -> int:
 
     A float minus itself without the last bit of its fraction is that bit's value, exactly; a power of two has no such bit.
     """
-    sizes = np.asarray(np.abs(values))
-    pattern = sizes.view(np.int64)
-    shorter = (pattern & (pattern - 1)).view(np.float64)
-    last = np.where(pattern & FRACTION_FIELD, sizes - shorter, sizes)
-    least = float(np.min(last, where=last > 0, initial=np.inf))
+    flat, least = values.ravel(order="K"), np.inf
+    for start in range(0, flat.size, CHUNK):
+        sizes = np.abs(flat[start : start + CHUNK])
+        pattern = sizes.view(np.int64)
+        shorter = (pattern & (pattern - 1)).view(np.float64)
+        last = np.where(pattern & FRACTION_FIELD, sizes - shorter, sizes)
+        least = min(least, float(np.min(last, where=last > 0, initial=np.inf)))
     return int(np.frexp(least)[1]) - 1 if np.isfinite(least) else 0
 
 
@@ -191,7 +196,7 @@ def _float_limbs(values: FloatArray, exponent: int, bits: int) -> list[FloatArra
     What is left is kept in units of the limb at hand. It is a multiple of 2**exponent, so scaling all of it loses nothing
     unless the span from the top limb to the last bit exceeds float64's: then it is scaled anew from its own size each time.
     """
-    top = int(np.frexp(np.abs(values).max(initial=0.0))[1])
+    top = int(np.frexp(max(values.max(initial=0.0), -values.min(initial=0.0)))[1])
     count = max(1, -(-(top - exponent) // bits))
     limbs: list[FloatArray] = []
     if (count - 1) * bits > MOST_SPAN:
@@ -219,18 +224,17 @@ def product(first: Dyadic, second: Dyadic) -> Dyadic:
     if terms > MOST_TERMS:
         raise NumberError(f"{terms:,} terms are too many for an exact product, at most {MOST_TERMS:,} are summed")
     bits = (EXACT_BITS - max(terms - 1, 0).bit_length()) // 2
-    (ones, low), (others, high) = first.limbs(bits), second.limbs(bits)
-    kept = [place for place, one in enumerate(ones) if one.any()]
-    stacked = np.concatenate([ones[place] for place in kept]) if kept else np.zeros((0, terms))
+    ones, others = first.limbs(bits), second.limbs(bits)
+    total = np.zeros((first.shape[0], second.shape[1]), dtype=object)
+    if not ones or not others:
+        return Dyadic(total, 0)
+    stacked = np.concatenate(list(ones.values()))
     whole: type = np.int64 if min(len(ones), len(others)) <= MOST_PARTS else object
     sums: dict[int, npt.NDArray[Any]] = {}
-    for shift, other in enumerate(others):
-        if not other.any():
-            continue
-        parts = (stacked @ other).astype(np.int64).reshape(len(kept), first.shape[0], second.shape[1])  # exact, below 2**53
-        for place, part in zip(kept, parts.astype(whole), strict=True):
+    for shift, other in others.items():
+        parts: npt.NDArray[Any] = (stacked @ other).astype(np.int64).astype(whole, copy=False)  # exact, below 2**53
+        for place, part in zip(ones, parts.reshape(len(ones), *total.shape), strict=True):
             sums[place + shift] = sums[place + shift] + part if place + shift in sums else part
-    total = np.zeros((first.shape[0], second.shape[1]), dtype=object)
     for shift, part in sums.items():
         total = total + (part.astype(object) << (shift * bits))
-    return Dyadic(total, low + high)
+    return Dyadic(total, first.exponent + second.exponent)

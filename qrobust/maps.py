@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qrobust.answers import VERSION, Estimate, Verdict
+from qrobust.backends.deep import screen_labels
 from qrobust.bounds import local
 from qrobust.bounds.local import Status
 from qrobust.cache import Kind, ResultCache, Task
@@ -133,6 +134,10 @@ def robustness_map(
     else:
         lower, upper = np.zeros(len(points)), np.ones(len(points))
         status, name, todo = np.full(len(points), Status.UNDECIDED), backend, np.arange(len(points))
+        if quantity is Quantity.LABEL and backend in ("auto", "branch-and-bound"):
+            status[screen_labels(Leads(network, level), parameters, points)] = Status.SAFE
+            name, todo = "branch-and-bound", np.flatnonzero(status == Status.UNDECIDED)
+            progress(len(points) - len(todo))
     tasks = [_task(network, parameters, Point(points[i]), quantity, level, backend, budget) for i in todo.tolist()]
     results = answer_all(tasks, jobs=jobs, scheduler=scheduler, cache=cache, session=session, progress=progress)
     for index, result in zip(todo.tolist(), results, strict=True):

@@ -32,6 +32,7 @@ from qrobust.backends.base import Backend
 from qrobust.backends.branch_and_bound import BranchAndBound, is_deep
 from qrobust.backends.certify import certify_label
 from qrobust.backends.closed_form import ClosedForm
+from qrobust.backends.deep import screen_labels
 from qrobust.backends.dreal import DReal
 from qrobust.backends.z3 import Z3
 from qrobust.bounds import local
@@ -206,9 +207,10 @@ class Session:
     def _check_points(self, query: Query, backend: str, budget: Budget) -> Answer:
         """Answer point by point, but only the points that the closed form does not settle at once."""
         started = time.monotonic()
-        assurance, name = Assurance.ROUNDED, "closed-form"
+        assurance = Assurance.ROUNDED
         unknown: Answer | None = None
-        for index in self._unsettled(query, backend):
+        name, todo = self._unsettled(query, backend)
+        for index in todo:
             left = budget.seconds - (time.monotonic() - started)
             if left <= 0:
                 return Answer(query, _out_of_time(budget), name, time.monotonic() - started, VERSION)
@@ -223,18 +225,22 @@ class Session:
         claim = unknown.claim if unknown else Robust(assurance)
         return Answer(query, claim, name, time.monotonic() - started, VERSION)
 
-    def _unsettled(self, query: Query, backend: str) -> list[int]:
+    def _unsettled(self, query: Query, backend: str) -> tuple[str, list[int]]:
+        """Return the points that quick bounds over all of them leave open, and what these bounds are called."""
         assert isinstance(query.domain, Points)
         values = query.domain.values
         confidences = isinstance(query, ConfidenceQuery)
-        if backend not in ("auto", "closed-form") or local.why_not(query.network, confidences=confidences):
-            return list(range(len(values)))
-        if isinstance(query, ConfidenceQuery):
+        closed = backend in ("auto", "closed-form") and local.why_not(query.network, confidences=confidences) is None
+        if isinstance(query, ConfidenceQuery) and closed:
             upper = local.greatest_changes(query.network, query.parameters, values).upper
-            return [int(i) for i in np.argsort(-upper) if upper[i] > round_fraction_down(query.epsilon)]
-        assert isinstance(query, LabelQuery)
-        statuses, _ = local.label_changes(Leads(query.network, query.level), query.parameters, values)
-        return [int(i) for i in np.flatnonzero(statuses != local.Status.SAFE)]
+            return "closed-form", [int(i) for i in np.argsort(-upper) if upper[i] > round_fraction_down(query.epsilon)]
+        if isinstance(query, LabelQuery) and closed:
+            statuses, _ = local.label_changes(Leads(query.network, query.level), query.parameters, values)
+            return "closed-form", [int(i) for i in np.flatnonzero(statuses != local.Status.SAFE)]
+        if isinstance(query, LabelQuery) and backend in ("auto", "branch-and-bound"):
+            safe = screen_labels(Leads(query.network, query.level), query.parameters, values)
+            return "branch-and-bound", [int(i) for i in np.flatnonzero(~safe)]
+        return backend, list(range(len(values)))
 
     def _estimate_points(self, query: EpsilonEstimate | SigmaEstimate, backend: str, budget: Budget) -> Estimate:
         """Return the greatest of the points' estimates: the ends are the greatest lower and the greatest upper end."""

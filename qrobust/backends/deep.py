@@ -39,6 +39,7 @@ ROOT_TUNING = Tuning(steps=13)
 LEVEL_TUNING = Tuning(steps=5)  # of the intermediate bounds of one input
 STARTS = 64  # random starts of the first attack, for each open row
 BATCH = 256
+AT_A_TIME = 128  # inputs that are screened together
 
 
 def levels_at(
@@ -146,14 +147,20 @@ def decide_label(query: LabelQuery, budget: Budget) -> Claim:
 
 def stored_label(leads: Leads, x: FloatArray) -> int | None:
     """Return the stored network's label at an input, exactly; None if no precision settles it."""
-    logits = stored_logits(leads.network, x[None])
+    label = int(stored_labels(leads, x[None])[0])
+    return label if label >= 0 else _stored(leads.network, x).label(False, leads.level)
+
+
+def stored_labels(leads: Leads, points: FloatArray) -> npt.NDArray[np.int64]:
+    """Return the stored network's labels where bounds settle them, else -1. Shapes: points (n, inputs); result (n,)."""
+    logits = stored_logits(leads.network, points)
     gains, losses = np.maximum(leads.directions, 0.0), np.minimum(leads.directions, 0.0)
-    lead = up(gains @ logits.upper[0] + losses @ logits.lower[0])  # two terms at most: one rounding
+    lead = up(logits.upper @ gains.T + logits.lower @ losses.T)  # two terms at most: one rounding
     behind = up(lead + leads.offset.upper) < 0
+    labels = np.full(len(points), -1)
     for label in range(leads.network.class_count):
-        if behind[leads.of_label(label)].all():
-            return label
-    return _stored(leads.network, x).label(False, leads.level)
+        labels[behind[:, leads.of_label(label)].all(axis=1)] = label
+    return labels
 
 
 def stored_logits(network: Network, points: FloatArray) -> Interval:
@@ -211,13 +218,14 @@ def _searched(query: LabelQuery, situation: Situation, rows: Rows, budget: Budge
     return Unknown(outcome.reason or "the worst case is a tie that rounding hides")
 
 
-def screen_labels(
-    leads: Leads, parameters: ParameterBox, points: FloatArray, labels: npt.NDArray[np.int64]
-) -> npt.NDArray[np.bool_]:
-    """Return which points' labels surely hold, by linear bounds alone, all points together.
+def screen_labels(leads: Leads, parameters: ParameterBox, points: FloatArray) -> npt.NDArray[np.bool_]:
+    """Return which points' labels surely hold, by linear bounds alone, many together. Shapes: points (n, inputs); (n,)."""
+    parts = [_screened(leads, parameters, points[i : i + AT_A_TIME]) for i in range(0, len(points), AT_A_TIME)]
+    return np.concatenate(parts)
 
-    Shapes    points (n, inputs); labels (n,): those of the stored network, -1 where they are not known; result (n,)
-    """
+
+def _screened(leads: Leads, parameters: ParameterBox, points: FloatArray) -> npt.NDArray[np.bool_]:
+    labels = stored_labels(leads, points)
     levels, start = levels_at(leads.network, parameters, points)
     bounds = pre_activations(levels, start, Tuning(0))
     boxes, pairs = np.nonzero(leads.pairs[:, 0][None] == labels[:, None])

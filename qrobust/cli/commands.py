@@ -1,20 +1,23 @@
-"""The commands: check, estimate, map, demo, doctor, export."""
+"""The commands: check, estimate, map, replay, demo, doctor, export."""
 
 from __future__ import annotations
 
 import signal
 import sys
+import time
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from qrobust.answers import VERSION, Answer, AnyQuery, Estimate, Verdict
+from qrobust.answers import VERSION, Answer, AnyQuery, Assurance, Estimate, Robust, Verdict, statement
 from qrobust.backends.dreal import DReal
 from qrobust.cache import Kind, ResultCache, Task
+from qrobust.certificates import load_certificate
+from qrobust.check import certificate_fault
 from qrobust.cli import show
-from qrobust.cli.options import UsageError, Where, domain_of, parameter_boxes, points_of, read_model
+from qrobust.cli.options import Rule, UsageError, Where, domain_of, parameter_boxes, points_of, read_model
 from qrobust.domains import Domain, ParameterBox, Point
 from qrobust.errors import EnclosureError, NumberError, QRobustError, UnsoundAnswerError
 from qrobust.exact import to_fraction
@@ -84,6 +87,8 @@ Deltas = Annotated[list[float] | None, typer.Option("--delta", help="As above; g
 DeltaPerLayer = Annotated[str | None, typer.Option(help="One delta a layer, as in '0.01, 0.002'.")]
 Against = Annotated[Path | None, typer.Option(help="A second model: every parameter between the two.")]
 WeightsOnly = Annotated[bool, typer.Option("--weights-only", help="Perturb no biases.")]
+Bits = Annotated[int | None, typer.Option(help="Every rounding to this many bits: half a step of each tensor's own scale.")]
+PerChannel = Annotated[bool, typer.Option("--per-channel", help="With --bits: one scale for each output channel.")]
 PointText = Annotated[str | None, typer.Option("--point", help="One input, as in '15, 2'.")]
 PointsFile = Annotated[Path | None, typer.Option("--points", help="A CSV file of inputs with a header.")]
 BoxText = Annotated[
@@ -122,6 +127,8 @@ def check(
     delta_per_layer: DeltaPerLayer = None,
     against: Against = None,
     weights_only: WeightsOnly = False,
+    bits: Bits = None,
+    per_channel: PerChannel = False,
     point: PointText = None,
     points: PointsFile = None,
     box: BoxText = None,
@@ -130,6 +137,10 @@ def check(
     backend: BackendName = "auto",
     timeout: Timeout = 60.0,
     cache: Cache = None,
+    certificate: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="If ROBUST (--label, --point), write the proof for `qrobust replay`."),
+    ] = None,
     fail_on: Annotated[FailOn, typer.Option(help="Which verdicts give a non-zero exit code.")] = FailOn.UNKNOWN,
     json: Json = False,
     quiet: Quiet = False,
@@ -143,17 +154,27 @@ def check(
     """
     budget = Budget(timeout)
     network = read_model(model, trust_pickle)
-    parameters = _one_box(network, delta, delta_per_layer, against, weights_only, trust_pickle)
+    rule = Rule(_one_delta(delta), delta_per_layer, against, weights_only, bits, per_channel)
+    (parameters,) = parameter_boxes(network, rule, trust_pickle)
     domain = domain_of(network, Where(point, points, box, tuple(where or ())))
     query = _decision(network, parameters, domain, eps, label, sigma, level)
     kept = _cache(cache)
+    if certificate is not None and not (label and isinstance(domain, Point) and backend == "auto"):
+        raise UsageError("--certificate goes with --label, --point and --backend auto: other proofs are not kept")
     with show.waiting("deciding", quiet=quiet or json):
-        answer = _answered(Task(query, Kind.CHECK, backend, budget), Session(), kept)
+        if certificate is None:
+            answer = _answered(Task(query, Kind.CHECK, backend, budget), Session(), kept)
+        else:
+            answer, proof = Session().certify(query, budget)
+            if proof is not None:
+                proof.save(certificate)
     assert isinstance(answer, Answer)
     if json:
         show.document(answer.to_json())
     else:
         _show_answer(answer, quiet)
+    if certificate is not None and answer.verdict is Verdict.ROBUST and proof is None:
+        show.warning(f"{certificate} was not written: the proof was not found in a form that can be checked leaf by leaf")
     unknown_passes = answer.verdict is Verdict.UNKNOWN and fail_on is FailOn.VIOLATED
     raise typer.Exit(0 if unknown_passes else EXIT[answer.verdict])
 
@@ -167,11 +188,8 @@ def _answered(task: Task, session: Session, cache: ResultCache | None) -> Answer
     return result
 
 
-def _one_box(
-    network: Network, delta: float | None, per_layer: str | None, against: Path | None, weights_only: bool, trust: bool
-) -> ParameterBox:
-    deltas = [] if delta is None else [delta]
-    return parameter_boxes(network, deltas, per_layer, against, weights_only, trust)[0]
+def _one_delta(delta: float | None) -> tuple[float, ...]:
+    return () if delta is None else (delta,)
 
 
 def _decision(
@@ -209,6 +227,8 @@ def estimate(
     delta_per_layer: DeltaPerLayer = None,
     against: Against = None,
     weights_only: WeightsOnly = False,
+    bits: Bits = None,
+    per_channel: PerChannel = False,
     class_name: Annotated[str | None, typer.Option("--class", help="Sigma of this class alone: its name or index.")] = None,
     sigma: SigmaText = None,
     point: PointText = None,
@@ -235,14 +255,17 @@ def estimate(
     domain = domain_of(network, Where(point, points, box, tuple(where or ())))
     queries: list[AnyQuery]
     if what is What.DELTA:
-        if delta or delta_per_layer or against:
-            raise UsageError("the greatest delta is what is estimated: leave out --delta, --delta-per-layer and --against")
+        if delta or delta_per_layer or against or bits or per_channel:
+            raise UsageError(
+                "the greatest delta is what is estimated: leave out --delta, --delta-per-layer, --bits and --against"
+            )
         margin = to_fraction(sigma or "0")
         queries = [GreatestDelta(network, domain, margin, to_fraction(level), biases=not weights_only)]
     else:
         if sigma is not None:
             raise UsageError("--sigma goes with the estimate of delta: leave it out")
-        boxes = parameter_boxes(network, delta or [], delta_per_layer, against, weights_only, trust_pickle)
+        rule = Rule(tuple(delta or ()), delta_per_layer, against, weights_only, bits, per_channel)
+        boxes = parameter_boxes(network, rule, trust_pickle)
         queries = _estimates(network, boxes, domain, what, class_name, level)
     session, kept, documents = Session(), _cache(cache), []
     earlier: list[Estimate] = []
@@ -286,6 +309,8 @@ def map_command(
     delta_per_layer: DeltaPerLayer = None,
     against: Against = None,
     weights_only: WeightsOnly = False,
+    bits: Bits = None,
+    per_channel: PerChannel = False,
     what: Annotated[MapOf, typer.Option(help="Local eps, or whether the label can change.")] = MapOf.EPS,
     points: PointsFile = None,
     random: Annotated[int | None, typer.Option(min=1, max=10_000_000, help="This many random inputs of the domain.")] = None,
@@ -315,7 +340,8 @@ def map_command(
 
     budget = Budget(timeout)
     network = read_model(model, trust_pickle)
-    parameters = _one_box(network, delta, delta_per_layer, against, weights_only, trust_pickle)
+    rule = Rule(_one_delta(delta), delta_per_layer, against, weights_only, bits, per_channel)
+    (parameters,) = parameter_boxes(network, rule, trust_pickle)
     if plot is not None:
         check_two_inputs(network)
     if points is not None and random is not None:
@@ -369,6 +395,8 @@ def export(
     delta_per_layer: DeltaPerLayer = None,
     against: Against = None,
     weights_only: WeightsOnly = False,
+    bits: Bits = None,
+    per_channel: PerChannel = False,
     point: PointText = None,
     box: BoxText = None,
     where: Cuts = None,
@@ -388,7 +416,8 @@ def export(
     from qrobust.formula.smtlib import text_hash
 
     network = read_model(model, trust_pickle)
-    parameters = _one_box(network, delta, delta_per_layer, against, weights_only, trust_pickle)
+    rule = Rule(_one_delta(delta), delta_per_layer, against, weights_only, bits, per_channel)
+    (parameters,) = parameter_boxes(network, rule, trust_pickle)
     domain = domain_of(network, Where(point, None, box, tuple(where or ())))
     if estimate_of is What.DELTA:
         raise UsageError("the greatest delta is found by bisection over label queries: export --label at one delta")
@@ -409,6 +438,37 @@ def export(
     else:
         write_whole(output, text.encode())
         show.line(f"Wrote {output}, sha256 {text_hash(text)}.", quiet=quiet)
+
+
+@app.command()
+def replay(
+    certificate: Annotated[Path, typer.Argument(help="A file that `qrobust check --certificate` wrote.")],
+    model: Annotated[Path | None, typer.Option(help="Also check that it is about this model.")] = None,
+    json: Json = False,
+    trust_pickle: TrustPickle = False,
+) -> None:
+    """Check a certificate again, alone and in exact arithmetic. Exit code 0 if it proves what it says, else 4.
+
+    \b
+    qrobust check models/iris.json --label --point "5.1, 3.5, 1.4, 0.2" --delta 0.01 --certificate iris.cert
+    qrobust replay iris.cert --model models/iris.json
+    """
+    proof = load_certificate(certificate)
+    query = proof.query
+    if model is not None and read_model(model, trust_pickle) != query.network:
+        raise UsageError(f"{certificate} is about another network than {model}")
+    started = time.monotonic()
+    fault = certificate_fault(proof)
+    seconds = time.monotonic() - started
+    if json:
+        hashes = {"network": query.network.sha256, "parameters": query.parameters.sha256}
+        show.document({"proved": fault is None, "fault": fault, "leaves": proof.leaves, "seconds": seconds} | hashes)
+    elif fault is None:
+        claim = statement(query, Robust(Assurance.CHECKED))
+        show.line(f"PROVED: {claim} [{proof.leaves} leaves, network {query.network.sha256[:12]}, {seconds:.3g} s]")
+    else:
+        show.line(f"REFUSED: {fault}. [{seconds:.3g} s]")
+    raise typer.Exit(0 if fault is None else INTERNAL)
 
 
 @app.command()

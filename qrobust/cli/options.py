@@ -16,7 +16,7 @@ from qrobust.formats import load
 from qrobust.formats.table import read_rows, read_table
 from qrobust.interval import FloatArray
 from qrobust.network import Network
-from qrobust.perturbations import Absolute, Hull, PerLayer
+from qrobust.perturbations import Absolute, HalfStep, Hull, PerLayer
 
 CUT = re.compile(r"(.*?)(<=|>=)(.*)")
 
@@ -51,19 +51,35 @@ def numbers(text: str, what: str) -> list[float]:
     return values
 
 
-def parameter_boxes(
-    network: Network, deltas: list[float], per_layer: str | None, against: Path | None, weights_only: bool, trust_pickle: bool
-) -> list[ParameterBox]:
-    """Return one parameter box for each --delta, or the one that --delta-per-layer or --against gives."""
-    given = [bool(deltas), per_layer is not None, against is not None]
+@dataclass(frozen=True)
+class Rule:
+    """The options that say which parameters are allowed."""
+
+    deltas: tuple[float, ...] = ()
+    per_layer: str | None = None
+    against: Path | None = None
+    weights_only: bool = False
+    bits: int | None = None
+    per_channel: bool = False
+
+
+def parameter_boxes(network: Network, rule: Rule, trust_pickle: bool) -> list[ParameterBox]:
+    """Return one parameter box for each --delta, or the one that --delta-per-layer, --against or --bits gives."""
+    given = [bool(rule.deltas), rule.per_layer is not None, rule.against is not None, rule.bits is not None]
     if sum(given) != 1:
-        raise UsageError("say which parameters are allowed: give --delta, --delta-per-layer or --against, one of them")
-    if per_layer is not None:
-        rule = PerLayer(tuple(numbers(per_layer, "--delta-per-layer")), biases=not weights_only)
-        return [rule.around(network)]
-    if against is not None:
-        return [Hull(load(against, trust_pickle=trust_pickle)).around(network)]
-    return [Absolute(delta, biases=not weights_only).around(network) for delta in deltas]
+        raise UsageError("say which parameters are allowed: give --delta, --delta-per-layer, --bits or --against, one of them")
+    if rule.per_channel and rule.bits is None:
+        raise UsageError("--per-channel goes with --bits: give for example --bits 8 --per-channel")
+    if rule.bits is not None:
+        if rule.weights_only:
+            raise UsageError("--weights-only does not go with --bits: leave it out")
+        return [HalfStep(rule.bits, rule.per_channel).around(network)]
+    if rule.per_layer is not None:
+        deltas = tuple(numbers(rule.per_layer, "--delta-per-layer"))
+        return [PerLayer(deltas, biases=not rule.weights_only).around(network)]
+    if rule.against is not None:
+        return [Hull(load(rule.against, trust_pickle=trust_pickle)).around(network)]
+    return [Absolute(delta, biases=not rule.weights_only).around(network) for delta in rule.deltas]
 
 
 def domain_of(network: Network, where: Where) -> Domain:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from qrobust.answers import Counterexample
+from qrobust.domains import MOST_SHOWN
 from qrobust.network import Network
 
 SHOWN_PARAMETERS = 40
@@ -42,6 +43,8 @@ def counterexample_text(network: Network, example: Counterexample) -> str:
         f"  {network.feature_name(i)} = {float(value):.10g} {unit}".rstrip()
         for i, (value, unit) in enumerate(zip(example.x, units, strict=True))
     ]
+    if len(lines) > MOST_SHOWN:
+        lines = [*lines[:3], f"  ... ({len(lines)} inputs in all; --json prints them)", lines[-1]]
     names = [network.class_name(1)] if len(before) == 1 else [network.class_name(i) for i in range(len(before))]
     lines += [f"  confidence of {n}: {a:.9f} -> {b:.9f}" for n, a, b in zip(names, before, after, strict=True)]
     if network.parameter_count <= SHOWN_PARAMETERS:
