@@ -37,6 +37,9 @@ class Envelope(Protocol):
     ) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Return upper bounds of the conjugate, and (nearly) where it is attained: z and act(z)."""
 
+    def peak(self, rise: FloatArray, fall: FloatArray, z: Interval) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Return the conjugate for multipliers 0: the most that above(act(z)) can be."""
+
 
 class ReLU:
     """Here h >= 0, so `rise` alone counts."""
@@ -54,11 +57,20 @@ class ReLU:
     ) -> tuple[FloatArray, FloatArray, FloatArray]:
         low, high = np.maximum(z.lower, 0.0), np.maximum(z.upper, 0.0)
         at_lower, at_upper = rise * low - nu * z.lower, rise * high - nu * z.upper
-        nearer = np.abs(z.upper) <= np.abs(z.lower)  # among equals the end at the kink gives the derivative that is wanted
-        up = (at_upper > at_lower) | ((at_upper == at_lower) & nearer)
-        value, place, h = np.where(up, at_upper, at_lower), np.where(up, z.upper, z.lower), np.where(up, high, low)
+        # Among equal ends the one nearer to the kink gives the derivative that is wanted.
+        up = (at_upper > at_lower) | ((at_upper == at_lower) & (np.abs(z.upper) <= np.abs(z.lower)))
+        value = np.maximum(at_lower, at_upper)
         kink = (z.lower < 0) & (z.upper > 0) & (value <= 0)
-        return np.where(kink, 0.0, value), np.where(kink, 0.0, place), np.where(kink, 0.0, h)
+        value[kink] = 0.0
+        place = np.where(up, z.upper, z.lower)
+        place[kink] = 0.0
+        return value, place, np.maximum(place, 0.0)
+
+    def peak(self, rise: FloatArray, fall: FloatArray, z: Interval) -> tuple[FloatArray, FloatArray, FloatArray]:
+        up = rise > 0
+        place = np.where(up, z.upper, z.lower)
+        h = np.maximum(place, 0.0)
+        return rise * h, place, h
 
 
 class Linear:
@@ -79,6 +91,9 @@ class Linear:
         up = at_upper >= at_lower
         place = np.where(up, z.upper, z.lower)
         return np.where(up, at_upper, at_lower), place, place
+
+    def peak(self, rise: FloatArray, fall: FloatArray, z: Interval) -> tuple[FloatArray, FloatArray, FloatArray]:
+        return self.conjugate(rise, fall, np.zeros_like(rise), z)
 
 
 class Smooth:
@@ -119,6 +134,9 @@ class Smooth:
         place = np.where(up, sides[0][1], sides[1][1])
         h = activate(self.activation, Interval.point(place), INTERVALS).middle
         return np.where(up, sides[0][0], sides[1][0]), place, h
+
+    def peak(self, rise: FloatArray, fall: FloatArray, z: Interval) -> tuple[FloatArray, FloatArray, FloatArray]:
+        return self.conjugate(rise, fall, np.zeros_like(rise), z)
 
     def _side(self, coefficient: FloatArray, nu: FloatArray, z: Interval, positive: bool) -> tuple[FloatArray, FloatArray]:
         """Bound coefficient act(z) - nu z over intervals on one side of 0."""

@@ -33,14 +33,19 @@ ROWS = 4096  # objectives substituted at a time
 
 @dataclass(frozen=True)
 class Step:
-    """What backward substitution met at one level: what is wanted of h, the multiplier of z (`chosen` is it before beta was
-    added), and where the conjugate is attained."""
+    """What backward substitution met at one level: what is wanted of h (`above`), the multiplier of z (`chosen` is it before
+    beta was added), the conjugate and where it is attained."""
 
-    rise: FloatArray
+    above: Above
+    lost: FloatArray
     chosen: FloatArray
     nu: FloatArray
     place: FloatArray
     h: FloatArray
+
+    @property
+    def rise(self) -> FloatArray:
+        return self.above.rise
 
 
 @dataclass(frozen=True)
@@ -157,9 +162,10 @@ def backward(
             nu = chosen = envelope.slopes(above.rise, above.fall, z, None if alpha is None else alpha[number])
             if beta is not None:
                 nu = nu + beta[number]
-        lost, place, h = envelope.conjugate(above.rise, above.fall, nu, z)
+        found = envelope.conjugate(above.rise, above.fall, nu, z) if number else envelope.peak(above.rise, above.fall, z)
+        lost, place, h = found
         value = value + lost.sum(axis=1)
-        steps.append(Step(above.rise, chosen, nu, place, h))
+        steps.append(Step(above, lost, chosen, nu, place, h))
         if number > 0:
             above = Above.of_rows(levels.stages[number - 1], nu, value, sizes[number])
             value, met = above.value, met + above.met

@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qrobust.bounds.attack import Found, climb
+from qrobust.bounds.envelopes import ENVELOPES
 from qrobust.bounds.ibp import INTERVALS
 from qrobust.bounds.linear import Above, Adam, Levels, Step, Tuning, backward, derivatives, refreshed, short
 from qrobust.interval import FloatArray, Interval
@@ -31,6 +32,7 @@ from qrobust.network import Activation, activate
 from qrobust.search import Nodes
 
 CANDIDATES = 16  # neurons whose halves are bounded before one is split
+AT_ONCE = 128  # halves that are bounded together, so that the arrays stay in the cache
 BETA_RATE = 3.0  # steps of beta, in units of the mean multiplier of its level
 BELOW_ZERO = -5e-324  # the greatest float below 0: bounds above it are at least 0
 
@@ -143,6 +145,10 @@ class NeuronTree:
     def cuts(self, lower: FloatArray, upper: FloatArray, branch: npt.NDArray[np.intp]) -> FloatArray:
         """Return where each node's neuron is split: at 0 for a ReLU, else in the middle."""
         low, high = (ends[np.arange(len(branch)), branch] for ends in (lower, upper))
+        return self.cut_at(low, high, branch)
+
+    def cut_at(self, low: FloatArray, high: FloatArray, branch: npt.NDArray[np.intp]) -> FloatArray:
+        """Return where neurons with these bounds are split. Shapes: all (n,)."""
         return np.clip(np.where(self.is_relu[branch], 0.0, 0.5 * low + 0.5 * high), low, high)
 
     def _cut(self, values: FloatArray) -> list[FloatArray]:
@@ -301,23 +307,61 @@ class _Work:
         count = min(CANDIDATES, losses.shape[1])
         if not count:
             return np.full(len(losses), -1)
-        each = np.arange(len(losses))[:, None]
+        each = np.arange(len(losses))
         candidates = np.argpartition(-losses, count - 1, axis=1)[:, :count]
-        nodes = np.repeat(each[:, 0], count)
-        joined = [np.concatenate([getattr(z, end) for z in self.bounds[1:]], axis=1)[nodes] for end in ("lower", "upper")]
-        lower, upper = self.tree.halves(joined[0], joined[1], candidates.ravel())
-        twice = np.concatenate([nodes, nodes])
-        halves = [self.bounds[0], *(Interval(a, b) for a, b in zip(self.tree._cut(lower), self.tree._cut(upper), strict=True))]
-        alpha, beta = [a[twice] for a in self.alpha], [b[twice] for b in self.beta]
-        levels = self.tree.levels
-        found = backward(levels, levels.top, self.above.take(twice), halves, self.tree.sizes, alpha=alpha, beta=beta)
+        rows = max(1, AT_ONCE // (2 * count))
+        score = np.concatenate([self._gains(each[i : i + rows], candidates[i : i + rows]) for i in range(0, len(each), rows)])
+        score[losses[each[:, None], candidates] < 0] = -1.0
+        choice = candidates[each, score.argmax(axis=1)]
+        return np.where(losses[each, choice] >= 0, choice, -1)
+
+    def _gains(self, rows: npt.NDArray[np.intp], candidates: npt.NDArray[np.intp]) -> FloatArray:
+        """Return the product of what the halves gain, for each candidate of some nodes. Shapes: candidates (rows, count)."""
+        nodes, neurons = np.repeat(rows, candidates.shape[1]), candidates.ravel()
+        bounds = np.empty((2, len(nodes)))
+        numbers = np.searchsorted([part.stop for part in self.tree.slices], neurons, side="right")
+        for number in np.unique(numbers).tolist():
+            at = np.flatnonzero(numbers == number)
+            bounds[:, at] = self._halved(number, nodes[at], neurons[at] - self.tree.slices[number].start)
         # What a half gains counts up to the cut: beyond it the half is closed.
-        base = self.found.upper[:, None]
+        base = self.found.upper[rows, None]
         room = np.maximum(base - self.tree.best, 1e-9)
-        gains = [np.clip(base - half.reshape(candidates.shape), 1e-6 * room, room) for half in np.split(found.upper, 2)]
-        score = np.where(losses[each, candidates] >= 0, gains[0] * gains[1], -1.0)
-        choice = candidates[each[:, 0], score.argmax(axis=1)]
-        return np.where(losses[each[:, 0], choice] >= 0, choice, -1)
+        gains = [np.clip(base - half.reshape(candidates.shape), 1e-6 * room, room) for half in bounds]
+        product: FloatArray = gains[0] * gains[1]
+        return product
+
+    def _halved(self, number: int, nodes: npt.NDArray[np.intp], neurons: npt.NDArray[np.intp]) -> FloatArray:
+        """Forecast the bounds of the halves of one neuron of a level at each node. Shape: (2, nodes).
+
+        The levels above keep their multipliers, so one multiplier changes, and with it one row of what the level below meets.
+        """
+        levels, here, below = self.tree.levels, self.found.steps[number], self.found.steps[number - 1]
+        stage, envelope = levels.stages[number - 1], ENVELOPES[levels.activation(number)]
+        one = np.arange(len(nodes)), np.zeros(len(nodes), dtype=np.intp)
+        ends = [getattr(self.bounds[number], end)[nodes, neurons][:, None] for end in ("lower", "upper")]
+        branch = neurons + self.tree.slices[number].start
+        cut = self.tree.cut_at(ends[0][:, 0], ends[1][:, 0], branch)[:, None]
+        rise, fall = here.above.rise[nodes, neurons][:, None], here.above.fall[nodes, neurons][:, None]
+        alpha, beta = self.alpha[number][nodes, neurons][:, None], self.beta[number][nodes, neurons]
+        before = here.nu[nodes, neurons]
+        radius = stage.radius[neurons]
+        radius = radius[:, None] if radius.ndim == 1 else radius
+        own = [z if len(z) == 1 else z[nodes] for z in self.bounds[:number]]
+        tuned = {"alpha": [a[nodes] for a in self.alpha[:number]], "beta": [b[nodes] for b in self.beta[:number]]}
+        result = []
+        for half in (Interval(cut, ends[1]), Interval(ends[0], cut)):
+            nu = envelope.slopes(rise, fall, half, alpha)[one] + beta
+            lost = envelope.conjugate(rise, fall, nu[:, None], half)[0][one] - here.lost[nodes, neurons]
+            step, grown = nu - before, np.abs(nu) - np.abs(before)
+            moved, spread = step[:, None] * stage.weight[neurons], grown[:, None] * radius
+            above = Above(
+                below.above.rise[nodes] + moved + spread,
+                below.above.fall[nodes] + moved - spread,
+                below.above.value[nodes] + lost + step * stage.bias[neurons] + grown * stage.bias_radius[neurons],
+                np.zeros(len(nodes)),
+            )
+            result.append(backward(levels, number, above, own, self.tree.sizes, **tuned).upper)
+        return np.stack(result)
 
     def _losses(self) -> FloatArray:
         """What the relaxation of each neuron costs the bound, about; -1 where it costs nothing. Shape: (batch, T)."""
