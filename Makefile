@@ -6,12 +6,17 @@ CANDIDATES := python3.11 python3.12 python3.13 python3
 RECENT := import sys; sys.exit(sys.version_info < (3, 11))
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
+# make bench-NAME measures one row of benchmarks/RESULTS.md; python -m benchmarks --help lists the names.
+bench-%: $(VENV)/.installed
+	$(BIN)/python -m benchmarks $*
+
 .PHONY: help demo test check
 .NOTPARALLEL:
 
 help:
 	@echo "make demo    set-up and the main job: qrobust demo"
 	@echo "make test    set-up and the tests"
+	@echo "make bench-NAME    set-up and one benchmark, as in make bench-mnist-2x100-int8"
 	@echo "make check   set-up, then format, lint and types"
 	@echo "Python 3.11 or newer is found by itself; another one: make PYTHON=/path/to/python3 demo"
 

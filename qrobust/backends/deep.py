@@ -129,12 +129,12 @@ def decide_label(query: LabelQuery, budget: Budget) -> Claim:
             return Robust(Assurance.ROUNDED)
     pairs = leads.of_label(label)
     rows = Rows(leads.directions[pairs], leads.offset.upper[pairs], leads.strict[pairs])
-    situation = Situation.at(query.network, query.parameters, x)
-    upper = situation.upper(rows)
-    open_ = np.where(rows.strict, upper > 0, upper >= 0)
-    if not open_.any():
-        return Robust(Assurance.ROUNDED)
-    rows = rows.take(np.flatnonzero(open_))
+    for tuning in (Tuning(0), LEVEL_TUNING):  # most inputs need no tuning
+        situation = Situation.at(query.network, query.parameters, x, tuning)
+        upper = situation.upper(rows)
+        rows = rows.take(np.flatnonzero(np.where(rows.strict, upper > 0, upper >= 0)))
+        if not len(rows.nu):
+            return Robust(Assurance.ROUNDED)
     found = situation.attacked(rows, np.random.default_rng(0))
     for row in np.argsort(-found.value):
         if found.value[row] < 0:

@@ -1,0 +1,81 @@
+"""The greatest certified delta against the greatest that no attack survives, and the cost of the linear bounds."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from sklearn.datasets import load_digits
+
+from benchmarks.networks import mnist_images, trained
+from qrobust.answers import Verdict
+from qrobust.backends.deep import LEVEL_TUNING, ROOT_TUNING, Situation
+from qrobust.bounds.linear import Tuning
+from qrobust.bounds.neurons import Rows
+from qrobust.domains import Point
+from qrobust.interval import FloatArray
+from qrobust.leads import Leads
+from qrobust.perturbations import Absolute, HalfStep
+from qrobust.queries import HALF, LocalLabel
+from qrobust.search import Budget
+from qrobust.solve import Session
+
+IMAGES = 10
+CLOSE = 1e-3  # the bracket of the greatest delta ends when its ends are this near, relatively
+
+
+def radius_ratios(seconds: float) -> list[tuple[float, float, float]]:
+    """For each image: the greatest delta certified, the least at which a flip was found, and the seconds it took."""
+    network = trained("digits_3x100")
+    images: FloatArray = load_digits().data[:IMAGES] / 16
+    return [_bracket(network, image, seconds) for image in images]
+
+
+def _bracket(network, image: FloatArray, seconds: float) -> tuple[float, float, float]:  # type: ignore[no-untyped-def]
+    session, started = Session(), time.perf_counter()
+
+    def verdict(delta: float) -> Verdict:
+        query = LocalLabel(network, Absolute(delta).around(network), Point(image))
+        return session.check(query, budget=Budget(seconds)).verdict
+
+    safe, flip, unknown = 0.0, 0.05, None
+    while flip - safe > CLOSE * flip:
+        middle = 0.5 * (safe + flip) if unknown is None else 0.5 * (safe + unknown)
+        found = verdict(middle)
+        if found is Verdict.ROBUST:
+            safe = middle
+        elif found is Verdict.VIOLATED:
+            flip, unknown = middle, None
+        elif unknown is None:
+            unknown = middle
+        else:
+            break
+    return safe, flip, time.perf_counter() - started
+
+
+def forward_passes() -> dict[str, float]:
+    """The cost of bounding all hidden levels and all rivals of one image, in float64 forward passes of one image."""
+    network = trained("mnist_3x100")
+    parameters, images = HalfStep(8).around(network), mnist_images(20)
+    leads = Leads(network, HALF)
+    passes = {}
+    forward = _least(lambda: [network.confidences(image[None]) for image in images])
+    for name, level, root in (("untuned", Tuning(0), Tuning(0)), ("tuned", LEVEL_TUNING, ROOT_TUNING)):
+
+        def bound(level: Tuning = level, root: Tuning = root) -> None:
+            for image in images:
+                pairs = leads.of_label(int(network.labels(image[None])[0]))
+                rows = Rows(leads.directions[pairs], np.zeros(len(pairs)), leads.strict[pairs])
+                Situation.at(network, parameters, image, level).upper(rows, root)
+
+        passes[name] = _least(bound) / forward
+    return passes
+
+
+def _least(function) -> float:  # type: ignore[no-untyped-def]
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - started)
+    return min(times)
