@@ -71,8 +71,8 @@ def works() -> dict[str, Work]:
             rows[f"onelayer-fc{number}-{percent:g}"] = Work(six, mnist_images, one_layer(number, percent), 1.0, 0.01)
     for number in (3, 2, 1):
         for percent in (0.1, 0.2, 0.3, 0.4):
-            rows[f"onelayer-fc{number}-{percent:g}"] = Work(six, mnist_images, one_layer(number, percent), None)
-    rows["onelayer-all-int8"] = Work(six, mnist_images, _half_step(False), None)
+            rows[f"onelayer-fc{number}-{percent:g}"] = Work(six, mnist_images, one_layer(number, percent), None, seconds=5.0)
+    rows["onelayer-all-int8"] = Work(six, mnist_images, _half_step(False), None, seconds=5.0)
     rows["fconv4-int8-per-channel"] = Work(
         lambda: fanc("fconv4"), fanc_images, _half_step(True), None, seconds=5.0, of_standing=True
     )

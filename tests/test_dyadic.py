@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +47,11 @@ ARRAYS: dict[str, FloatArray] = {
 each_array = pytest.mark.parametrize("values", ARRAYS.values(), ids=list(ARRAYS))
 
 
+def relu(values: Any) -> Any:
+    """max(value, 0), by Python's own comparison."""
+    return np.frompyfunc(lambda value: max(value, Fraction(0)), 1, 1)(values)
+
+
 @each_array
 def test_floats_are_taken_exactly(values: FloatArray) -> None:
     assert equal(Dyadic.of(values), fractions(values))
@@ -58,7 +64,7 @@ def test_floats_are_taken_exactly(values: FloatArray) -> None:
 def test_the_exponent_is_the_greatest_that_fits(values: FloatArray) -> None:
     integers = Dyadic.of(values).integers
     assert all(isinstance(value, int) for value in integers.flat)
-    assert not integers.any() or any(value % 2 for value in integers.flat)
+    assert not integers.any() or any(int(value) % 2 for value in integers.flat)
 
 
 @each_array
@@ -117,8 +123,8 @@ def test_functions_of_one_array_are_those_of_rationals(values: FloatArray) -> No
     for number in both(values):
         assert equal(-number, -exact)
         assert equal(number.T, exact.T)
-        assert equal(number.relu(), np.maximum(exact, Fraction(0)))
-        assert equal((-number).relu(), np.maximum(-exact, Fraction(0)))
+        assert equal(number.relu(), relu(exact))
+        assert equal((-number).relu(), relu(-exact))
         assert equal(number.sum(axis=0), exact.sum(axis=0))
         assert equal(number.sum(axis=1), exact.sum(axis=1))
         assert number.signs().tolist() == np.sign(values).tolist()
@@ -206,8 +212,8 @@ def test_full_limbs_fit(terms: int) -> None:
     for bits in (budget(terms) - 1, budget(terms), budget(terms) + 1, 53):
         first, second = full(terms, bits)
         wanted = np.array([[terms * (2**bits - 1) ** 2]], dtype=object)
-        for signs in (1.0, -1.0):
-            assert equal(product(Dyadic.of(signs * first), Dyadic.of(second)), signs * wanted if signs > 0 else -wanted)
+        for sign in (1, -1):
+            assert equal(product(Dyadic.of(float(sign) * first), Dyadic.of(second)), sign * wanted)
 
 
 def wide_budget(monkeypatch: pytest.MonkeyPatch, bits: int) -> None:
@@ -215,7 +221,7 @@ def wide_budget(monkeypatch: pytest.MonkeyPatch, bits: int) -> None:
     monkeypatch.setattr(dyadic, "EXACT_BITS", EXACT_BITS + 2 * bits)
 
 
-@pytest.mark.parametrize("terms", [terms for terms in TERMS if terms > 1])
+@pytest.mark.parametrize("terms", [2, 4, 5, 784, 1024, 4000, 4096])
 def test_one_bit_too_many_is_caught(terms: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The broken copy sums what does not fit into 53 bits; full limbs of its own size show it."""
     bits = (EXACT_BITS - (terms - 1).bit_length()) // 2 + 1

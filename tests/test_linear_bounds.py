@@ -1,0 +1,265 @@
+"""Linear bounds: above every exact value, whatever the multipliers; as tight as they should be; never crossing others."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from flint import arb
+
+from qrobust import interval
+from qrobust.answers import Counterexample
+from qrobust.backends.deep import levels_at
+from qrobust.bounds import linear, stages
+from qrobust.bounds.attack import climb, forward, parameters_at
+from qrobust.bounds.envelopes import ENVELOPES
+from qrobust.bounds.linear import Above, Tuning, backward, first_alpha, pre_activations, refreshed, top_bounds
+from qrobust.bounds.stages import interval_step, stages_of
+from qrobust.check import Replay
+from qrobust.domains import ParameterBox
+from qrobust.errors import ResourceError
+from qrobust.interval import FloatArray, Interval
+from qrobust.layers import AveragePool2d, Conv2d, MaxPool2d
+from qrobust.network import Activation, Dense, FloatArithmetic, Network, Output, activate
+from qrobust.perturbations import Absolute, HalfStep
+from tests.conftest import RandomNetwork
+
+SHAPES = [(3, 4, 2), (2, 4, 3, 2), (3, 3, 4, 3, 3)]
+
+
+def uneven(network: Network, rng: np.random.Generator) -> ParameterBox:
+    """A box whose radii differ within every row."""
+    pairs = [(layer.weight, layer.bias) for layer in network.layers]
+    sides = [[(rng.random(w.shape) * 0.2, rng.random(b.shape) * 0.2) for w, b in pairs] for _ in range(2)]
+    lower = [(w - dw, b - db) for (w, b), (dw, db) in zip(pairs, sides[0], strict=True)]
+    upper = [(w + dw, b + db) for (w, b), (dw, db) in zip(pairs, sides[1], strict=True)]
+    return ParameterBox.from_arrays(lower, upper)
+
+
+def boxes(network: Network, rng: np.random.Generator) -> list[ParameterBox]:
+    return [Absolute(0.1).around(network), HalfStep(4).around(network), HalfStep(4, True).around(network), uneven(network, rng)]
+
+
+def attained(network: Network, box: ParameterBox, x: FloatArray, rng: np.random.Generator, nu: FloatArray) -> list[float]:
+    """Exact values of nu . logits at random corners and at those that attacks climb to, rounded down."""
+    levels, start = levels_at(network, box, x[None], whole=True)
+    bounds = pre_activations(levels, start)
+    rows = np.repeat(nu[None], 12, axis=0)
+    ends = [np.where(rng.random((12, z.shape[1])) < 0.5, -1.0, 1.0) for z in bounds]
+    found = climb(levels, start, rows, np.zeros(12), ends)
+    values = []
+    for positions in (ends, found.positions):
+        for row in range(12):
+            chosen = parameters_at(network, box, x, [p[row] for p in positions], nu)
+            assert chosen is not None
+            assert box.contains(chosen)
+            logits = Replay(network, Counterexample(tuple(map(Fraction, x.tolist())), chosen)).perturbed()
+            total = sum(
+                (Fraction(a) * b for a, b in zip(nu.tolist(), [_fraction(v) for v in logits], strict=True)), Fraction(0)
+            )
+            values.append(interval.round_fraction_down(total))
+    return values
+
+
+def _fraction(value: object) -> Fraction:
+    if isinstance(value, arb):
+        return Fraction(int(value.lower().fmpq().p), int(value.lower().fmpq().q))
+    return Fraction(int(value.p), int(value.q))  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("activation", Activation)
+@pytest.mark.parametrize("sizes", SHAPES)
+def test_any_multipliers_give_a_bound(activation: Activation, sizes: tuple[int, ...], random_network: RandomNetwork) -> None:
+    rng = np.random.default_rng(sum(sizes))
+    network = random_network(rng, sizes, activation)
+    for box in boxes(network, rng):
+        x = rng.normal(size=sizes[0])
+        nu = rng.normal(size=sizes[-1])
+        levels, start = levels_at(network, box, x[None], whole=True)
+        bounds = pre_activations(levels, start, Tuning(3))
+        sizes_met = levels.sizes(bounds)
+        above = Above.of_rows(levels.stages[-1], np.repeat(nu[None], 4, axis=0), np.zeros(4), sizes_met[-1])
+        top = levels.top
+        alpha = [rng.random((4, z.shape[1])) for z in bounds]
+        beta = [rng.normal(size=(4, z.shape[1])) for z in bounds]
+        given = [10 * rng.normal(size=(4, z.shape[1])) for z in bounds]
+        uppers = [
+            backward(levels, top, above, bounds, sizes_met).upper,
+            backward(levels, top, above, bounds, sizes_met, alpha=alpha).upper,
+            backward(levels, top, above, bounds, sizes_met, alpha=alpha, beta=beta).upper,
+            backward(levels, top, above, bounds, sizes_met, given=given).upper,
+            top_bounds(levels, bounds, nu[None], np.zeros(1), np.zeros(1, dtype=np.intp), Tuning(10)),
+        ]
+        least = min(float(upper.min()) for upper in uppers)
+        assert max(attained(network, box, x, rng, nu)) <= least
+
+
+@pytest.mark.parametrize("activation", Activation)
+def test_pre_activations_hold_what_is_reached(activation: Activation, random_network: RandomNetwork) -> None:
+    rng = np.random.default_rng(3)
+    network = random_network(rng, (3, 5, 4, 4, 2), activation)
+    for box in boxes(network, rng):
+        points = rng.normal(size=(5, 3))
+        levels, start = levels_at(network, box, points, whole=True)
+        for tuning in (Tuning(0), Tuning(5)):
+            bounds = pre_activations(levels, start, tuning)
+            ends = [np.where(rng.random(z.shape) < 0.5, -1.0, 1.0) for z in bounds]
+            for z, reached in zip(bounds, forward(levels, start, ends), strict=True):
+                slack = 1e-12 * (1 + np.abs(reached))
+                assert (z.lower <= reached + slack).all()
+                assert (reached <= z.upper + slack).all()
+
+
+def test_one_hidden_layer_is_exact(random_network: RandomNetwork) -> None:
+    rng = np.random.default_rng(4)
+    for _ in range(10):
+        network = random_network(rng, (3, 6, 3))
+        box, x, nu = Absolute(0.3).around(network), rng.random(3), rng.normal(size=3)
+        levels, start = levels_at(network, box, x[None], whole=True)
+        upper = top_bounds(levels, pre_activations(levels, start), nu[None], np.zeros(1), np.zeros(1, dtype=np.intp), Tuning(0))
+        best = max(attained(network, box, x, rng, nu))
+        assert best <= upper[0] <= best + 1e-9 * (1 + abs(best))
+
+
+def test_narrower_boxes_have_tighter_bounds(random_network: RandomNetwork) -> None:
+    """The law that tightening a box never loosens a bound, for intervals; linear bounds are met with them."""
+    rng = np.random.default_rng(5)
+    network = random_network(rng, (3, 5, 4, 3))
+    x = rng.random((4, 3))
+    before: list[Interval] | None = None
+    for delta in (0.4, 0.2, 0.1, 0.05, 0.0):
+        stage_list = stages_of(network, Absolute(delta).around(network))
+        h, found = Interval.point(x), []
+        for stage in stage_list:
+            z = interval_step(stage, h)
+            found.append(z)
+            h = interval.relu(z)
+        if before is not None:
+            for new, old in zip(found, before, strict=True):
+                assert (old.lower <= new.lower).all()
+                assert (new.upper <= old.upper).all()
+        before = found
+
+
+def test_cancellation_is_covered_by_the_slack(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rows of large weights that nearly cancel: without its slack the bound is below the exact value."""
+    rng = np.random.default_rng(6)
+    failures = 0
+    for broken in (False, True):
+        if broken:
+            monkeypatch.setattr(linear, "sum_slack", lambda terms, sizes: np.zeros_like(sizes))
+            monkeypatch.setattr(linear, "up", lambda values: values)
+        for _ in range(100):
+            row = rng.normal(size=50) * 1e8
+            weight = np.stack([row, row * (1 + 1e-12 * rng.normal(size=50))])
+            network = Network((Dense(weight, rng.normal(size=2)),), Output.SOFTMAX)
+            box, x, nu = Absolute(0.0).around(network), rng.normal(size=50), np.array([1.0, -1.0])
+            levels, start = levels_at(network, box, x[None], whole=True)
+            sizes = levels.sizes([start])
+            above = Above.of_rows(levels.stages[0], nu[None], np.zeros(1), sizes[1])
+            upper = float(backward(levels, 1, above, [start], sizes).upper[0])
+            first, second = Replay(network, Counterexample(tuple(map(Fraction, x.tolist())), ())).nominal()
+            exact = _fraction(first - second)
+            if broken:
+                failures += exact > Fraction(upper)
+            else:
+                assert exact <= Fraction(upper)
+    assert failures > 0
+
+
+@pytest.mark.parametrize("activation", Activation)
+def test_a_conjugate_is_the_greatest_of_its_function(activation: Activation) -> None:
+    rng = np.random.default_rng(7)
+    shape = (40, 5)
+    rise = rng.normal(size=shape)
+    fall = rise - rng.random(shape)
+    nu = rng.normal(size=shape) * rng.choice([0.0, 0.3, 1.0, 30.0], size=shape)
+    low = rng.normal(size=shape) * 3
+    z = Interval(low, low + rng.random(shape) * rng.choice([0.0, 1e-9, 1.0, 20.0], size=shape))
+    rule = ENVELOPES[activation]
+    for multipliers in (nu, rule.slopes(rise, fall, z, None), rule.slopes(rise, fall, z, rng.random(shape))):
+        value, place, _ = rule.conjugate(rise, fall, multipliers, z)
+        assert ((z.lower <= place) & (place <= z.upper)).all()
+        sample = z.lower[..., None] + np.linspace(0, 1, 4001) * z.width[..., None]
+        sample = np.concatenate([sample, np.clip(0.0, z.lower, z.upper)[..., None]], axis=2)
+        h = activate(activation, sample, FloatArithmetic())
+        above = rise[..., None] * np.maximum(h, 0.0) + fall[..., None] * np.minimum(h, 0.0)
+        greatest = (above - multipliers[..., None] * sample).max(axis=2)
+        size = 1 + np.abs(rise) + np.abs(multipliers) * np.maximum(np.abs(z.lower), np.abs(z.upper))
+        assert (greatest <= value + 1e-12 * size).all()
+        assert (value <= greatest + 1e-3 * size).all()
+
+
+def pick(rng: np.random.Generator, low: FloatArray, high: FloatArray) -> FloatArray:
+    """Either end of each parameter."""
+    return np.where(rng.random(low.shape) < 0.5, low, high)
+
+
+def image_network(rng: np.random.Generator) -> Network:
+    convolution = Conv2d(rng.normal(size=(2, 1, 2, 2)), rng.normal(size=2), Activation.RELU, (1, 5, 5))
+    pool = MaxPool2d(convolution.output_shape, (2, 2), (2, 2))
+    again = Conv2d(rng.normal(size=(2, 2, 1, 1)), rng.normal(size=2), Activation.RELU, pool.output_shape)
+    mean = AveragePool2d(again.output_shape, (2, 2), (2, 2))
+    return Network(
+        (convolution, pool, again, mean, Dense(rng.normal(size=(3, mean.outputs)), rng.normal(size=3))), Output.SOFTMAX
+    )
+
+
+def test_convolutions_and_pools_are_enclosed() -> None:
+    rng = np.random.default_rng(8)
+    widths = []
+    for _ in range(3):
+        network = image_network(rng)
+        box = Absolute(0.02).around(network)
+        x = rng.random(25)
+        exact = []
+        for _ in range(8):
+            ends = [[(b.lower.round_up(), b.upper.round_down()) for b in (p.weight, p.bias)] for p in box.layers]
+            chosen = tuple((pick(rng, *weight), pick(rng, *bias)) for weight, bias in ends)
+            example = Counterexample(tuple(map(Fraction, x.tolist())), chosen)
+            exact.append([float(_fraction(v)) for v in Replay(network, example).perturbed()])
+        for points in (x[None], np.stack([x, x])):  # one point: the first convolution whole; two: position by position
+            levels, start = levels_at(network, box, points)
+            bounds = pre_activations(levels, start)
+            rows = np.concatenate([np.eye(3), -np.eye(3)])
+            upper = top_bounds(levels, bounds, rows, np.zeros(6), np.zeros(6, dtype=np.intp), Tuning(5))
+            assert (np.array(exact).max(axis=0) <= upper[:3]).all()
+            assert (-np.array(exact).min(axis=0) <= upper[3:]).all()
+            widths.append(float((upper[:3] + upper[3:]).sum()))
+    assert sum(widths[0::2]) < sum(widths[1::2])
+
+
+def test_refreshing_loses_no_point(random_network: RandomNetwork) -> None:
+    rng = np.random.default_rng(9)
+    network = random_network(rng, (3, 5, 5, 4, 2))
+    box, x = Absolute(0.2).around(network), rng.random((1, 3))
+    levels, start = levels_at(network, box, x, whole=True)
+    bounds = pre_activations(levels, start)
+    ends = [np.where(rng.random((200, z.shape[1])) < 0.5, -1.0, 1.0) for z in bounds]
+    reached = forward(levels, start, ends)
+    open_ = np.flatnonzero((bounds[1].lower[0] < 0) & (bounds[1].upper[0] > 0))
+    assert len(open_)
+    for neuron in open_.tolist():
+        for above in (True, False):
+            lower, upper = bounds[1].lower.copy(), bounds[1].upper.copy()
+            (lower if above else upper)[0, neuron] = 0.0
+            known = [bounds[0], Interval(lower, upper), *bounds[2:]]
+            found, empty = refreshed(levels, known, levels.sizes(bounds), np.array([1]))
+            inside = reached[1][:, neuron] >= 0 if above else reached[1][:, neuron] <= 0
+            assert not (empty[0] and inside.any())
+            for z, values in zip(found[2:], reached[2:], strict=True):
+                own = values[inside]
+                assert ((z.lower - 1e-9 <= own) & (own <= z.upper + 1e-9)).all()
+
+
+def test_too_large_a_network_is_refused(monkeypatch: pytest.MonkeyPatch, random_network: RandomNetwork) -> None:
+    network = random_network(np.random.default_rng(10), (3, 5, 2))
+    monkeypatch.setattr(stages, "MOST_BYTES", 100)
+    with pytest.raises(ResourceError, match="GiB"):
+        stages_of(network, Absolute(0.123).around(network))
+
+
+def test_first_slopes_are_those_of_least_area() -> None:
+    z = Interval(np.array([[-1.0, -2.0, 1.0]]), np.array([[2.0, 1.0, 3.0]]))
+    assert first_alpha(z, 2).tolist() == [[1.0, 0.0, 1.0]] * 2
