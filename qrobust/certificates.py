@@ -12,7 +12,6 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-import zlib
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -22,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from qrobust.domains import Bounds, LayerBox, ParameterBox, Point
-from qrobust.errors import ModelFileError
 from qrobust.files import read_bytes, write_whole
+from qrobust.formats.untrusted import parsing
 from qrobust.interval import Expansion, FloatArray
 from qrobust.network import Activation, Dense, Network, Output
 from qrobust.queries import LocalLabel
@@ -125,16 +124,13 @@ class Certificate:
         return content.getvalue()
 
     @classmethod
-    def from_bytes(cls, content: bytes) -> Certificate:
+    def from_bytes(cls, content: bytes, name: Path | str = "the certificate") -> Certificate:
         """Read a certificate; its claims are not believed, `check.certificate_fault` settles them.
 
         Raises    ModelFileError if the content is no certificate
         """
-        try:
-            with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                return _Reader(archive).certificate()
-        except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
-            raise ModelFileError(f"this is no certificate, or a damaged one: {error or type(error).__name__}") from None
+        with parsing(name, "certificate"), zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return _Reader(archive).certificate()
 
     def save(self, path: Path | str) -> None:
         """Write the certificate, whole or not at all. Raises OutputError."""
@@ -215,4 +211,4 @@ class _Reader:
 
 def load_certificate(path: Path | str) -> Certificate:
     """Read a certificate file. Raises ModelFileError."""
-    return Certificate.from_bytes(read_bytes(path))
+    return Certificate.from_bytes(read_bytes(path), path)

@@ -115,6 +115,14 @@ class PairBounds:
             pair = _activated(layer.activation, _pre_activation(bounds, pair, t))
         return pair
 
+    def trace(self, inputs: Interval) -> list[Pair]:
+        """Enclose the pre-activations of every layer, the last included; no neuron is free. Shapes: inputs (batch, inputs)."""
+        pair, found = Pair(inputs, inputs, Interval.point(np.zeros(inputs.shape))), []
+        for layer, bounds in zip(self.network.layers, self.layers, strict=True):
+            found.append(_pre_activation(bounds, pair, None))
+            pair = _activated(layer.activation, found[-1])
+        return found
+
 
 def _pre_activation(bounds: LayerBounds, pair: Pair, t: Interval | None) -> Pair:
     weight, bias = bounds.stored

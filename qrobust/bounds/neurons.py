@@ -7,7 +7,8 @@ Method    After a split the bounds of the later pre-activations are tightened (`
           the cut. The neuron to split is the one, among those whose relaxation loses most, whose two children have the best
           bounds (filtered strong branching). Neurons that are off everywhere are left out. Each batch is also attacked from
           where its relaxations attain their bounds (`attack`)
-Property  sound; complete for ReLU up to the convergence of the tuning: a node without open neurons is not split further
+Property  sound; complete for ReLU up to the convergence of the tuning: a node without open neurons is tuned for long, and
+          if it stays open the search ends without a verdict
 Source    Bunel et al. 2020, JMLR 21(42); De Palma et al. 2021, arXiv 2104.06718 (filtered strong branching); Wang et al. 2021,
           arXiv 2103.06624 (beta-CROWN)
 """
@@ -33,6 +34,7 @@ from qrobust.search import Nodes
 
 CANDIDATES = 16  # neurons whose halves are bounded before one is split
 AT_ONCE = 128  # halves that are bounded together, so that the arrays stay in the cache
+LAST_TUNING = Tuning(steps=200, rate=0.2, decay=0.98)  # of nodes without open neurons
 BETA_RATE = 3.0  # steps of beta, in units of the mean multiplier of its level
 BELOW_ZERO = -5e-324  # the greatest float below 0: bounds above it are at least 0
 
@@ -120,9 +122,12 @@ class NeuronTree:
         return names
 
     def split(self, nodes: Nodes) -> Nodes | None:
+        settled = nodes.parts[5] < 0
+        if settled.any():
+            last = self._tuned_out(nodes.take(settled))
+            rest = None if settled.all() else self.split(nodes.take(~settled))
+            return None if last is None else last if rest is None else rest.join(last)
         row, lower, upper, alpha, beta, branch, _ = nodes.parts
-        if (branch < 0).any():
-            return None
         names = self._named(2 * len(nodes), nodes)
         lower, upper = self.halves(lower, upper, branch)
         twice = [np.concatenate([part, part]) for part in (nodes.upper, row, alpha, beta, branch)]
@@ -133,6 +138,12 @@ class NeuronTree:
         bounds, empty = refreshed(self.levels, known, self.sizes, since)
         lower, upper = (np.concatenate([getattr(z, end) for z in bounds[1:]], axis=1) for end in ("lower", "upper"))
         return self._bounded(np.where(empty, -np.inf, twice[0]), names, twice[1], lower, upper, twice[2], twice[3])
+
+    def _tuned_out(self, nodes: Nodes) -> Nodes | None:
+        """Tune nodes without open neurons, whose bounds are exact at their best, for long; None if one is still not closed."""
+        row, lower, upper, alpha, beta, _, names = nodes.parts
+        found = self._bounded(nodes.upper, names, row, lower, upper, alpha, beta, LAST_TUNING)
+        return None if self._is_open(found.upper, row).any() else found
 
     def halves(self, lower: FloatArray, upper: FloatArray, branch: npt.NDArray[np.intp]) -> tuple[FloatArray, FloatArray]:
         """Split each node at one neuron: the upper halves of all, then the lower ones. Shapes: (batch, T); (2 batch, T)."""
@@ -167,26 +178,28 @@ class NeuronTree:
         upper: FloatArray,
         alpha: npt.NDArray[Any],
         beta: npt.NDArray[Any],
+        tuning: Tuning | None = None,
     ) -> Nodes:
         """Bound nodes, tuning those that stay open; `known` holds for them already."""
         best, branch = known.copy(), np.full(len(row), -1)
         alpha, beta = alpha.copy(), beta.copy()
         live = np.arange(len(row))
         work = _Work(self, live, row, lower, upper, alpha, beta)
-        rate = self.tuning.rate
-        for count in range(self.tuning.steps + 1):
+        tuning = tuning or self.tuning
+        rate = tuning.rate
+        for count in range(tuning.steps + 1):
             found = work.substitute()
             better = found < best[live]
             best[live[better]] = found[better]
             alpha[live[better]], beta[live[better]] = work.joined(work.alpha)[better], work.joined(work.beta)[better]
             open_ = self._is_open(best[live], row[live])
-            if not open_.any() or count == self.tuning.steps:
+            if not open_.any() or count == tuning.steps:
                 break
             if open_.mean() < 0.7:
                 live, work = live[open_], work.take(open_)
                 work.substitute()
             work.step(rate)
-            rate *= self.tuning.decay
+            rate *= tuning.decay
         if open_.any():
             branch[live] = work.branches()
             self._attack(work, row[live])
