@@ -10,6 +10,7 @@ import pickle
 import re
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -17,11 +18,13 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from qrobust.answers import VERSION
+from qrobust.answers import VERSION, Answer
 from qrobust.cache import Kind, Result, ResultCache, Task
+from qrobust.domains import Points
 from qrobust.errors import BackendUnavailableError, NumberError, QRobustError, UnsupportedError
-from qrobust.queries import GreatestDelta
-from qrobust.solve import Session
+from qrobust.queries import GreatestDelta, Query
+from qrobust.search import Budget
+from qrobust.solve import Session, of_points, query_at
 
 MOST_IN_BATCH = 16  # tasks that share one copy of the network, and that a dying worker loses
 BATCHES_A_WORKER = 4  # so that no worker idles while another has much left
@@ -88,6 +91,30 @@ def _outcomes(left: Numbered, jobs: int, scheduler: str | None, session: Session
             for number, outcome in outcomes:
                 failed = isinstance(outcome, QRobustError)
                 yield number, outcome if failed else replace(outcome, query=queries[number])
+
+
+def check_points(
+    query: Query,
+    *,
+    backend: str = "auto",
+    budget: Budget | None = None,
+    jobs: int = 1,
+    scheduler: str | None = None,
+    cache: ResultCache | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Answer:
+    """Answer a query about a set of points, each point that quick bounds leave open as a task of its own.
+
+    Accepts   `budget` is for each point; the rest as `answer_all`
+    """
+    started, session = time.monotonic(), Session()
+    assert isinstance(query.domain, Points)
+    name, todo = session.unsettled(query, backend)
+    progress(len(query.domain.values) - len(todo))
+    tasks = [Task(query_at(query, index), Kind.CHECK, backend, budget or Budget()) for index in todo]
+    found = answer_all(tasks, jobs=jobs, scheduler=scheduler, cache=cache, session=session, progress=progress)
+    answers = [result for result in found if isinstance(result, Answer)]
+    return of_points(query, answers, name, time.monotonic() - started)
 
 
 def answer(task: Task, session: Session) -> Result:

@@ -205,27 +205,20 @@ class Session:
         return replace(best, seconds=time.monotonic() - started, reason=best.reason if best.gap > ENOUGH else "")
 
     def _check_points(self, query: Query, backend: str, budget: Budget) -> Answer:
-        """Answer point by point, but only the points that the closed form does not settle at once."""
+        """Answer point by point, but only the points that bounds over all of them leave open."""
         started = time.monotonic()
-        assurance = Assurance.ROUNDED
-        unknown: Answer | None = None
-        name, todo = self._unsettled(query, backend)
+        answers: list[Answer] = []
+        name, todo = self.unsettled(query, backend)
         for index in todo:
             left = budget.seconds - (time.monotonic() - started)
             if left <= 0:
                 return Answer(query, _out_of_time(budget), name, time.monotonic() - started, VERSION)
-            answer = self.check(_at(query, index), backend=backend, budget=replace(budget, seconds=left))
-            name = answer.backend
-            if answer.verdict is Verdict.VIOLATED:
-                return replace(answer, query=query, seconds=time.monotonic() - started)
-            if answer.assurance is None:
-                unknown = unknown or answer
-            else:
-                assurance = min(assurance, answer.assurance)
-        claim = unknown.claim if unknown else Robust(assurance)
-        return Answer(query, claim, name, time.monotonic() - started, VERSION)
+            answers.append(self.check(query_at(query, index), backend=backend, budget=replace(budget, seconds=left)))
+            if answers[-1].verdict is Verdict.VIOLATED:
+                break
+        return of_points(query, answers, name, time.monotonic() - started)
 
-    def _unsettled(self, query: Query, backend: str) -> tuple[str, list[int]]:
+    def unsettled(self, query: Query, backend: str) -> tuple[str, list[int]]:
         """Return the points that quick bounds over all of them leave open, and what these bounds are called."""
         assert isinstance(query.domain, Points)
         values = query.domain.values
@@ -247,7 +240,7 @@ class Session:
         started = time.monotonic()
         assert isinstance(query.domain, Points)
         share = replace(budget, seconds=budget.seconds / len(query.domain.values))
-        parts = [self._estimate(_at(query, i), backend, share) for i in range(len(query.domain.values))]  # type: ignore[arg-type]
+        parts = [self._estimate(query_at(query, i), backend, share) for i in range(len(query.domain.values))]  # type: ignore[arg-type]
         best = max(parts, key=lambda e: e.lower)
         return replace(
             best,
@@ -369,7 +362,21 @@ def _tightest(first: Estimate, second: Estimate) -> Estimate:
     )
 
 
-def _at(query: Query, index: int) -> Query:
+def of_points(query: Query, answers: Sequence[Answer], name: str, seconds: float) -> Answer:
+    """Join the answers about a query's points; those not among them are proved, by what is called `name`.
+
+    VIOLATED if one is, else UNKNOWN if one is, else ROBUST with the weakest assurance.
+    """
+    for verdict in (Verdict.VIOLATED, Verdict.UNKNOWN):
+        for answer in answers:
+            if answer.verdict is verdict:
+                return replace(answer, query=query, seconds=seconds)
+    assurances = [a.assurance for a in answers if a.assurance is not None]
+    claim = Robust(min(assurances, default=Assurance.ROUNDED))
+    return Answer(query, claim, answers[-1].backend if answers else name, seconds, VERSION)
+
+
+def query_at(query: Query, index: int) -> Query:
     """Return the query about one of its points."""
     assert isinstance(query.domain, Points)
     point = Point(query.domain.values[index])

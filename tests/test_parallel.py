@@ -18,13 +18,16 @@ import pytest
 from qrobust import parallel
 from qrobust.bounds.local import Status
 from qrobust.cache import Kind, Result, ResultCache, Task
-from qrobust.domains import Point
+from qrobust.domains import Point, Points
 from qrobust.errors import BackendUnavailableError, NumberError, QRobustError, UnsupportedError
 from qrobust.maps import Quantity, robustness_map
-from qrobust.parallel import answer_all
-from qrobust.queries import GreatestDelta, LocalEpsilon, LocalLabel
+from qrobust.parallel import answer_all, check_points
+from qrobust.perturbations import Absolute
+from qrobust.queries import GlobalLabel, GreatestDelta, LocalEpsilon, LocalLabel
 from qrobust.search import Budget
+from qrobust.solve import Session
 from tests.cases import LINE, TANH_TWINS, TWINS, ball, network
+from tests.conftest import RandomNetwork
 
 MODELS = Path(__file__).parents[1] / "models"
 POINTS = np.linspace(-1, 2, 37)[:, None]
@@ -258,3 +261,17 @@ def test_dask_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(BackendUnavailableError, match=r"pip install qrobust\[dask\]"):
         answer_all(TASKS, scheduler="tcp://127.0.0.1:1")
+
+
+def test_points_are_checked_by_several_processes(random_network: RandomNetwork, tmp_path: Path) -> None:
+    """The verdict about a set is that of one process, and a second run takes its parts from the cache."""
+    rng = np.random.default_rng(3)
+    subject = random_network(rng, (3, 6, 5, 3))
+    for delta in (0.01, 0.4):
+        query = GlobalLabel(subject, Absolute(delta).around(subject), Points(rng.normal(size=(30, 3))))
+        alone = Session().check(query)
+        cache = ResultCache(tmp_path / f"{delta}")
+        for _ in range(2):
+            shared = check_points(query, jobs=2, cache=cache)
+            assert shared.verdict is alone.verdict
+            assert shared.query is query

@@ -18,12 +18,12 @@ from qrobust.certificates import load_certificate
 from qrobust.check import certificate_fault
 from qrobust.cli import show
 from qrobust.cli.options import Rule, UsageError, Where, domain_of, parameter_boxes, points_of, read_model
-from qrobust.domains import Domain, ParameterBox, Point
+from qrobust.domains import Domain, ParameterBox, Point, Points
 from qrobust.errors import EnclosureError, NumberError, QRobustError, UnsoundAnswerError
 from qrobust.exact import to_fraction
 from qrobust.files import write_whole
 from qrobust.network import Network
-from qrobust.parallel import answer_all
+from qrobust.parallel import answer_all, check_points
 from qrobust.queries import (
     EpsilonEstimate,
     GlobalConfidence,
@@ -136,6 +136,8 @@ def check(
     level: Level = "1/2",
     backend: BackendName = "auto",
     timeout: Timeout = 60.0,
+    jobs: Jobs = 1,
+    scheduler: Scheduler = None,
     cache: Cache = None,
     certificate: Annotated[
         Path | None,
@@ -152,6 +154,8 @@ def check(
     qrobust check models/cat_paper.json --label --delta 0.01 --point "15, 2"
     qrobust check models/cat_paper.json --sigma 0.06 --delta 0.01
     """
+    if scheduler is not None and jobs > 1:
+        raise UsageError("--jobs and --scheduler do not go together: give one of them")
     budget = Budget(timeout)
     network = read_model(model, trust_pickle)
     rule = Rule(_one_delta(delta), delta_per_layer, against, weights_only, bits, per_channel)
@@ -161,22 +165,37 @@ def check(
     kept = _cache(cache)
     if certificate is not None and not (label and isinstance(domain, Point) and backend == "auto"):
         raise UsageError("--certificate goes with --label, --point and --backend auto: other proofs are not kept")
-    with show.waiting("deciding", quiet=quiet or json):
-        if certificate is None:
-            answer = _answered(Task(query, Kind.CHECK, backend, budget), Session(), kept)
-        else:
-            answer, proof = Session().certify(query, budget)
-            if proof is not None:
-                proof.save(certificate)
-    assert isinstance(answer, Answer)
+    if isinstance(domain, Points) and (jobs > 1 or scheduler is not None or kept is not None):
+        with show.Bar(len(domain.values), "points", quiet=quiet or json) as bar:
+            answer = check_points(
+                query, backend=backend, budget=budget, jobs=jobs, scheduler=scheduler, cache=kept, progress=bar.advance
+            )
+    elif jobs > 1 or scheduler is not None:
+        raise UsageError("--jobs and --scheduler share inputs: they go with --points")
+    else:
+        answer, written = _one_answer(Task(query, Kind.CHECK, backend, budget), kept, certificate, quiet or json)
     if json:
         show.document(answer.to_json())
     else:
         _show_answer(answer, quiet)
-    if certificate is not None and answer.verdict is Verdict.ROBUST and proof is None:
+    if certificate is not None and answer.verdict is Verdict.ROBUST and not written:
         show.warning(f"{certificate} was not written: the proof was not found in a form that can be checked leaf by leaf")
     unknown_passes = answer.verdict is Verdict.UNKNOWN and fail_on is FailOn.VIOLATED
     raise typer.Exit(0 if unknown_passes else EXIT[answer.verdict])
+
+
+def _one_answer(task: Task, cache: ResultCache | None, certificate: Path | None, quiet: bool) -> tuple[Answer, bool]:
+    """Answer one question; say whether its certificate was asked for and written."""
+    assert not isinstance(task.query, GreatestDelta)
+    with show.waiting("deciding", quiet=quiet):
+        if certificate is None:
+            answer = _answered(task, Session(), cache)
+            assert isinstance(answer, Answer)
+            return answer, False
+        answer, proof = Session().certify(task.query, task.budget)
+        if proof is not None:
+            proof.save(certificate)
+        return answer, proof is not None
 
 
 def _cache(folder: Path | None) -> ResultCache | None:
