@@ -7,12 +7,14 @@ print(qrobust.check(qrobust.LocalLabel(network, parameters, qrobust.Point([15.0,
 
 from qrobust.answers import VERSION as __version__  # noqa: N811
 from qrobust.answers import Answer, Assurance, Counterexample, Estimate, Verdict
+from qrobust.certificates import Certificate, load_certificate
+from qrobust.check import certificate_fault
 from qrobust.domains import InputBox, ParameterBox, Point, Points, Polytope
 from qrobust.errors import QRobustError
 from qrobust.formats import load
 from qrobust.maps import Quantity, RobustnessMap, random_points, robustness_map
-from qrobust.network import Activation, Dense, Feature, Network, Output
-from qrobust.perturbations import Absolute, Hull, PerLayer
+from qrobust.network import Activation, AveragePool2d, Conv2d, Dense, Feature, MaxPool2d, Network, Output
+from qrobust.perturbations import Absolute, HalfStep, Hull, PerLayer
 from qrobust.queries import (
     GlobalConfidence,
     GlobalEpsilon,
@@ -34,7 +36,10 @@ __all__ = [
     "Activation",
     "Answer",
     "Assurance",
+    "AveragePool2d",
     "Budget",
+    "Certificate",
+    "Conv2d",
     "Counterexample",
     "Dense",
     "Estimate",
@@ -43,12 +48,14 @@ __all__ = [
     "GlobalEpsilon",
     "GlobalLabel",
     "GreatestDelta",
+    "HalfStep",
     "Hull",
     "InputBox",
     "LocalConfidence",
     "LocalEpsilon",
     "LocalLabel",
     "MarginLabel",
+    "MaxPool2d",
     "Network",
     "Output",
     "ParameterBox",
@@ -63,9 +70,11 @@ __all__ = [
     "SigmaEstimate",
     "Verdict",
     "__version__",
+    "certificate_fault",
     "check",
     "estimate",
     "load",
+    "load_certificate",
     "random_points",
     "robustness_map",
 ]
