@@ -42,7 +42,7 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, eq=False)
 class Counterexample:
-    """An input and a choice of all parameters, exact: x (inputs,), and (weight, bias) of Fractions a layer."""
+    """An input and a choice of all parameters, exact: x (inputs,), and (weight, bias) a layer, of Fractions or of float64."""
 
     x: tuple[Fraction, ...]
     parameters: Parameters

@@ -189,6 +189,9 @@ class Bounds:
     def __post_init__(self) -> None:
         if self.lower.shape != self.upper.shape:
             raise ShapeError(f"lower parameters have shape {self.lower.shape}, upper ones {self.upper.shape}")
+        for end in (self.lower, self.upper):
+            if not (end.head + end.tail == end.head).all():  # what is compared below, and elsewhere, are the heads first
+                raise NumberError("a parameter bound's head is not the float nearest to it: make it with Expansion.total")
         crossed = (self.lower.head > self.upper.head) | (
             (self.lower.head == self.upper.head) & (self.lower.tail > self.upper.tail)
         )

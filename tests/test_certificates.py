@@ -201,3 +201,11 @@ def test_damaged_files_are_refused_in_one_line(split: Certificate) -> None:
             assert read.query.network == split.query.network
             assert read.query.parameters.sha256 == split.query.parameters.sha256
             assert np.array_equal(read.query.domain.box.lower, split.query.domain.box.lower)
+
+
+def test_bounds_whose_heads_are_not_nearest_are_refused(split: Certificate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such a box could be empty and still pass for one that holds the network."""
+    box = split.query.parameters.layers[0].weight
+    tail = np.ones_like(box.lower.tail)
+    with pytest.raises(NumberError, match="nearest"):
+        replace(box, lower=replace(box.lower, tail=tail))

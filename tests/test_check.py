@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import math
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from qrobust import exact
+from qrobust import dyadic, exact
 from qrobust.answers import Counterexample
-from qrobust.check import Replay, Undecided, delta_fault, violation_fault, witness_bounds
+from qrobust.check import Replay, Undecided, delta_fault, membership_fault, violation_fault, witness_bounds
 from qrobust.domains import InputBox, LayerBox, ParameterBox, Parameters, Point, Polytope
 from qrobust.errors import UnsoundAnswerError
-from qrobust.exact import to_rational
-from qrobust.network import Activation, Dense, Network, Output
+from qrobust.exact import ExactArithmetic, to_exact, to_rational
+from qrobust.interval import TINY, FloatArray
+from qrobust.network import Activation, Dense, Network, Output, logits, perturbed_logits
 from qrobust.perturbations import Absolute
 from qrobust.queries import (
     GlobalConfidence,
@@ -432,3 +436,132 @@ def test_replay_is_the_definition() -> None:
     assert to_rational(replay.perturbed()[0]) == Fraction(13, 4)
     assert to_rational(replay.nominal()[0]) == 2
     assert float(replay.change()[0]) == pytest.approx(1 / (1 + math.exp(-3.25)) - 1 / (1 + math.exp(-2)), rel=1e-14)
+
+
+# Big networks: float parameters, big integers in place of rationals.
+
+WIDTHS = [(3, 1), (1, 4, 1), (5, 7, 3), (4, 6, 5, 2), (300, 9, 1)]
+Scale = Callable[[np.random.Generator, FloatArray], FloatArray]
+SCALES: dict[str, Scale] = {
+    "normal": lambda rng, values: values,
+    "single precision": lambda rng, values: values.astype(np.float32).astype(np.float64),
+    "wide": lambda rng, values: values * 2.0 ** rng.integers(-300, 300, values.shape),
+    "subnormal": lambda rng, values: TINY * rng.integers(-9, 10, values.shape).astype(np.float64),
+    "sparse": lambda rng, values: np.where(rng.random(values.shape) < 0.7, 0.0, values),
+}
+
+
+def random_layers(rng: np.random.Generator, widths: tuple[int, ...], scale: Scale) -> list[tuple[FloatArray, FloatArray]]:
+    return [(scale(rng, rng.normal(size=(b, a)) / math.sqrt(a)), scale(rng, rng.normal(size=b))) for a, b in pairwise(widths)]
+
+
+def network_of(layers: list[tuple[FloatArray, FloatArray]], activation: Activation = Activation.RELU) -> Network:
+    kinds = [activation] * (len(layers) - 1) + [Activation.LINEAR]
+    output = Output.SIGMOID if len(layers[-1][1]) == 1 else Output.SOFTMAX
+    return Network(tuple(Dense(*pair, kind) for pair, kind in zip(layers, kinds, strict=True)), output)
+
+
+def by_definition(network: Network, found: Counterexample) -> tuple[list[Any], list[Any]]:
+    """Both networks' logits in rationals, one parameter after the other."""
+    x = to_exact(list(found.x))
+    pairs = [(to_exact(weight), to_exact(bias)) for weight, bias in found.parameters]
+    arithmetic = ExactArithmetic()
+    return logits(network, x, arithmetic).tolist(), perturbed_logits(network, pairs, x, arithmetic).tolist()
+
+
+@pytest.mark.parametrize("activation", [Activation.RELU, Activation.LINEAR])
+@pytest.mark.parametrize("widths", WIDTHS)
+@pytest.mark.parametrize("scale", SCALES)
+def test_big_integers_give_the_logits_of_rationals(
+    scale: str, widths: tuple[int, ...], activation: Activation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And are indeed what is used: the rational evaluation is taken away."""
+    rng = np.random.default_rng(len(scale) + sum(widths))
+    network = network_of(random_layers(rng, widths, SCALES[scale]), activation)
+    chosen = tuple(random_layers(rng, widths, SCALES[scale]))
+    x = tuple(map(Fraction, SCALES[scale](rng, rng.normal(size=widths[0])).tolist()))
+    in_floats = Counterexample(x, chosen)
+    in_fractions = Counterexample(x, parameters(*chosen))
+    nominal, perturbed = by_definition(network, in_floats)
+    for name in ("logits", "perturbed_logits"):
+        monkeypatch.delattr(sys.modules[Replay.__module__], name)
+    for replay in (Replay(network, in_floats), Replay(network, in_fractions)):
+        for values, wanted in ((replay.nominal(), nominal), (replay.perturbed(), perturbed)):
+            assert values.tolist() == wanted
+            assert [type(value) for value in values] == [type(value) for value in wanted]
+
+
+def test_what_is_not_dyadic_is_replayed_in_rationals() -> None:
+    """A third among the inputs, or one third among the parameters beside float layers."""
+    rng = np.random.default_rng(0)
+    layers = random_layers(rng, (3, 4, 2), SCALES["normal"])
+    network, third = network_of(layers), Fraction(1, 3)
+    mixed = (layers[0], (exactly(layers[1][0]), exactly([third, 0])))
+    for found in (Counterexample((third, third, -third), tuple(layers)), Counterexample((Fraction(1),) * 3, mixed)):
+        replay = Replay(network, found)
+        assert (replay.nominal().tolist(), replay.perturbed().tolist()) == by_definition(network, found)
+
+
+def test_a_stored_network_is_cut_into_limbs_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = network_of(random_layers(np.random.default_rng(1), (3, 4, 5, 2), SCALES["normal"]))
+    cuts, cut = [], dyadic._float_limbs
+
+    def counted(values: FloatArray, exponent: int, bits: int) -> list[FloatArray]:
+        cuts.append(values.shape)
+        return cut(values, exponent, bits)
+
+    monkeypatch.setattr(dyadic, "_float_limbs", counted)
+    for x in (Fraction(1), Fraction(1, 2)):
+        Replay(network, Counterexample((x,) * 3, ())).nominal()
+        assert len(cuts) == len(network.layers)
+
+
+@pytest.mark.parametrize("radius", [0.1, 2.0**-4, 1e-12])
+@pytest.mark.parametrize("side", [-1, 1])
+@pytest.mark.parametrize(("layer", "part"), [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_a_float_one_step_outside_the_box_is_refused(layer: int, part: int, side: int, radius: float) -> None:
+    """The last float inside is accepted, the next one is not; rationals decide which is which."""
+    layers = random_layers(np.random.default_rng(2), (3, 4, 2), SCALES["normal"])
+    network = network_of(layers)
+    query = LocalLabel(network, Absolute(radius).around(network), Point([1.0, -1.0, 0.5]))
+    bounds = (query.parameters.layers[layer].weight, query.parameters.layers[layer].bias)[part]
+    for place in np.ndindex(bounds.lower.shape):
+        end = bounds.fractions[side > 0][place]
+        inside = float(end)
+        while side * (Fraction(inside) - end) > 0:
+            inside = math.nextafter(inside, -side * math.inf)
+        while side * (Fraction(math.nextafter(inside, side * math.inf)) - end) <= 0:
+            inside = math.nextafter(inside, side * math.inf)
+        for value, fault in (
+            (inside, None),
+            (math.nextafter(inside, side * math.inf), "its parameters lie outside the box"),
+            (side * math.inf, "its parameters lie outside the box"),
+            (math.nan, "its parameters lie outside the box"),
+        ):
+            chosen = [[array.copy() for array in pair] for pair in layers]
+            chosen[layer][part][place] = value
+            found = Counterexample((Fraction(1), Fraction(-1), HALF), tuple((weight, bias) for weight, bias in chosen))
+            assert membership_fault(query, found) == fault
+
+
+def test_a_flip_of_a_million_parameters_is_replayed_at_once() -> None:
+    """784-1024-512-10, containment included. The flip: the leader's last weights fall, another's rise."""
+    rng = np.random.default_rng(3)
+    layers = random_layers(rng, (784, 1024, 512, 10), SCALES["normal"])
+    network = network_of(layers)
+    x = rng.random(784)
+    query = LocalLabel(network, Absolute(0.25).around(network), Point(x))
+    stored = Counterexample(tuple(map(Fraction, x.tolist())), tuple(layers))
+    leader = Replay(network, stored).label(False, HALF)
+    assert leader is not None
+    moved = layers[-1][0].copy()
+    moved[leader] -= 0.125
+    moved[(leader + 1) % 10] += 0.125
+    flip = Counterexample(stored.x, (*layers[:-1], (moved, layers[-1][1])))
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        assert violation_fault(query, flip) is None
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.5
+    assert violation_fault(query, stored) == "the label stays the same"
