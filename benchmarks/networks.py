@@ -51,7 +51,7 @@ def fanc(name: str) -> Network:
         import onnx
         from onnx import numpy_helper
     except ImportError:
-        sys.exit("this benchmark reads ONNX files: pip install onnx")
+        sys.exit("this benchmark reads ONNX files: pip install qrobust[bench]")
     graph = onnx.load(str(shared_folder() / "fanc" / f"{name}.onnx")).graph
     arrays = {t.name: numpy_helper.to_array(t).astype(np.float64) for t in graph.initializer}
     layers: list[Layer] = []
