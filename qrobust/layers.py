@@ -433,6 +433,6 @@ def _locked(array: IntArray) -> IntArray:
 
 
 def _sparse(entries: FloatArray, columns: IntArray, starts: IntArray, width: int) -> SparseMatrix:
-    from scipy.sparse import csr_array  # type: ignore[import-untyped]
+    from scipy.sparse import csr_array
 
     return csr_array((entries, columns, starts), shape=(len(starts) - 1, width))

@@ -34,6 +34,7 @@ from qrobust.backends.certify import certify_label
 from qrobust.backends.closed_form import ClosedForm
 from qrobust.backends.deep import screen_labels
 from qrobust.backends.dreal import DReal
+from qrobust.backends.milp import Milp
 from qrobust.backends.z3 import Z3
 from qrobust.bounds import local
 from qrobust.bounds.corners import rounded_inside
@@ -57,7 +58,7 @@ from qrobust.queries import (
 )
 from qrobust.search import Budget
 
-FORMULA_BACKENDS = ("z3", "dreal")
+FORMULA_BACKENDS = ("z3", "milp", "dreal")
 MOST_FOR_FORMULAS = 5000  # parameters of a network with several hidden layers that these are asked about unless named
 ENOUGH = 1e-6  # an estimate's gap at which no further backend is asked
 DELTA_ENOUGH = 1e-6  # the relative gap at which the search for the greatest delta ends
@@ -65,7 +66,7 @@ DELTA_ENOUGH = 1e-6  # the relative gap at which the search for the greatest del
 
 def all_backends() -> tuple[Backend, ...]:
     """Return one of each backend, in the order in which they are asked."""
-    return ClosedForm(), Z3(), BranchAndBound(), DReal()
+    return ClosedForm(), Z3(), BranchAndBound(), Milp(), DReal()
 
 
 class Session:

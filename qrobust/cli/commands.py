@@ -96,7 +96,7 @@ BoxText = Annotated[
 ]
 Cuts = Annotated[list[str] | None, typer.Option("--where", help="Cut the box, as in '2*x1 - x2 <= 3'; may be given again.")]
 Level = Annotated[str, typer.Option(help="Decision level of a binary model, as in 0.3 or 1/3.")]
-BackendName = Annotated[str, typer.Option("--backend", help="auto, closed-form, z3, branch-and-bound or dreal.")]
+BackendName = Annotated[str, typer.Option("--backend", help="auto, closed-form, z3, branch-and-bound, milp or dreal.")]
 Timeout = Annotated[float, typer.Option(help="Seconds for each query.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress, and no sentences.")]

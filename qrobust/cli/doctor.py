@@ -11,6 +11,7 @@ from typing import Any
 
 from qrobust.answers import VERSION, Verdict
 from qrobust.backends.dreal import DReal, Transport
+from qrobust.backends.milp import Milp
 from qrobust.backends.z3 import Z3
 from qrobust.domains import InputBox
 from qrobust.errors import QRobustError
@@ -48,6 +49,7 @@ def findings() -> list[Finding]:
     """Try each backend on a small query, and look for the optional readers."""
     found = [Finding("qrobust", True, f"{VERSION}, Python {platform.python_version()}, NumPy {version('numpy')}")]
     found += [Finding(name, True, "built in") for name in ("closed-form", "branch-and-bound")]
+    found.append(_tried("milp", Milp(), f"highspy {_version('highspy')}", "`pip install highspy`"))
     found.append(_tried("z3", Z3(), f"z3-solver {_version('z3-solver')}", "`pip install z3-solver`"))
     for transport, there, name in (
         (Transport.MODULE, importlib.util.find_spec("dreal") is not None, "dreal (Python module)"),
