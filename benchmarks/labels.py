@@ -74,7 +74,7 @@ def works() -> dict[str, Work]:
             rows[f"onelayer-fc{number}-{percent:g}"] = Work(six, mnist_images, one_layer(number, percent), None, seconds=5.0)
     rows["onelayer-all-int8"] = Work(six, mnist_images, _half_step(False), None, seconds=5.0)
     rows["fconv4-int8-per-channel"] = Work(
-        lambda: fanc("fconv4"), fanc_images, _half_step(True), None, seconds=5.0, of_standing=True
+        lambda: fanc("fconv4"), fanc_images, _half_step(True), None, seconds=20.0, of_standing=True
     )
     return rows
 

@@ -31,6 +31,7 @@ from qrobust.exact import (
     to_exact,
 )
 from qrobust.interval import FloatArray
+from qrobust.layers import AveragePool2d, Conv2d, MaxPool2d
 from qrobust.network import Activation, Network, Output, confidence, logits, perturbed_logits
 from qrobust.queries import ConfidenceQuery, EpsilonEstimate, GreatestDelta, LabelQuery, Query, SigmaEstimate
 
@@ -38,14 +39,15 @@ from qrobust.queries import ConfidenceQuery, EpsilonEstimate, GreatestDelta, Lab
 class Replay:
     """The nominal and the perturbed network at one input, evaluated exactly in whatever precision is in force.
 
-    Dense networks of linear and ReLU units with dyadic parameters (floats are) at a dyadic input are evaluated in big integers.
+    Linear and ReLU units with dyadic parameters (floats are), at a dyadic input and without average pools, whose quotients
+    need not be dyadic, are evaluated in big integers.
     """
 
     def __init__(self, network: Network, example: Counterexample) -> None:
         self.network, self._example = network, example
         self._fixed: dict[str, ExactArray] = {}
         activations = (Activation.LINEAR, Activation.RELU)
-        plain = network.is_dense and all(layer.activation in activations for layer in network.layers)
+        plain = not any(isinstance(layer, AveragePool2d) or layer.activation not in activations for layer in network.layers)
         dyadic = all(_is_dyadic(Fraction(value)) for value in example.x)
         self._input = Dyadic.of_fractions([list(example.x)]) if plain and dyadic and example.x else None
 
@@ -75,7 +77,13 @@ class Replay:
         h = self._input
         assert h is not None
         for layer, (weight, bias) in zip(self.network.layers, rows, strict=True):
-            h = product(h, weight) + bias
+            match layer:
+                case Conv2d():
+                    h = (product(h.seen(layer.windows), weight) + bias).T.reshape(1, layer.outputs)
+                case MaxPool2d():
+                    h = h.seen(layer.windows).greatest(axis=1)[None]
+                case _:
+                    h = product(h, weight) + bias
             h = h.relu() if layer.activation is Activation.RELU else h
         return to_exact(h.fractions()[0])
 
@@ -133,9 +141,9 @@ def _all_dyadic(values: npt.NDArray[Any]) -> bool:
 
 
 def _rows(parameters: Parameters) -> list[tuple[Dyadic, Dyadic]]:
-    """Weights as (in, out) and biases as (1, out)."""
+    """Weights as (in, out), a convolution's as (taps, channels), and biases as (1, out or channels)."""
     exactly = [[Dyadic.of(part) if part.dtype == np.float64 else Dyadic.of_fractions(part) for part in p] for p in parameters]
-    return [(weight.T, bias[None]) for weight, bias in exactly]
+    return [(weight.reshape(max(bias.shape[0], 1), -1).T, bias[None]) for weight, bias in exactly]
 
 
 @lru_cache(maxsize=4)

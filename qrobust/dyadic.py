@@ -88,6 +88,17 @@ class Dyadic:
             return Dyadic._of_floats(self._floats.T, self.exponent)
         return Dyadic(self.integers.T, self.exponent)
 
+    def reshape(self, *shape: int) -> Dyadic:
+        if self._floats is not None:
+            return Dyadic._of_floats(self._floats.reshape(shape), self.exponent)
+        return Dyadic(self.integers.reshape(shape), self.exponent)
+
+    def seen(self, windows: npt.NDArray[np.int64]) -> Dyadic:
+        """Gather entries of one vector; its length stands for 0. Shapes: self (1, n); windows and result (m, k)."""
+        if self._integers is None and self._floats is not None:
+            return Dyadic._of_floats(np.append(self._floats[0], 0.0)[windows], self.exponent)
+        return Dyadic(np.append(self.integers[0], 0)[windows], self.exponent)
+
     def _with(self, other: Dyadic) -> tuple[IntObjects, IntObjects, int]:
         """Bring both to the lesser exponent."""
         exponent = min(self.exponent, other.exponent)
@@ -122,6 +133,9 @@ class Dyadic:
         if self._floats is not None:
             return Dyadic._of_floats(np.asarray(np.maximum(self._floats, 0.0)), self.exponent)
         return Dyadic(np.asarray(np.maximum(self.integers, 0), dtype=object), self.exponent)
+
+    def greatest(self, axis: int) -> Dyadic:
+        return Dyadic(np.asarray(self.integers.max(axis=axis), dtype=object), self.exponent)
 
     def sum(self, axis: int) -> Dyadic:
         return Dyadic(np.asarray(self.integers.sum(axis=axis), dtype=object), self.exponent)

@@ -233,7 +233,7 @@ class Conv2d:
         Shapes    values (out_channels, in_channels, kh, kw); result a csr_array (outputs, inputs), not to be changed
         """
         uses, columns, starts = self._structure
-        return _sparse(np.asarray(values, dtype=np.float64).reshape(-1)[uses], columns, starts, self.inputs)
+        return sparse_matrix(np.asarray(values, dtype=np.float64).reshape(-1)[uses], columns, starts, self.inputs)
 
     def bias_vector(self, values: FloatArray) -> FloatArray:
         """Return what is added to each output. Shapes: values (out_channels,); result (outputs,)."""
@@ -363,7 +363,7 @@ class AveragePool2d(_Pool2d):
 
     def _matrix_of(self, value: float) -> SparseMatrix:
         starts = np.arange(self.outputs + 1, dtype=np.int64) * self.count
-        return _sparse(np.full(self.windows.size, value), self.windows.reshape(-1), starts, self.inputs)
+        return sparse_matrix(np.full(self.windows.size, value), self.windows.reshape(-1), starts, self.inputs)
 
 
 class MaxPool2d(_Pool2d):
@@ -432,7 +432,7 @@ def _locked(array: IntArray) -> IntArray:
     return array
 
 
-def _sparse(entries: FloatArray, columns: IntArray, starts: IntArray, width: int) -> SparseMatrix:
+def sparse_matrix(entries: FloatArray, columns: IntArray, starts: IntArray, width: int) -> SparseMatrix:
     from scipy.sparse import csr_array
 
     return csr_array((entries, columns, starts), shape=(len(starts) - 1, width))

@@ -12,9 +12,14 @@ import numpy.typing as npt
 import pytest
 
 from qrobust import dyadic
+from qrobust.answers import Counterexample
+from qrobust.check import Replay
 from qrobust.dyadic import EXACT_BITS, MOST_PARTS, MOST_TERMS, Dyadic, product, zeros
 from qrobust.errors import NumberError, ShapeError
+from qrobust.exact import ExactArithmetic, to_exact
 from qrobust.interval import TINY, FloatArray
+from qrobust.layers import Activation, Conv2d, Dense, MaxPool2d
+from qrobust.network import Network, Output, logits, perturbed_logits
 
 HUGE = np.finfo(np.float64).max
 Objects = npt.NDArray[np.object_]
@@ -269,3 +274,21 @@ def test_shapes_that_do_not_fit_are_refused(first: tuple[int, ...], second: tupl
 def test_an_empty_product_is_a_sum_of_nothing(shape: tuple[int, int, int]) -> None:
     m, k, n = shape
     assert equal(product(zeros((m, k)), zeros((k, n))), np.full((m, n), Fraction(0), dtype=object))
+
+
+def test_convolutions_are_replayed_in_big_integers() -> None:
+    rng = np.random.default_rng(16)
+    for count in range(20):
+        first = Conv2d(rng.normal(size=(2, 2, 2, 3)), rng.normal(size=2), Activation.RELU, (2, 6, 5), (1, 2), (1, 0, 0, 2))
+        pool = MaxPool2d(first.output_shape, (2, 2), (1, 1))
+        layers = (first, pool, Dense(rng.normal(size=(2, pool.outputs)), rng.normal(size=2)))
+        network = Network(layers, Output.SOFTMAX)
+        x = tuple(Fraction(v) for v in (rng.normal(size=60) * 10.0 ** rng.integers(-9, 9)).tolist())
+        moved = tuple((w + rng.normal(size=w.shape), b * 3) for w, b in ((layer.weight, layer.bias) for layer in layers))
+        replay = Replay(network, Counterexample(x, moved))
+        assert replay._input is not None
+        exact = to_exact(list(x))
+        stored = logits(network, exact, ExactArithmetic())
+        changed = perturbed_logits(network, [(to_exact(w), to_exact(b)) for w, b in moved], exact, ExactArithmetic())
+        assert list(replay.nominal()) == list(stored), count
+        assert list(replay.perturbed()) == list(changed), count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -14,7 +15,7 @@ from qrobust.backends.deep import levels_at
 from qrobust.bounds import linear, stages
 from qrobust.bounds.attack import climb, forward, parameters_at
 from qrobust.bounds.envelopes import ENVELOPES
-from qrobust.bounds.linear import Above, Tuning, backward, first_alpha, pre_activations, refreshed, top_bounds
+from qrobust.bounds.linear import Above, Levels, Tuning, backward, first_alpha, pre_activations, refreshed, top_bounds
 from qrobust.bounds.stages import interval_step, stages_of
 from qrobust.check import Replay
 from qrobust.domains import ParameterBox
@@ -219,15 +220,70 @@ def test_convolutions_and_pools_are_enclosed() -> None:
             chosen = tuple((pick(rng, *weight), pick(rng, *bias)) for weight, bias in ends)
             example = Counterexample(tuple(map(Fraction, x.tolist())), chosen)
             exact.append([float(_fraction(v)) for v in Replay(network, example).perturbed()])
-        for points in (x[None], np.stack([x, x])):  # one point: the first convolution whole; two: position by position
-            levels, start = levels_at(network, box, points)
-            bounds = pre_activations(levels, start)
+        levels, start = levels_at(network, box, x[None])
+        apart = Levels(levels.first, tuple(replace(stage, kernel=None) for stage in levels.stages))
+        for each in (levels, apart):  # each kernel weight once; each of its uses by itself
+            bounds = pre_activations(each, start)
             rows = np.concatenate([np.eye(3), -np.eye(3)])
-            upper = top_bounds(levels, bounds, rows, np.zeros(6), np.zeros(6, dtype=np.intp), Tuning(5))
+            upper = top_bounds(each, bounds, rows, np.zeros(6), np.zeros(6, dtype=np.intp), Tuning(5))
             assert (np.array(exact).max(axis=0) <= upper[:3]).all()
             assert (-np.array(exact).min(axis=0) <= upper[3:]).all()
             widths.append(float((upper[:3] + upper[3:]).sum()))
     assert sum(widths[0::2]) < sum(widths[1::2])
+
+
+def test_a_first_convolution_is_exact_at_a_point() -> None:
+    """With a linear network behind it, the bound is attained by the corner that the signs of the summed inputs name."""
+    rng = np.random.default_rng(14)
+    for _ in range(10):
+        shape = (1, 4, 4)
+        convolution = Conv2d(rng.normal(size=(2, 1, 2, 2)), rng.normal(size=2), Activation.LINEAR, shape, padding=(1, 0, 0, 1))
+        last = Dense(rng.normal(size=(2, convolution.outputs)), rng.normal(size=2))
+        network = Network((convolution, last), Output.SOFTMAX)
+        zeros = [(layer.weight * 0, layer.bias * 0) for layer in network.layers]
+        radii = [(rng.random((2, 1, 2, 2)), rng.random(2)), zeros[1]]
+        pairs = [(layer.weight, layer.bias) for layer in network.layers]
+        box = ParameterBox.from_arrays(
+            *([(w + s * dw, b + s * db) for (w, b), (dw, db) in zip(pairs, radii, strict=True)] for s in (-1, 1))
+        )
+        x, nu = rng.normal(size=16), np.array([1.0, -1.0])
+        levels, start = levels_at(network, box, x[None])
+        upper = top_bounds(levels, pre_activations(levels, start), nu[None], np.zeros(1), np.zeros(1, dtype=np.intp), Tuning(0))
+        wanted = (nu @ last.weight).reshape(2, -1)
+        sums = wanted @ np.append(x, 0.0)[convolution.windows]
+        signs = np.sign(sums).reshape(2, 1, 2, 2), np.sign(wanted.sum(axis=1))
+        moved = convolution.weight + signs[0] * radii[0][0], convolution.bias + signs[1] * radii[0][1]
+        example = Counterexample(tuple(map(Fraction, x.tolist())), (moved, pairs[1]))
+        first, second = Replay(network, example).perturbed()
+        best = float(_fraction(first - second))
+        assert best - 1e-12 <= upper[0] <= best + 1e-9 * (1 + abs(best))
+
+
+def test_any_slope_of_a_kernel_gives_a_bound() -> None:
+    """Over boxes of inputs, with sums that change their sign, against exact sums at random corners."""
+    rng = np.random.default_rng(15)
+    layer = Conv2d(
+        rng.normal(size=(2, 2, 2, 2)), rng.normal(size=2), Activation.RELU, (2, 4, 4), stride=(2, 1), padding=(0, 1, 0, 0)
+    )
+    radius, bias_radius = rng.random((2, 8)), rng.random(2)
+    kernel = stages.Kernel(layer.windows, layer.inputs, radius, bias_radius)
+    crossing = 0
+    for _ in range(50):
+        nu = rng.normal(size=(3, layer.outputs))
+        low = rng.normal(size=(1, layer.inputs))
+        h = Interval(low, low + rng.random(low.shape) * rng.choice([0.0, 0.1, 3.0]))
+        pulled = kernel.pulled(nu, h)
+        slopes = pulled.slopes / radius
+        crossing += int((np.abs(slopes) < 1 - 1e-9).sum())
+        assert (np.abs(slopes) <= 1 + 1e-12).all()
+        for _ in range(5):
+            chosen = np.where(rng.random(low.shape) < 0.5, h.lower, h.upper)
+            sums = nu.reshape(3, 2, -1) @ np.append(chosen[0], 0.0)[layer.windows]
+            most = (radius * np.abs(sums)).sum(axis=(1, 2)) + np.abs(nu.reshape(3, 2, -1).sum(axis=2)) @ bias_radius
+            assert (most <= pulled.value + pulled.coefficients @ chosen[0] + 1e-12 * (1 + most)).all()
+            ends = kernel.moved(np.repeat(chosen, 3, axis=0), pulled.slopes, pulled.signs)
+            assert ((nu * ends).sum(axis=1) <= most + 1e-12 * (1 + most)).all()
+    assert crossing > 100
 
 
 def test_refreshing_loses_no_point(random_network: RandomNetwork) -> None:

@@ -12,6 +12,7 @@ Source    THEORY.md, sections 3 and 4; see `bounds.neurons`
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -25,9 +26,9 @@ from qrobust.bounds.ibp import INTERVALS
 from qrobust.bounds.linear import Levels, Tuning, pre_activations, top_bounds
 from qrobust.bounds.neurons import BELOW_ZERO, NeuronTree, Rows
 from qrobust.bounds.shared import attack_shared
-from qrobust.bounds.stages import first_convolution, interval_step, stages_of, stored_stages
+from qrobust.bounds.stages import interval_step, stages_of, stored_stages
 from qrobust.check import Replay, violation_fault
-from qrobust.domains import ParameterBox
+from qrobust.domains import ParameterBox, Parameters
 from qrobust.exact import decide, float_bounds, to_exact
 from qrobust.interval import FloatArray, Interval, up
 from qrobust.leads import Leads
@@ -47,20 +48,19 @@ def levels_at(
 ) -> tuple[Levels, Interval]:
     """Return the network after its first layer that may move, and the range of that layer's pre-activations at each point.
 
-    With `whole`, after its first layer in any case. At one point a first convolution stays whole: level 0 is its parameters.
+    With `whole`, after its first layer in any case; but a first convolution that may move stays whole, since the uses of its
+    weights move together: level 0 is the input itself.
     Shapes: points (batch, inputs)
     """
-    stages = stages_of(network, parameters)
-    kernel = first_convolution(network, parameters, points[0]) if len(points) == 1 else None
-    if kernel is not None:
-        return Levels(Activation.LINEAR, (kernel[0], *stages[1:])), kernel[1]
-    return advanced(Levels(Activation.LINEAR, stages), Interval.point(points), whole)
+    return advanced(Levels(Activation.LINEAR, stages_of(network, parameters)), Interval.point(points), whole)
 
 
 def advanced(levels: Levels, start: Interval, whole: bool) -> tuple[Levels, Interval]:
     """Take the first level off the front, and (unless `whole`) all that are known but for rounding: whose parameters stay."""
     while levels.top > 1:
         stage = levels.stages[0]
+        if stage.kernel is not None:
+            break
         z = interval_step(stage, activate(levels.first, start, INTERVALS))
         levels, start = Levels(stage.activation, levels.stages[1:]), z
         if whole or not stage.fixed:
@@ -98,13 +98,34 @@ class Situation:
         return Found(found.value[best], [p[best] for p in found.positions])
 
     def example(self, positions: list[FloatArray], nu: FloatArray) -> Counterexample | None:
-        """Rebuild parameters, as floats inside the box, from one position a hidden neuron and the row that is pushed up."""
-        x = tuple(Fraction(value) for value in self.x.tolist())
-        if self.network.is_dense:
-            found = parameters_at(self.network, self.parameters, self.x, self._of_layers(positions), nu)
-        else:
-            found = attack_shared(self.network, self.parameters, self.x, nu)
-        return None if found is None else Counterexample(x, found)
+        """Rebuild parameters, as floats inside the box, from one position a hidden neuron and the row that is pushed up.
+
+        Only where every parameter is used once, so that neurons have positions of their own.
+        """
+        found = parameters_at(self.network, self.parameters, self.x, self._of_layers(positions), nu)
+        return self._of_parameters(found)
+
+    def examples(self, rows: Rows) -> Iterator[Counterexample]:
+        """Attack rows, and give what seems to bring one to 0."""
+        if not self.network.is_dense:
+            for nu, offset in zip(rows.nu, rows.offset.tolist(), strict=True):
+                example, value = self.attacked_parameters(nu, -offset)
+                if example is not None and value + offset >= 0:
+                    yield example
+            return
+        found = self.attacked(rows, np.random.default_rng(0))
+        for row in np.argsort(-found.value):
+            example = self.example([p[row] for p in found.positions], rows.nu[row]) if found.value[row] >= 0 else None
+            if example is not None:
+                yield example
+
+    def attacked_parameters(self, nu: FloatArray, enough: float = np.inf) -> tuple[Counterexample | None, float]:
+        """Attack the parameters themselves; what nu . logits is there, in floats."""
+        found, value = attack_shared(self.network, self.parameters, self.x, nu, enough)
+        return self._of_parameters(found), value
+
+    def _of_parameters(self, found: Parameters | None) -> Counterexample | None:
+        return None if found is None else Counterexample(tuple(Fraction(value) for value in self.x.tolist()), found)
 
     def _of_layers(self, positions: list[FloatArray]) -> list[FloatArray]:
         """Positions of all hidden layers: those that were known and left out do not move; level 0 may be the input itself."""
@@ -132,17 +153,23 @@ def decide_label(query: LabelQuery, budget: Budget) -> Claim:
     for tuning in (Tuning(0), LEVEL_TUNING):  # most inputs need no tuning
         situation = Situation.at(query.network, query.parameters, x, tuning)
         upper = situation.upper(rows)
-        rows = rows.take(np.flatnonzero(np.where(rows.strict, upper > 0, upper >= 0)))
-        if not len(rows.nu):
+        open_ = np.flatnonzero(np.where(rows.strict, upper > 0, upper >= 0))
+        if not len(open_):
             return Robust(Assurance.ROUNDED)
-    found = situation.attacked(rows, np.random.default_rng(0))
-    for row in np.argsort(-found.value):
-        if found.value[row] < 0:
-            break
-        example = situation.example([p[row] for p in found.positions], rows.nu[row])
-        if example is not None and violation_fault(query, example) is None:
-            return Candidate(example)
+        rows = rows.take(open_[np.argsort(-upper[open_], kind="stable")])
+        if tuning.steps or not query.network.is_dense:  # tuning costs more than an attack where there are convolutions
+            example = _flipping(query, situation, rows)
+            if example is not None:
+                return Candidate(example)
     return _searched(query, situation, rows, budget, deadline)
+
+
+def _flipping(query: LabelQuery, situation: Situation, rows: Rows) -> Counterexample | None:
+    """Attack rows one after the other, and return the first counterexample that replays."""
+    for example in situation.examples(rows):
+        if violation_fault(query, example) is None:
+            return example
+    return None
 
 
 def stored_label(leads: Leads, x: FloatArray) -> int | None:
@@ -198,7 +225,7 @@ def estimate_margin(query: SigmaEstimate, budget: Budget) -> EstimateClaim:
 
 
 def _searched(query: LabelQuery, situation: Situation, rows: Rows, budget: Budget, deadline: float) -> Claim:
-    tree = NeuronTree(situation.levels, situation.bounds, rows)
+    tree = NeuronTree(situation.levels, situation.bounds, rows, attacks=query.network.is_dense)
     replayed: list[Counterexample] = []
 
     def flips(outcome: Outcome) -> bool:
@@ -249,10 +276,15 @@ def _change_of_sigmoid(query: EpsilonEstimate | ConfidenceQuery, budget: Budget,
     before = interval.sigmoid(stored_logits(query.network, x[None]))
     upper, reason, witnesses = 0.0, "", []
     for sign in (1.0, -1.0):
+        example: Counterexample | None = None
         rows = Rows(np.array([[sign]]), np.zeros(1), np.zeros(1, dtype=bool))
-        found = situation.attacked(rows, np.random.default_rng(0))
-        tree = NeuronTree(situation.levels, situation.bounds, rows, cut=float(found.value[0]), climbs=True)
-        tree.offer_full(found, np.zeros(1, dtype=np.intp))
+        if query.network.is_dense:
+            found = situation.attacked(rows, np.random.default_rng(0))
+            tree = NeuronTree(situation.levels, situation.bounds, rows, cut=float(found.value[0]), climbs=True)
+            tree.offer_full(found, np.zeros(1, dtype=np.intp))
+        else:
+            example, value = situation.attacked_parameters(rows.nu[0])
+            tree = NeuronTree(situation.levels, situation.bounds, rows, cut=value, attacks=False)
         # The sigmoid's slope is at most 1/4: four times the tolerance on the logit is enough.
         outcome = explore(tree, Budget(budget.seconds / 2, budget.boxes), tolerance=4 * tolerance, batch=BATCH)
         end = Interval.point(np.array([[sign * outcome.upper]]))
@@ -261,7 +293,7 @@ def _change_of_sigmoid(query: EpsilonEstimate | ConfidenceQuery, budget: Budget,
         upper, reason = max(upper, float(change[0, 0])), outcome.reason or reason
         if tree.point is not None:
             example = situation.example(tree.point.positions, rows.nu[0])
-            witnesses += [example] if example is not None else []
+        witnesses += [example] if example is not None else []
     return EstimateClaim(min(upper, 1.0), _largest(query, witnesses), Assurance.ROUNDED, reason=reason)
 
 
@@ -281,8 +313,11 @@ def _change_of_softmax(query: EpsilonEstimate | ConfidenceQuery) -> EstimateClai
     diagonal = np.arange(classes)
     rise = (Interval(ends[0].lower[diagonal, diagonal], ends[0].upper[diagonal, diagonal]) - before[0]).upper
     fall = (before[0] - Interval(ends[1].lower[diagonal, diagonal], ends[1].upper[diagonal, diagonal])).upper
-    found = situation.attacked(rows, np.random.default_rng(0))
-    examples = [situation.example([p[i] for p in found.positions], rows.nu[i]) for i in range(len(rows.nu))]
+    if query.network.is_dense:
+        found = situation.attacked(rows, np.random.default_rng(0))
+        examples = [situation.example([p[i] for p in found.positions], nu) for i, nu in enumerate(rows.nu)]
+    else:
+        examples = [situation.attacked_parameters(nu)[0] for nu in rows.nu]
     witness = _largest(query, [e for e in examples if e is not None])
     reason = "for several classes the differences of logits are bounded one by one"
     return EstimateClaim(min(max(float(rise.max()), float(fall.max()), 0.0), 1.0), witness, Assurance.ROUNDED, reason=reason)

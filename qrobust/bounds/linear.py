@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from qrobust.bounds.envelopes import ENVELOPES
 from qrobust.bounds.ibp import INTERVALS
-from qrobust.bounds.stages import Stage, interval_step
+from qrobust.bounds.stages import Pulled, Stage, interval_step
 from qrobust.errors import EnclosureError
 from qrobust.interval import BoolArray, FloatArray, Interval, sum_slack, up
 from qrobust.network import Activation, activate
@@ -74,7 +74,7 @@ class Levels:
     @property
     def terms(self) -> int:
         """How many terms the longest chain of sums has, for the rounding error."""
-        return sum(sum(stage.weight.shape) for stage in self.stages)
+        return sum(stage.terms for stage in self.stages)
 
     def sizes(self, bounds: Sequence[Interval]) -> list[FloatArray]:
         """For each level, bound abs(z) + abs(W) abs(h) + R abs(h) + abs(b) + r: the terms that a multiplier of z meets.
@@ -85,7 +85,7 @@ class Levels:
         for number, (stage, z) in enumerate(zip(self.stages, bounds, strict=False)):
             h = activate(self.activation(number), z, INTERVALS)
             size = np.maximum(np.abs(h.lower), np.abs(h.upper))
-            own = size @ stage.magnitude + stage.reach(size) + np.abs(stage.bias)
+            own = stage.met(size)
             if number + 1 < len(bounds):
                 after = bounds[number + 1]
                 own = own + np.maximum(np.abs(after.lower), np.abs(after.upper))
@@ -97,24 +97,34 @@ class Levels:
 class Above:
     """What objectives want of the values h below a stage: rise max(h, 0) + fall min(h, 0) + value, (batch, n) and (batch,).
 
-    `met` is the sum of the absolute values met so far, for the rounding error.
+    `met` is the sum of the absolute values met so far, for the rounding error; `pulled` is how a kernel was eliminated.
     """
 
     rise: FloatArray
     fall: FloatArray
     value: FloatArray
     met: FloatArray
+    pulled: Pulled | None = None
 
     def take(self, index: npt.NDArray[Any]) -> Above:
         return Above(self.rise[index], self.fall[index], self.value[index], self.met[index])
 
     @classmethod
-    def of_rows(cls, stage: Stage, nu: FloatArray, offset: FloatArray, size: FloatArray) -> Above:
-        """Objectives nu . z + offset over the stage's pre-activations z. Shapes: nu (batch, out); offset (batch,)."""
+    def of_rows(
+        cls, stage: Stage, nu: FloatArray, offset: FloatArray, size: FloatArray, below: Interval | None = None
+    ) -> Above:
+        """Objectives nu . z + offset over the stage's pre-activations z. Shapes: nu (batch, out); offset (batch,).
+
+        `below` bounds the values h below, which a stage with a kernel needs. Shape: (batch or 1, in)
+        """
         magnitude = np.abs(nu)
         met = np.abs(offset) + (magnitude * size).sum(axis=1)
         value = offset + nu @ stage.bias
         rise = fall = nu @ stage.weight
+        if stage.kernel is not None and below is not None:
+            pulled = stage.kernel.pulled(nu, below)
+            rise = rise + pulled.coefficients
+            return cls(rise, rise, value + pulled.value, met, pulled)
         if not stage.fixed:
             value = value + magnitude @ stage.bias_radius
             spread = stage.spread(nu)
@@ -167,7 +177,10 @@ def backward(
         value = value + lost.sum(axis=1)
         steps.append(Step(above, lost, chosen, nu, place, h))
         if number > 0:
-            above = Above.of_rows(levels.stages[number - 1], nu, value, sizes[number])
+            stage, below = levels.stages[number - 1], None
+            if stage.kernel is not None:
+                below = activate(levels.activation(number - 1), bounds[number - 1], INTERVALS)
+            above = Above.of_rows(stage, nu, value, sizes[number], below)
             value, met = above.value, met + above.met
     upper = up(value + sum_slack(levels.terms, met))
     return Substitution(np.where(np.isnan(upper), np.inf, upper), steps[::-1])
@@ -195,7 +208,10 @@ def derivatives(levels: Levels, level: int, steps: Sequence[Step], bounds: Seque
     for number in range(1, level):
         stage, step, z = levels.stages[number - 1], steps[number], bounds[number]
         relaxed = h @ stage.transposed + stage.bias
-        if not stage.fixed:
+        pulled = steps[number - 1].above.pulled
+        if stage.kernel is not None and pulled is not None:
+            relaxed = relaxed + stage.kernel.moved(h, pulled.slopes, pulled.signs)
+        elif not stage.fixed:
             relaxed = relaxed + np.where(step.nu < 0, -1.0, 1.0) * stage.reach(h)
         excess = relaxed - step.place
         free = (z.lower < 0) & (z.upper > 0) & (step.rise < 0)

@@ -87,12 +87,13 @@ class NeuronTree:
         climbs: bool = False,
         tuning: Tuning | None = None,
         log: Log | None = None,
+        attacks: bool = True,
     ) -> None:
         self.full = levels
         self.kept = alive(levels, bounds)
         self.levels, self.bounds = restricted(levels, bounds, self.kept)
         self.rows, self.tuning = rows, tuning or Tuning()
-        self.best, self.climbs, self.log = cut, climbs, log
+        self.best, self.climbs, self.log, self.attacks = cut, climbs, log, attacks
         self.point: Best | None = None
         self.sizes = self.levels.sizes(self.bounds)
         self.names = 0
@@ -202,7 +203,8 @@ class NeuronTree:
             rate *= tuning.decay
         if open_.any():
             branch[live] = work.branches()
-            self._attack(work, row[live])
+            if self.attacks:
+                self._attack(work, row[live])
         closed = np.flatnonzero(~self._is_open(best, row))
         if self.log is not None and len(closed):
             best[closed], branch[closed] = self._logged(self.log, closed, names, row, lower, upper, alpha, beta)
@@ -411,9 +413,12 @@ def _relu_loss(step: Step, z: Interval, reached: FloatArray) -> FloatArray:
 
 
 def alive(levels: Levels, bounds: Sequence[Interval]) -> list[npt.NDArray[np.intp]]:
-    """Return, for each hidden level, the neurons that are not off everywhere (one at least)."""
+    """Return, for each hidden level, the neurons that are not off everywhere (one at least); beside a kernel all."""
     kept = []
     for number, z in enumerate(bounds):
+        if any(stage.kernel is not None for stage in levels.stages[max(number - 1, 0) : number + 1]):
+            kept.append(np.arange(z.shape[1]))
+            continue
         on = (z.upper > 0).any(axis=0) if levels.activation(number) is Activation.RELU else np.ones(z.shape[1], dtype=bool)
         kept.append(np.flatnonzero(on) if on.any() else np.array([0]))
     return kept

@@ -15,24 +15,46 @@ from qrobust.interval import FloatArray
 from qrobust.layers import AveragePool2d, Conv2d, Dense, Layer, MaxPool2d
 from qrobust.network import Activation, FloatArithmetic, Network, activate
 
+Ends = tuple[FloatArray, FloatArray]
+Pairs = list[tuple[FloatArray, FloatArray]]
+
+STARTS = 6  # the stored parameters, then random ends
 ROUNDS = 12
 
 
-def attack_shared(network: Network, parameters: ParameterBox, x: FloatArray, nu: FloatArray) -> Parameters | None:
+def attack_shared(
+    network: Network, parameters: ParameterBox, x: FloatArray, nu: FloatArray, enough: float = np.inf
+) -> tuple[Parameters | None, float]:
     """Move every parameter to the end of its bounds that the derivative of nu . logits wants, again and again.
 
-    Shapes    x (inputs,); nu (logits,). None if some bounds hold no float
+    From several starts, until nu . logits is `enough`.
+    Shapes    x (inputs,); nu (logits,)
+    Returns   the best parameters and what nu . logits is there, in floats; None and -inf if some bounds hold no float
     """
     ends = [(_floats(box.weight), _floats(box.bias)) for box in parameters.layers]
     if any((low > high).any() for pair in ends for low, high in pair):
-        return None
-    chosen = [(np.clip(layer.weight, *w), np.clip(layer.bias, *b)) for layer, (w, b) in zip(network.layers, ends, strict=True)]
+        return None, -np.inf
+    rng = np.random.default_rng(0)
+    start = [(np.clip(layer.weight, *w), np.clip(layer.bias, *b)) for layer, (w, b) in zip(network.layers, ends, strict=True)]
+    best, kept = -np.inf, start
+    for _ in range(STARTS):
+        value, chosen = _climbed(network, start, ends, x, nu)
+        if value > best:
+            best, kept = value, chosen
+        if best > enough:
+            break
+        start = [tuple(np.where(rng.random(low.shape) < 0.5, low, high) for low, high in pair) for pair in ends]  # type: ignore[misc]
+    return tuple(kept), best
+
+
+def _climbed(
+    network: Network, chosen: Pairs, ends: list[tuple[Ends, Ends]], x: FloatArray, nu: FloatArray
+) -> tuple[float, Pairs]:
     best, kept = -np.inf, chosen
     for _ in range(ROUNDS):
         value, slopes = _slopes(network, chosen, x, nu)
-        if value <= best:
-            break
-        best, kept = value, chosen
+        if value > best:
+            best, kept = value, chosen
         chosen = [
             tuple(  # type: ignore[misc]
                 np.where(slope > 0, high, np.where(slope < 0, low, now))
@@ -40,14 +62,11 @@ def attack_shared(network: Network, parameters: ParameterBox, x: FloatArray, nu:
             )
             for pair, current, limits in zip(slopes, chosen, ends, strict=True)
         ]
-    return tuple(kept)
+    return best, kept
 
 
-def _floats(bounds: Bounds) -> tuple[FloatArray, FloatArray]:
+def _floats(bounds: Bounds) -> Ends:
     return bounds.lower.round_up(), bounds.upper.round_down()
-
-
-Pairs = list[tuple[FloatArray, FloatArray]]
 
 
 def _slopes(network: Network, chosen: Pairs, x: FloatArray, nu: FloatArray) -> tuple[float, Pairs]:

@@ -4,10 +4,11 @@ Accepts   dense and convolutional layers, pools, and any parameter box
 Gives     a chain of affine maps and activations: z = (C + E) h + (c + e) with abs(E) <= R and abs(e) <= r, entry by entry,
           holds every network in the box; R is kept as one number a row where the rule allows it (one step a tensor or channel)
 Method    row i of C h + c +- (R_i abs(h) + r_i) is exactly what the parameters of row i reach (THEORY.md, section 3). A
-          convolution becomes its matrix, every use of a kernel weight a parameter of its own; the greatest of a window becomes
-          ReLUs, max(a, b) = b + relu(a - b), pair by pair
+          convolution becomes its matrix, every use of a kernel weight a parameter of its own, and keeps its `Kernel`, by which
+          objectives over many places eliminate each weight once; the greatest of a window becomes ReLUs,
+          max(a, b) = b + relu(a - b), pair by pair
 Property  sound: centre and radius enclose the exact ends of the box. Exact up to the rounding of the radius for dense layers;
-          not exact for convolutions, whose uses of one weight move together in truth
+          not exact for convolutions, but for a first one at a point, whose kernel is eliminated exactly
 """
 
 from __future__ import annotations
@@ -22,11 +23,77 @@ import numpy.typing as npt
 from qrobust.domains import Bounds, LayerBox, ParameterBox
 from qrobust.errors import ResourceError
 from qrobust.interval import FloatArray, Interval, affine_ball, up
-from qrobust.layers import Activation, AveragePool2d, Conv2d, Dense, Layer, MaxPool2d
+from qrobust.layers import Activation, AveragePool2d, Conv2d, Dense, Layer, MaxPool2d, SparseMatrix, sparse_matrix
 from qrobust.network import Network
 
+REACHES = 8  # the absolute values in `Kernel.pulled`, in units of abs(nu) @ (R abs(h) + r): 1 + 2 + 2 (1 + 1), rounded up
 SAME = 1e-9  # radii of a row that differ relatively by less are taken as one, the greatest
 MOST_BYTES = 4 * 2**30  # of matrices
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What eliminating a kernel adds to objectives: coefficients of the values h below (batch, in) and a value (batch,).
+
+    Where the sums below are attained: slopes (batch, channels, taps), and signs of the biases (batch, channels).
+    """
+
+    coefficients: FloatArray
+    value: FloatArray
+    slopes: FloatArray
+    signs: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """The parameters of a convolution, each of which is used at every place.
+
+    For an objective nu over all outputs a weight's whole effect is its movement times s = sum over places of nu h, at most
+    R abs(s); abs is convex, so t s + max(abs(U) - t U, abs(L) - t L) is above it wherever L <= s <= U, for any t.
+    Shapes    windows (places, taps), as Conv2d.windows; radius (channels, taps); bias_radius (channels,)
+    """
+
+    windows: npt.NDArray[np.int64]
+    inputs: int
+    radius: FloatArray
+    bias_radius: FloatArray
+
+    @cached_property
+    def _scatter(self) -> SparseMatrix:
+        """Sums what the taps of all places want of each input. Shape: (inputs, places * taps)."""
+        rows = self.windows.reshape(-1)
+        inside = np.flatnonzero(rows < self.inputs)
+        order = inside[np.argsort(rows[inside], kind="stable")]
+        starts = np.searchsorted(rows[order], np.arange(self.inputs + 1))
+        return sparse_matrix(np.ones(len(order)), order, starts, rows.size)
+
+    def seen(self, h: FloatArray) -> FloatArray:
+        """Return what each place sees. Shapes: h (batch, in); result (batch, places, taps)."""
+        padded = np.concatenate([h, np.zeros((len(h), 1))], axis=1)
+        return np.asarray(padded[:, self.windows])
+
+    def pulled(self, nu: FloatArray, h: Interval) -> Pulled:
+        """Eliminate the kernel from objectives nu over the outputs. Shapes: nu (batch, out); h (batch or 1, in).
+
+        Rounding    each entry errs by at most `interval.sum_slack` of REACHES * abs(nu) @ (R abs(h) + r)
+        """
+        nu = nu.reshape(len(nu), len(self.radius), -1)
+        low, high = self.seen(h.lower), self.seen(h.upper)
+        middle, spread = 0.5 * (nu @ (low + high)), 0.5 * (np.abs(nu) @ (high - low))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            slopes = np.where(spread > 0, np.clip(middle / spread, -1.0, 1.0), np.sign(middle))
+        ends = middle - spread, middle + spread
+        above = np.maximum(*(np.abs(end) - slopes * end for end in ends))
+        total = nu.sum(axis=2)
+        value = (self.radius * above).sum(axis=(1, 2)) + np.abs(total) @ self.bias_radius
+        slopes = slopes * self.radius
+        wanted = (nu.transpose(0, 2, 1) @ slopes).reshape(len(nu), -1)
+        return Pulled(np.asarray((self._scatter @ wanted.T).T), value, slopes, np.where(total < 0, -1.0, 1.0))
+
+    def moved(self, h: FloatArray, slopes: FloatArray, signs: FloatArray) -> FloatArray:
+        """Return how far outputs move with parameters at these ends. Shapes: h (batch, in); result (batch, out)."""
+        places = slopes @ self.seen(h).transpose(0, 2, 1) + (signs * self.bias_radius)[:, :, None]
+        return np.asarray(places.reshape(len(h), -1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +108,7 @@ class Stage:
     bias: FloatArray
     bias_radius: FloatArray
     activation: Activation
+    kernel: Kernel | None = None
 
     @property
     def outputs(self) -> int:
@@ -63,6 +131,16 @@ class Stage:
         result: FloatArray = self.magnitude.sum(axis=0) + radii
         return result
 
+    @property
+    def terms(self) -> int:
+        """How many terms the longest chain of sums through the stage has, for the rounding error."""
+        return sum(self.weight.shape) + (0 if self.kernel is None else self.kernel.radius.size + self.kernel.windows.size)
+
+    def met(self, size: FloatArray) -> FloatArray:
+        """Bound the absolute values of what a multiplier of each output meets. Shapes: size (batch, in), of h; (batch, out)."""
+        reach = self.reach(size) * (1 if self.kernel is None else REACHES)
+        return np.asarray(size @ self.magnitude + reach + np.abs(self.bias))
+
     @cached_property
     def fixed(self) -> bool:
         """Whether no parameter of the stage may move."""
@@ -82,7 +160,9 @@ class Stage:
         return result
 
     def restricted(self, rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp]) -> Stage:
-        """Return the stage with these outputs and inputs alone."""
+        """Return the stage with these outputs and inputs alone; one with a kernel has to keep all."""
+        if self.kernel is not None:
+            return self
         radius = self.radius[rows] if self.radius.ndim == 1 else self.radius[np.ix_(rows, columns)]
         weight = np.ascontiguousarray(self.weight[np.ix_(rows, columns)])
         return replace(self, weight=weight, radius=radius, bias=self.bias[rows], bias_radius=self.bias_radius[rows])
@@ -130,13 +210,16 @@ def _lowered(layer: Layer, box: LayerBox) -> Iterator[Stage]:
 def _ball_stage(layer: Dense | Conv2d, box: LayerBox) -> Stage:
     weight, radius = _ball(layer.weight, box.weight)
     bias, bias_radius = _ball(layer.bias, box.bias)
+    kernel = None
     if isinstance(layer, Conv2d):
+        if radius.any() or bias_radius.any():
+            kernel = Kernel(layer.windows, layer.inputs, radius.reshape(len(radius), -1), bias_radius)
         weight, radius = layer.matrix(weight).toarray(), layer.matrix(radius).toarray()
         bias, bias_radius = layer.bias_vector(bias), layer.bias_vector(bias_radius)
     greatest, least = radius.max(axis=1), radius.min(axis=1)
     if (greatest - least <= SAME * greatest).all():
         radius = greatest
-    return Stage(weight, radius, bias, bias_radius, layer.activation)
+    return Stage(weight, radius, bias, bias_radius, layer.activation, kernel)
 
 
 def _ball(stored: FloatArray, bounds: Bounds) -> tuple[FloatArray, FloatArray]:
@@ -177,22 +260,6 @@ def _greatest_of_windows(layer: MaxPool2d) -> Iterator[Stage]:
 def _exact_stage(weight: FloatArray, activation: Activation) -> Stage:
     zeros = np.zeros(len(weight))
     return Stage(weight, zeros, zeros, zeros, activation)
-
-
-def first_convolution(network: Network, parameters: ParameterBox, x: FloatArray) -> tuple[Stage, Interval] | None:
-    """Return a first convolution at one input as a fixed map of its parameters, and their box: exact, uses move together.
-
-    Shapes    x (inputs,); the box (1, kernel numbers and biases)
-    """
-    layer, box = network.layers[0], parameters.layers[0]
-    if not isinstance(layer, Conv2d):
-        return None
-    seen = np.append(x, 0.0)[layer.windows]
-    channels, positions = len(layer.bias), len(seen)
-    weight = np.hstack([np.kron(np.eye(channels), seen), np.kron(np.eye(channels), np.ones((positions, 1)))])
-    kernel, bias = box.weight.interval, box.bias.interval
-    values = [np.concatenate([getattr(part, end).reshape(-1) for part in (kernel, bias)])[None] for end in ("lower", "upper")]
-    return _exact_stage(weight, layer.activation), Interval(values[0], values[1])
 
 
 def interval_step(stage: Stage, h: Interval) -> Interval:
