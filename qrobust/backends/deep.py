@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from qrobust import interval
 from qrobust.answers import Assurance, Candidate, Claim, Counterexample, EstimateClaim, Robust, Unknown
+from qrobust.backends.root_cuts import bounds_with_cuts, covers
 from qrobust.bounds.attack import Found, climb, parameters_at
 from qrobust.bounds.ibp import INTERVALS
 from qrobust.bounds.linear import Levels, Tuning, pre_activations, top_bounds
@@ -34,12 +35,13 @@ from qrobust.interval import FloatArray, Interval, up
 from qrobust.leads import Leads
 from qrobust.network import Activation, Network, Output, activate
 from qrobust.queries import ConfidenceQuery, EpsilonEstimate, LabelQuery, SigmaEstimate
-from qrobust.search import Budget, Outcome, explore
+from qrobust.search import Budget, Nodes, Outcome, explore
 
 ROOT_TUNING = Tuning(steps=13)
 LEVEL_TUNING = Tuning(steps=5)  # of the intermediate bounds of one input
 STARTS = 64  # random starts of the first attack, for each open row
 BATCH = 256
+SPLITTING, CUTTING = 0.2, 0.3  # of the time: splits alone, then cuts at the root; the rest goes to splits again
 AT_A_TIME = 128  # inputs that are screened together
 
 
@@ -237,12 +239,27 @@ def _searched(query: LabelQuery, situation: Situation, rows: Rows, budget: Budge
             replayed.append(example)
         return bool(replayed)
 
-    outcome = explore(tree, budget, tolerance=0.0, stop=flips, batch=BATCH, deadline=deadline)
+    left = deadline - time.monotonic()
+    first = deadline - (1 - SPLITTING) * left if covers(query.network) else deadline
+    outcome = explore(tree, budget, tolerance=0.0, stop=flips, batch=BATCH, deadline=first)
+    if not replayed and first < deadline and outcome.open is not None and len(outcome.open):
+        still = _cut(query, situation, rows, outcome.open, CUTTING * left)
+        rest = replace(outcome, open=still, reason="")
+        outcome = explore(tree, budget, tolerance=0.0, stop=flips, resumed=rest, batch=BATCH, deadline=deadline)
     if replayed:
         return Candidate(replayed[0])
     if outcome.open is not None and not len(outcome.open) and outcome.upper <= BELOW_ZERO:
         return Robust(Assurance.ROUNDED)
     return Unknown(outcome.reason or "the worst case is a tie that rounding hides")
+
+
+def _cut(query: LabelQuery, situation: Situation, rows: Rows, nodes: Nodes, seconds: float) -> Nodes:
+    """Return a search's open nodes without those of rows that cuts at the root close."""
+    numbers = np.unique(nodes.parts[0])
+    taken = rows.take(numbers)
+    upper = bounds_with_cuts(query, situation.bounds, taken, seconds)
+    closed = numbers[np.where(taken.strict, upper <= 0, upper < 0)]
+    return nodes.take(~np.isin(nodes.parts[0], closed))
 
 
 def screen_labels(leads: Leads, parameters: ParameterBox, points: FloatArray) -> npt.NDArray[np.bool_]:

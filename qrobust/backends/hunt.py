@@ -52,10 +52,11 @@ class Hunt:
         left = self._deadline - time.monotonic()
         if self._model.binary.any() and left > 0:
             cut = strengthened(self._model, self._twins.neurons, left / CUTTING)
-            hint = Relaxation(cut, integers=True).solve(seconds=left / 2, target=target)
-            if hint.values is not None:
-                self.found(hint.values)
             self.tree = Tree(cut, self.found, self._deadline)
+            if self.tree.root_bound > goal():
+                hint = Relaxation(cut, integers=True).solve(seconds=left / 2, target=target)
+                if hint.values is not None:
+                    self.found(hint.values)
         return self.tree.close(goal)
 
     def found(self, values: FloatArray) -> None:

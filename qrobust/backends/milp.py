@@ -21,9 +21,10 @@ import numpy as np
 
 from qrobust import interval
 from qrobust.answers import AnyQuery, Assurance, Candidate, Claim, Counterexample, EstimateClaim, Robust, Unknown
-from qrobust.backends.deep import stored_label
+from qrobust.backends.deep import Situation, stored_label
 from qrobust.backends.hunt import Hunt
 from qrobust.backends.mixed_integer import Builder, Model
+from qrobust.backends.root_cuts import trace_with
 from qrobust.backends.twins import Numbers, Twins, twins
 from qrobust.backends.worker import Worker, WorkerDiedError, WorkerTimeoutError
 from qrobust.check import Replay, violation_fault, witness_bounds
@@ -110,15 +111,15 @@ def decide(query: Query, seconds: float) -> Claim:
     if isinstance(query, ConfidenceQuery):
         return _decide_confidence(query, deadline)
     assert isinstance(query, LabelQuery)
-    leads, labels = Leads(query.network, query.level), list(range(query.network.class_count))
-    if isinstance(query.domain, Point):
-        label = stored_label(leads, query.domain.values)
-        if label is None:
-            return Unknown("no precision settles the stored label")
-        if _lacks_margin(query, query.domain, label):
-            return Robust(Assurance.ROUNDED)
-        labels = [label]
-    return _decide_labels(query, leads, labels, deadline)
+    leads = Leads(query.network, query.level)
+    if not isinstance(query.domain, Point):
+        return _decide_labels(query, leads, list(range(len(leads.pairs))), deadline)
+    label = stored_label(leads, query.domain.values)
+    if label is None:
+        return Unknown("no precision settles the stored label")
+    if _lacks_margin(query, query.domain, label):
+        return Robust(Assurance.ROUNDED)
+    return _decide_labels(query, leads, leads.of_label(label).tolist(), deadline)
 
 
 def _twins(query: Query, deadline: float) -> Twins | None:
@@ -128,6 +129,8 @@ def _twins(query: Query, deadline: float) -> Twins | None:
         return None
     if len(query.network.hidden_layers) < 2:
         return found
+    if isinstance(query.domain, Point):  # where linear bounds cost little
+        return twins(query, trace_with(query, Situation.at(query.network, query.parameters, query.domain.values).bounds))
     share = time.monotonic() + (deadline - time.monotonic()) / TIGHTENING
     return found.tightened(found.builder.copy().model(found.perturbed, 0.0), share) or found
 
@@ -138,11 +141,10 @@ def _lacks_margin(query: LabelQuery, point: Point, label: int) -> bool:
     return bool(query.sigma) and decide_sign(lambda: replay.margin(label, query.level) - sigma) == -1
 
 
-def _decide_labels(query: LabelQuery, leads: Leads, labels: list[int], deadline: float) -> Claim:
+def _decide_labels(query: LabelQuery, leads: Leads, pairs: list[int], deadline: float) -> Claim:
     pair_of_networks, unknown = _twins(query, deadline), None
     if pair_of_networks is None:
         return Unknown(OVERFLOW)
-    pairs = [pair for label in labels for pair in leads.of_label(label).tolist()]
 
     def accepts(example: Counterexample, value: float) -> float | None:
         return value if violation_fault(query, example) is None else None

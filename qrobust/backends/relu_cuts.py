@@ -60,8 +60,8 @@ class Neurons:
         return rows
 
 
-def strengthened(model: Model, layers: list[Neurons], seconds: float, rounds: int = ROUNDS) -> Model:
-    """Return the model with cuts that its relaxation breaks, round by round while they lower its bound."""
+def strengthened(model: Model, layers: list[Neurons], seconds: float, rounds: int = ROUNDS, goal: float = -np.inf) -> Model:
+    """Return the model with cuts that its relaxation breaks, round by round while they lower its bound, down to a goal."""
     deadline, before, plain = time.monotonic() + seconds, np.inf, len(model.rows)
     for _ in range(rounds):
         left = deadline - time.monotonic()
@@ -70,7 +70,7 @@ def strengthened(model: Model, layers: list[Neurons], seconds: float, rounds: in
             break
         bound = float(model.cost @ hint.values)
         rows = [row for neurons in layers for row in neurons.broken(model, hint.values)]
-        if not rows or before - bound < GAIN * abs(bound):
+        if not rows or before - bound < GAIN * abs(bound) or bound < goal:
             break
         before, model = bound, _with(_without_slack(model, plain, hint.values), rows)
     return model
