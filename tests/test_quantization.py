@@ -183,7 +183,7 @@ def test_integers_are_the_exact_roundings(bits: int, symmetric: bool, mode: Roun
     lower, upper = ends_of(scheme.box(row_of(values)))
     for i, (value, copied) in enumerate(zip(values, copy_of(scheme, values), strict=True)):
         if not step:
-            assert (value, copied, lower[i], upper[i]) == (0, 0, 0, 0)
+            assert all(number == 0 for number in (value, copied, lower[i], upper[i]))
             continue
         code = exact_code(Fraction(value) / Fraction(step), mode)
         exact = exact_range(code, lowest, highest, Overflow.SATURATE) * Fraction(step)
@@ -204,7 +204,7 @@ def test_a_scale_of_float64_is_rounded_up_and_its_products_toward_the_stored_num
     for value, copied in zip(values, copy_of(scheme, values), strict=True):
         exact = exact_code(Fraction(value) / step, RoundingMode.NEAREST_EVEN) * step
         assert abs(Fraction(copied) - exact) <= Fraction(math.ulp(copied))
-        assert abs(Fraction(copied) - Fraction(value)) <= up(np.array(float(step / 2)))
+        assert abs(Fraction(copied) - Fraction(value)) <= Fraction(float(up(np.array(float(step / 2)))))
 
 
 @pytest.mark.parametrize("scheme", FIXED, ids=str)
@@ -229,7 +229,7 @@ def test_hls4mls_defaults_by_hand() -> None:
     assert copy_of(scheme, [8.03, -0.01, 7.99, -8.01, 0.99]) == [-8.0, -0.0625, 7.9375, 7.9375, 0.9375]
     assert copy_of(parse_scheme("q3.4"), [8.03, -0.01, 7.99, -8.01, 0.99]) == [7.9375, 0.0, 7.9375, -8.0, 1.0]
     lower, upper = ends_of(scheme.box(row_of([8.03, 0.99])))
-    assert (lower[0], upper[0]) == (-8, Fraction(8.03))
+    assert (lower[0], upper[0]) == (Fraction(-8), Fraction(8.03))
     assert (lower[1], upper[1]) == (Fraction(0.99) - Fraction(1, 16), Fraction(0.99))
 
 
@@ -343,7 +343,9 @@ def test_ternary_and_binary_by_hand() -> None:
     assert copy_of(Ternary(), [2.0, -1.0, 0.5, 0.5]) == [1.5, -1.5, 0.0, 0.0]
     assert copy_of(Binary(), [2.0, -1.0, 0.0, -1.0]) == [1.0, -1.0, 1.0, -1.0]
     lower, upper = ends_of(Binary().box(row_of([2.5, -1.0, 0.0, -0.5])))
-    assert (lower[0], upper[0]) == (1, Fraction(7, 2)), "2.5 saturates at 1, farther than half the distance of -1 and 1"
+    assert (lower[0], upper[0]) == (Fraction(1), Fraction(7, 2)), (
+        "2.5 saturates at 1, farther than half the distance of -1 and 1"
+    )
     assert (lower[3], upper[3]) == (Fraction(-3, 2), Fraction(1, 2))
 
 
@@ -430,19 +432,14 @@ def test_half_step_is_what_it_was(bits: int, per_channel: bool) -> None:
 
 
 def test_a_rounding_by_division_is_caught() -> None:
-    """A broken copy of the kernel: the quotient's own rounding makes a tie of what lies above one."""
-
-    class Divided(Uniform):
-        def rounded(self, values: FloatArray) -> FloatArray:
-            return np.asarray(np.rint(values / self.step) * self.step)
-
-    rng = np.random.default_rng(1)
-    steps = rng.uniform(0.1, 1.0, size=200_000).astype(np.float32).astype(np.float64)
-    values = up(steps * 64.5)  # the product is exact: above the tie of 64 and 65, so 65 it is
-    ends = np.array(-127.0), np.array(127.0)
-    right, wrong = placed(Uniform(steps, *ends), values), Divided(steps, *ends).rounded(values)
-    np.testing.assert_array_equal(right, 65 * steps)
-    assert (wrong != right).any()
+    """A broken copy of the kernel: the quotient's own rounding makes a tie of what lies beside one."""
+    steps = np.random.default_rng(1).uniform(0.1, 1.0, size=2000)
+    values = steps * 2.5  # rounded: some lie above the tie of 2 and 3, some below
+    ratios = [Fraction(value) / Fraction(step) for value, step in zip(values.tolist(), steps.tolist(), strict=True)]
+    expected = [exact_code(ratio, RoundingMode.NEAREST_EVEN) for ratio in ratios]
+    codes = np.rint(placed(Uniform(steps, np.array(-127.0), np.array(127.0)), values) / steps)
+    assert codes.tolist() == expected
+    assert np.rint(values / steps).tolist() != expected
 
 
 def test_rules_say_where_a_box_came_from() -> None:
