@@ -136,7 +136,10 @@ class Scheme(ABC):
             raise UnsupportedError(
                 "biases of 32 bits need one scale for the weights or one a channel, not blocks: use bias-float"
             )
-        return weights, _uniform(np.ravel(weights.step) * input_step, 32)
+        steps = np.ravel(weights.step) * input_step
+        if ((steps == 0) & (layer.bias != 0)).any():
+            raise NumberError("weights that are all 0 give their bias of 32 bits no step: use bias-float or bias-same")
+        return weights, _uniform(steps, 32)
 
     def _each(self, network: Network, rule: Callable[[Grid, FloatArray], T]) -> list[tuple[T, T]]:
         """Apply a rule to every layer's weights and biases."""
@@ -361,7 +364,7 @@ class Binary(Scheme):
 
 
 DYNAMIC_RANGE = Integer(8, per_channel=True, mode=RoundingMode.HALF_AWAY, fewest=1024)
-"""TensorFlow Lite's post-training dynamic-range quantization, as its converter does it from version 2.17 on."""
+"""TensorFlow Lite's post-training dynamic-range quantization of dense layers, number for number as TensorFlow 2.21 converts."""
 NAMES: dict[Scheme, str] = {DYNAMIC_RANGE: "tflite-dynamic-range"}
 
 
