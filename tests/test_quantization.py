@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import qrobust
@@ -40,6 +40,7 @@ from qrobust.quantization import (
 )
 from qrobust.quantization.grids import Uniform, legal, placed
 
+FEW = settings(max_examples=40, deadline=None)  # a test of each scheme: thousands in all
 MODELS = Path(__file__).parents[1] / "models"
 LEAST = 5e-324
 TYPES: dict[FloatFormat, npt.DTypeLike] = {
@@ -138,6 +139,7 @@ def ends_of(parameters: ParameterBox) -> tuple[list[Fraction], list[Fraction]]:
 
 
 @pytest.mark.parametrize("scheme", EVERY, ids=str)
+@FEW
 @given(weight=matrices)
 @example(weight=np.zeros((2, 3)))
 @example(weight=np.array([[LEAST]]))
@@ -170,6 +172,7 @@ def test_the_box_holds_the_network_its_copy_and_its_code_points(scheme: Scheme, 
 @pytest.mark.parametrize("bits", [2, 4, 8, 16, 29])
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("mode", RoundingMode)
+@FEW
 @given(values=st.lists(st.floats(-1e30, 1e30), min_size=1, max_size=6))
 @example(values=[127.0, 0.5, 1.5, 2.5, -0.5, -1.5])
 @example(values=[1e-45, 1e-44, -1.4e-43])
@@ -193,6 +196,7 @@ def test_integers_are_the_exact_roundings(bits: int, symmetric: bool, mode: Roun
         assert (lower[i], upper[i]) == (min(ends[0], exact), max(ends[1], exact))
 
 
+@FEW
 @given(values=st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=6), bits=st.integers(2, 32))
 def test_a_scale_of_float64_is_rounded_up_and_its_products_toward_the_stored_number(values: list[float], bits: int) -> None:
     network, size, count = row_of(values), max(map(abs, values)), 2 ** (bits - 1) - 1
@@ -209,6 +213,7 @@ def test_a_scale_of_float64_is_rounded_up_and_its_products_toward_the_stored_num
 
 
 @pytest.mark.parametrize("scheme", FIXED, ids=str)
+@FEW
 @given(
     values=st.lists(
         st.one_of(st.floats(-1e300, 1e300), st.floats(-20, 20), st.integers(-700, 700).map(lambda n: n / 32)), min_size=1
@@ -235,6 +240,7 @@ def test_hls4mls_defaults_by_hand() -> None:
 
 
 @pytest.mark.parametrize("kind", FloatFormat)
+@FEW
 @given(values=st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=8))
 @example(values=[65519.0, 65504.0, 448.0, 464.0, 463.0, 57344.0, 61439.0, 2.0**-149, -(2.0**-25), 3 * 2.0**-26])
 def test_floats_round_as_numpy_and_ml_dtypes_do(kind: FloatFormat, values: list[float]) -> None:
@@ -252,6 +258,7 @@ def test_floats_round_as_numpy_and_ml_dtypes_do(kind: FloatFormat, values: list[
             FloatingPoint(kind).copy(row_of(values))
 
 
+@FEW
 @given(values=st.lists(st.floats(-65519, 65519), min_size=1, max_size=8))
 @example(values=[1 + 2.0**-11 + 2.0**-40, 1 + 2.0**-11, 1 + 3 * 2.0**-11 - 2.0**-50])
 def test_float64_is_rounded_to_float16_once(values: list[float]) -> None:
@@ -259,6 +266,7 @@ def test_float64_is_rounded_to_float16_once(values: list[float]) -> None:
 
 
 @pytest.mark.parametrize("kind", FloatFormat)
+@FEW
 @given(values=st.lists(st.floats(-60000, 60000), min_size=1, max_size=6))
 def test_the_box_of_a_float_is_half_its_own_step(kind: FloatFormat, values: list[float]) -> None:
     scheme, (_, fraction, least, greatest) = FloatingPoint(kind, Overflow.SATURATE), kind.value
@@ -312,6 +320,7 @@ SMALL = [
 
 
 @pytest.mark.parametrize("scheme", SMALL, ids=str)
+@FEW
 @given(
     values=st.lists(
         st.one_of(st.floats(-10, 10), st.integers(-64, 64).map(lambda n: n / 8), st.floats(-70000, 70000)),
