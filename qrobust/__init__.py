@@ -12,9 +12,11 @@ from qrobust.check import certificate_fault
 from qrobust.domains import InputBox, ParameterBox, Point, Points, Polytope
 from qrobust.errors import QRobustError
 from qrobust.formats import load
+from qrobust.held import held
 from qrobust.maps import Quantity, RobustnessMap, random_points, robustness_map
 from qrobust.network import Activation, AveragePool2d, Conv2d, Dense, Feature, MaxPool2d, Network, Output
-from qrobust.perturbations import Absolute, HalfStep, Hull, PerLayer
+from qrobust.perturbations import Absolute, Copy, HalfStep, Hull, PerLayer, Rounding
+from qrobust.quantization import Scheme, outside, parse_scheme
 from qrobust.queries import (
     GlobalConfidence,
     GlobalEpsilon,
@@ -40,6 +42,7 @@ __all__ = [
     "Budget",
     "Certificate",
     "Conv2d",
+    "Copy",
     "Counterexample",
     "Dense",
     "Estimate",
@@ -66,6 +69,8 @@ __all__ = [
     "QRobustError",
     "Quantity",
     "RobustnessMap",
+    "Rounding",
+    "Scheme",
     "Session",
     "SigmaEstimate",
     "Verdict",
@@ -73,8 +78,11 @@ __all__ = [
     "certificate_fault",
     "check",
     "estimate",
+    "held",
     "load",
     "load_certificate",
+    "outside",
+    "parse_scheme",
     "random_points",
     "robustness_map",
 ]

@@ -11,8 +11,9 @@ import numpy as np
 
 from qrobust.domains import Bounds, LayerBox, ParameterBox
 from qrobust.errors import NumberError, ShapeError
-from qrobust.interval import Expansion, FloatArray, up
+from qrobust.interval import Expansion, FloatArray
 from qrobust.network import Network
+from qrobust.quantization import Bias, Integer, ScaleType, Scheme
 
 
 class Perturbation(ABC):
@@ -79,32 +80,55 @@ class PerLayer(Perturbation):
 
 
 @dataclass(frozen=True)
+class Rounding(Perturbation):
+    """Every rounding to a scheme around the stored network: `Scheme.box`."""
+
+    scheme: Scheme
+
+    def around(self, network: Network) -> ParameterBox:
+        return self.scheme.box(network)
+
+
+@dataclass(frozen=True)
 class HalfStep(Perturbation):
-    """Every rounding of symmetric integer quantization: abs(p - p0) <= step / 2, step = max abs(p0) / (2**(bits - 1) - 1).
+    """Rounding to symmetric integers, biases too: abs(p - p0) <= step / 2, step = max abs(p0) / (2**(bits - 1) - 1).
 
     The greatest absolute value is taken over each array of weights, or over each of its output channels (rows) if
-    `per_channel`, and over each array of biases. Raises NumberError unless 2 <= bits <= 32.
+    `per_channel`, and over each array of biases; the step is rounded up to a float64. Raises NumberError unless
+    2 <= bits <= 32.
     """
 
     bits: int = 8
     per_channel: bool = False
 
     def __post_init__(self) -> None:
-        if not 2 <= self.bits <= 32:
-            raise NumberError(f"bits is {self.bits}, it must lie between 2 and 32, such as 8")
+        Integer(self.bits)  # raises for a wrong number of bits
+
+    @property
+    def scheme(self) -> Integer:
+        """The scheme whose roundings these are."""
+        return Integer(self.bits, per_channel=self.per_channel, scale=ScaleType.FLOAT64, bias=Bias.SAME)
 
     def around(self, network: Network) -> ParameterBox:
-        layers = tuple(
-            LayerBox(_ball(layer.weight, self._half(layer.weight, self.per_channel)), _ball(layer.bias, self._half(layer.bias)))
-            for layer in network.layers
-        )
         unit = "output channel" if self.per_channel else "tensor"
-        return ParameterBox(layers, rule=f"every parameter within half a step of {self.bits} bits per {unit}")
+        box = Rounding(self.scheme).around(network)
+        return replace(box, rule=f"every parameter within half a step of {self.bits} bits per {unit}")
 
-    def _half(self, values: FloatArray, per_channel: bool = False) -> FloatArray:
-        axes = tuple(range(1, values.ndim)) if per_channel else None
-        greatest = np.abs(values).max(axis=axes, keepdims=True, initial=0.0)
-        return up(greatest / (2 * (2.0 ** (self.bits - 1) - 1)))
+
+@dataclass(frozen=True)
+class Copy(Perturbation):
+    """The parameters of one other network, such as the quantized copy that ships, and no others.
+
+    Raises ShapeError if the two differ in shape.
+    """
+
+    network: Network
+
+    def around(self, network: Network) -> ParameterBox:
+        _check_alike(network, self.network)
+        parameters = [(layer.weight, layer.bias) for layer in self.network.layers]
+        rule = f"exactly the parameters of {self.network.name or 'a second network'}"
+        return ParameterBox.from_arrays(parameters, parameters, shifted=True, rule=rule)
 
 
 @dataclass(frozen=True)
@@ -117,18 +141,22 @@ class Hull(Perturbation):
     other: Network
 
     def around(self, network: Network) -> ParameterBox:
-        shapes = [[layer.weight.shape for layer in n.layers] for n in (network, self.other)]
-        if shapes[0] != shapes[1]:
-            raise ShapeError(f"the second network has weights {shapes[1]}, the first {shapes[0]}")
-        for number, (a, b) in enumerate(zip(network.layers, self.other.layers, strict=True), start=1):
-            if type(a) is not type(b) or a.geometry != b.geometry:
-                raise ShapeError(f"layer {number} of the second network is no layer like that of the first")
+        _check_alike(network, self.other)
         pairs = list(zip(network.layers, self.other.layers, strict=True))
         return ParameterBox.from_arrays(
             [(np.minimum(a.weight, b.weight), np.minimum(a.bias, b.bias)) for a, b in pairs],
             [(np.maximum(a.weight, b.weight), np.maximum(a.bias, b.bias)) for a, b in pairs],
             rule=f"every parameter between its stored value and that of {self.other.name or 'a second network'}",
         )
+
+
+def _check_alike(network: Network, other: Network) -> None:
+    shapes = [[layer.weight.shape for layer in n.layers] for n in (network, other)]
+    if shapes[0] != shapes[1]:
+        raise ShapeError(f"the second network has weights {shapes[1]}, the first {shapes[0]}")
+    for number, (a, b) in enumerate(zip(network.layers, other.layers, strict=True), start=1):
+        if type(a) is not type(b) or a.geometry != b.geometry:
+            raise ShapeError(f"layer {number} of the second network is no layer like that of the first")
 
 
 def check_delta(delta: float) -> None:

@@ -22,8 +22,10 @@ from qrobust.domains import Domain, ParameterBox, Point, Points
 from qrobust.errors import EnclosureError, NumberError, QRobustError, UnsoundAnswerError
 from qrobust.exact import to_fraction
 from qrobust.files import write_whole
+from qrobust.held import held
 from qrobust.network import Network
 from qrobust.parallel import answer_all, check_points
+from qrobust.quantization import parse_scheme
 from qrobust.queries import (
     EpsilonEstimate,
     GlobalConfidence,
@@ -87,8 +89,18 @@ Deltas = Annotated[list[float] | None, typer.Option("--delta", help="As above; g
 DeltaPerLayer = Annotated[str | None, typer.Option(help="One delta a layer, as in '0.01, 0.002'.")]
 Against = Annotated[Path | None, typer.Option(help="A second model: every parameter between the two.")]
 WeightsOnly = Annotated[bool, typer.Option("--weights-only", help="Perturb no biases.")]
-Bits = Annotated[int | None, typer.Option(help="Every rounding to this many bits: half a step of each tensor's own scale.")]
+Bits = Annotated[
+    int | None, typer.Option(help="Every rounding to this many bits, biases too: half a step of each tensor's own scale.")
+]
 PerChannel = Annotated[bool, typer.Option("--per-channel", help="With --bits: one scale for each output channel.")]
+SchemeText = Annotated[
+    str | None,
+    typer.Option("--scheme", metavar="TEXT", help="Every rounding to a format, as in int8-per-channel, fp16, q3.4-floor-wrap."),
+]
+CopyOf = Annotated[
+    Path | None,
+    typer.Option("--copy", metavar="FILE", help="A second model: exactly its parameters, such as a quantized copy's."),
+]
 PointText = Annotated[str | None, typer.Option("--point", help="One input, as in '15, 2'.")]
 PointsFile = Annotated[Path | None, typer.Option("--points", help="A CSV file of inputs with a header.")]
 BoxText = Annotated[
@@ -129,6 +141,8 @@ def check(
     weights_only: WeightsOnly = False,
     bits: Bits = None,
     per_channel: PerChannel = False,
+    scheme: SchemeText = None,
+    copy: CopyOf = None,
     point: PointText = None,
     points: PointsFile = None,
     box: BoxText = None,
@@ -158,7 +172,7 @@ def check(
         raise UsageError("--jobs and --scheduler do not go together: give one of them")
     budget = Budget(timeout)
     network = read_model(model, trust_pickle)
-    rule = Rule(_one_delta(delta), delta_per_layer, against, weights_only, bits, per_channel)
+    rule = Rule(_one_delta(delta), delta_per_layer, against, weights_only, bits, per_channel, scheme, copy)
     (parameters,) = parameter_boxes(network, rule, trust_pickle)
     domain = domain_of(network, Where(point, points, box, tuple(where or ())))
     query = _decision(network, parameters, domain, eps, label, sigma, level)
@@ -174,10 +188,13 @@ def check(
         raise UsageError("--jobs and --scheduler share inputs: they go with --points")
     else:
         answer, written = _one_answer(Task(query, Kind.CHECK, backend, budget), kept, certificate, quiet or json)
+    stored = None if scheme is None or answer.counterexample is None else _held(answer, scheme)
     if json:
-        show.document(answer.to_json())
+        show.document(answer.to_json() | ({} if stored is None else {"held": stored[0]}))
     else:
         _show_answer(answer, quiet)
+        if stored is not None:
+            show.line(f"  {stored[1]}", quiet=quiet)
     if certificate is not None and answer.verdict is Verdict.ROBUST and not written:
         show.warning(f"{certificate} was not written: the proof was not found in a form that can be checked leaf by leaf")
     unknown_passes = answer.verdict is Verdict.UNKNOWN and fail_on is FailOn.VIOLATED
@@ -196,6 +213,15 @@ def _one_answer(task: Task, cache: ResultCache | None, certificate: Path | None,
         if proof is not None:
             proof.save(certificate)
         return answer, proof is not None
+
+
+def _held(answer: Answer, scheme: str) -> tuple[dict[str, Any] | None, str]:
+    """Look for a counterexample of the scheme's own values; return it as JSON, or None, and a sentence."""
+    assert answer.counterexample is not None
+    found = held(answer.query, answer.counterexample, parse_scheme(scheme))
+    if found is None:
+        return None, f"neither the nearest values that {scheme} can hold nor its copy violate it at this input"
+    return found.to_json(), f"it also holds with values that {scheme} can hold (replayed; --json prints them)"
 
 
 def _cache(folder: Path | None) -> ResultCache | None:
@@ -248,6 +274,8 @@ def estimate(
     weights_only: WeightsOnly = False,
     bits: Bits = None,
     per_channel: PerChannel = False,
+    scheme: SchemeText = None,
+    copy: CopyOf = None,
     class_name: Annotated[str | None, typer.Option("--class", help="Sigma of this class alone: its name or index.")] = None,
     sigma: SigmaText = None,
     point: PointText = None,
@@ -274,16 +302,17 @@ def estimate(
     domain = domain_of(network, Where(point, points, box, tuple(where or ())))
     queries: list[AnyQuery]
     if what is What.DELTA:
-        if delta or delta_per_layer or against or bits or per_channel:
+        if delta or delta_per_layer or against or bits or per_channel or scheme or copy:
             raise UsageError(
-                "the greatest delta is what is estimated: leave out --delta, --delta-per-layer, --bits and --against"
+                "the greatest delta is what is estimated: leave out --delta, --delta-per-layer, --bits, --scheme, --against"
+                " and --copy"
             )
         margin = to_fraction(sigma or "0")
         queries = [GreatestDelta(network, domain, margin, to_fraction(level), biases=not weights_only)]
     else:
         if sigma is not None:
             raise UsageError("--sigma goes with the estimate of delta: leave it out")
-        rule = Rule(tuple(delta or ()), delta_per_layer, against, weights_only, bits, per_channel)
+        rule = Rule(tuple(delta or ()), delta_per_layer, against, weights_only, bits, per_channel, scheme, copy)
         boxes = parameter_boxes(network, rule, trust_pickle)
         queries = _estimates(network, boxes, domain, what, class_name, level)
     session, kept, documents = Session(), _cache(cache), []
@@ -330,6 +359,8 @@ def map_command(
     weights_only: WeightsOnly = False,
     bits: Bits = None,
     per_channel: PerChannel = False,
+    scheme: SchemeText = None,
+    copy: CopyOf = None,
     what: Annotated[MapOf, typer.Option(help="Local eps, or whether the label can change.")] = MapOf.EPS,
     points: PointsFile = None,
     random: Annotated[int | None, typer.Option(min=1, max=10_000_000, help="This many random inputs of the domain.")] = None,
@@ -359,7 +390,7 @@ def map_command(
 
     budget = Budget(timeout)
     network = read_model(model, trust_pickle)
-    rule = Rule(_one_delta(delta), delta_per_layer, against, weights_only, bits, per_channel)
+    rule = Rule(_one_delta(delta), delta_per_layer, against, weights_only, bits, per_channel, scheme, copy)
     (parameters,) = parameter_boxes(network, rule, trust_pickle)
     if plot is not None:
         check_two_inputs(network)
@@ -416,6 +447,8 @@ def export(
     weights_only: WeightsOnly = False,
     bits: Bits = None,
     per_channel: PerChannel = False,
+    scheme: SchemeText = None,
+    copy: CopyOf = None,
     point: PointText = None,
     box: BoxText = None,
     where: Cuts = None,
@@ -435,7 +468,7 @@ def export(
     from qrobust.formula.smtlib import text_hash
 
     network = read_model(model, trust_pickle)
-    rule = Rule(_one_delta(delta), delta_per_layer, against, weights_only, bits, per_channel)
+    rule = Rule(_one_delta(delta), delta_per_layer, against, weights_only, bits, per_channel, scheme, copy)
     (parameters,) = parameter_boxes(network, rule, trust_pickle)
     domain = domain_of(network, Where(point, None, box, tuple(where or ())))
     if estimate_of is What.DELTA:

@@ -16,7 +16,8 @@ from qrobust.formats import load
 from qrobust.formats.table import read_rows, read_table
 from qrobust.interval import FloatArray
 from qrobust.network import Network
-from qrobust.perturbations import Absolute, HalfStep, Hull, PerLayer
+from qrobust.perturbations import Absolute, Copy, HalfStep, Hull, PerLayer, Rounding
+from qrobust.quantization import parse_scheme
 
 CUT = re.compile(r"(.*?)(<=|>=)(.*)")
 
@@ -61,19 +62,28 @@ class Rule:
     weights_only: bool = False
     bits: int | None = None
     per_channel: bool = False
+    scheme: str | None = None
+    copy: Path | None = None
 
 
 def parameter_boxes(network: Network, rule: Rule, trust_pickle: bool) -> list[ParameterBox]:
-    """Return one parameter box for each --delta, or the one that --delta-per-layer, --against or --bits gives."""
-    given = [bool(rule.deltas), rule.per_layer is not None, rule.against is not None, rule.bits is not None]
-    if sum(given) != 1:
-        raise UsageError("say which parameters are allowed: give --delta, --delta-per-layer, --bits or --against, one of them")
+    """Return one parameter box for each --delta, or the one that another option gives."""
+    others = (rule.per_layer, rule.against, rule.bits, rule.scheme, rule.copy)
+    if bool(rule.deltas) + sum(option is not None for option in others) != 1:
+        raise UsageError(
+            "say which parameters are allowed: give --delta, --delta-per-layer, --bits, --scheme, --against or --copy, one of"
+            " them"
+        )
     if rule.per_channel and rule.bits is None:
         raise UsageError("--per-channel goes with --bits: give for example --bits 8 --per-channel")
+    if rule.weights_only and (rule.bits is not None or rule.scheme is not None):
+        raise UsageError("--weights-only goes with neither --bits nor --scheme: name a scheme with bias-float, as int8 has")
     if rule.bits is not None:
-        if rule.weights_only:
-            raise UsageError("--weights-only does not go with --bits: leave it out")
         return [HalfStep(rule.bits, rule.per_channel).around(network)]
+    if rule.scheme is not None:
+        return [Rounding(parse_scheme(rule.scheme)).around(network)]
+    if rule.copy is not None:
+        return [Copy(load(rule.copy, trust_pickle=trust_pickle)).around(network)]
     if rule.per_layer is not None:
         deltas = tuple(numbers(rule.per_layer, "--delta-per-layer"))
         return [PerLayer(deltas, biases=not rule.weights_only).around(network)]

@@ -1,0 +1,133 @@
+"""The commands about number formats: quantize and inspect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qrobust.cli import show
+from qrobust.cli.commands import Json, Model, Quiet, SchemeText, TrustPickle, app
+from qrobust.cli.options import UsageError, read_model
+from qrobust.exact import to_fraction
+from qrobust.formats.native import write_native
+from qrobust.network import Network
+from qrobust.quantization import Outside, Scheme, Stored, outside, parse_scheme, stored_arrays
+
+VIOLATED = 1
+
+
+@app.command()
+def quantize(
+    model: Model,
+    scheme: Annotated[str, typer.Option("--scheme", metavar="TEXT", help="As in int8, fp16, q3.4-floor-wrap.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the copy goes: a .json file.")],
+    json: Json = False,
+    quiet: Quiet = False,
+    trust_pickle: TrustPickle = False,
+) -> None:
+    """Write the quantized copy of a model, and say what each array of parameters became.
+
+    \b
+    qrobust quantize models/iris.json --scheme int8-per-channel --out iris_int8.json
+    """
+    if out.suffix.lower() != ".json":
+        raise UsageError(f"--out {out}: the copy is written as qrobust's JSON, name a file that ends in .json")
+    network, chosen = read_model(model, trust_pickle), parse_scheme(scheme)
+    arrays, copy = stored_arrays(network, chosen), chosen.copy(network)
+    write_native(copy, out)
+    if json:
+        hashes = {"network": network.sha256, "copy": copy.sha256, "scheme": str(chosen)}
+        show.document(hashes | {"arrays": [array.to_json() for array in arrays]})
+        return
+    for text in _array_lines(arrays, chosen):
+        show.line(text, quiet=quiet)
+    show.line(f"Wrote {out}, network {copy.sha256[:12]}, from {network.sha256[:12]} by {chosen}.", quiet=quiet)
+
+
+@app.command()
+def inspect(
+    model: Model,
+    scheme: SchemeText = None,
+    eps: Annotated[str | None, typer.Option(help="With --scheme: is this tolerance above the output's own step?")] = None,
+    of: Annotated[
+        Path | None,
+        typer.Option("--of", metavar="ORIGINAL", help="With --scheme: does MODEL lie inside the scheme's box around this one?"),
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    trust_pickle: TrustPickle = False,
+) -> None:
+    """Show a model's layers and ranges and, with a scheme, steps, what stays in float, and whether a copy is one of its copies.
+
+    Exit code 1 if --of is given and the copy lies outside.
+
+    \b
+    qrobust inspect models/iris.json --scheme tflite-dynamic-range
+    qrobust inspect copy.json --of models/iris.json --scheme int8
+    """
+    if scheme is None and (eps is not None or of is not None):
+        raise UsageError("--eps and --of go with --scheme: name it, as in --scheme int8")
+    network = read_model(model, trust_pickle)
+    chosen = None if scheme is None else parse_scheme(scheme)
+    original = network if of is None else read_model(of, trust_pickle)
+    arrays = stored_arrays(original, chosen)
+    strays = None if chosen is None or of is None else outside(chosen.box(original), network)
+    tolerance = None if chosen is None or eps is None else _tolerance(chosen, eps)
+    if json:
+        hashes = {"network": network.sha256, "scheme": None if chosen is None else str(chosen), "tolerance": tolerance}
+        found = None if strays is None else [stray.to_json() for stray in strays]
+        show.document(hashes | {"arrays": [array.to_json() for array in arrays], "outside": found})
+    else:
+        copy = _copy_lines(network, original, chosen, strays)
+        for text in (*_head(original), *_array_lines(arrays, chosen), *([tolerance] if tolerance else []), *copy):
+            show.line(text, quiet=quiet)
+    raise typer.Exit(VIOLATED if strays else 0)
+
+
+def _head(network: Network) -> list[str]:
+    classes = ", ".join(network.class_name(i) for i in range(network.class_count))
+    shown = classes if len(classes) <= 100 else f"{network.class_count} classes"
+    return [f"{network}, {network.output.value} over {shown}, network {network.sha256[:12]}"]
+
+
+def _array_lines(arrays: list[Stored], scheme: Scheme | None) -> list[str]:
+    lines = []
+    for array in arrays:
+        shape = "x".join(str(size) for size in array.shape)
+        text = f"  layer {array.layer}, {array.what} {shape}: {array.least:.6g} to {array.greatest:.6g}"
+        if scheme is not None:
+            text += "; stays in float" if array.steps is None else f"; {_fate(array)}"
+        lines.append(text)
+    if scheme is not None:
+        kept = [array for array in arrays if array.steps is None]
+        lines.append(f"  {scheme} quantizes {len(arrays) - len(kept)} of {len(arrays)} arrays of parameters")
+    return lines
+
+
+def _fate(array: Stored) -> str:
+    assert array.steps is not None
+    low, high = array.steps
+    steps = f"step {low:.6g}" if low == high else f"steps {low:.6g} to {high:.6g}"
+    beyond = f", {array.overflowed} beyond the range" if array.overflowed else ""
+    return f"{steps}, changed by at most {array.changed:.6g}{beyond}"
+
+
+def _tolerance(scheme: Scheme, eps: str) -> str:
+    step = scheme.output_step
+    if step is None:
+        return f"{scheme} says nothing about how confidences are stored: eps {eps} stands on its own"
+    own = f"the output's own step 1/{round(1 / step)} if outputs are stored in {scheme}, too"
+    value = to_fraction(eps)
+    if value < step:
+        return f"eps {eps} is below {own}: no difference between two stored outputs but 0 is within it"
+    return f"eps {eps} is {float(value / to_fraction(step)):.4g} times {own}"
+
+
+def _copy_lines(network: Network, original: Network, scheme: Scheme | None, strays: list[Outside] | None) -> list[str]:
+    if strays is None:
+        return []
+    if not strays:
+        return [f"INSIDE: {network} lies in the box of {scheme} around {original}."]
+    return [f"OUTSIDE: {network} leaves the box of {scheme} around {original}.", *(f"  {stray}" for stray in strays)]

@@ -1,0 +1,24 @@
+"""Counterexamples that a device can hold: a choice of parameters out of a box, moved to the values of a number format.
+
+Accepts   any query about a scheme's box, and a counterexample to it
+Gives     a counterexample at the same input whose parameters are legal values of the scheme, or None
+Method    the legal values in the box nearest to the counterexample's, then the quantized copy; each is replayed exactly
+Property  refutes only: None means that neither of the two violates the query there, not that no choice of legal values does
+"""
+
+from __future__ import annotations
+
+from qrobust.answers import Counterexample
+from qrobust.check import violation_fault
+from qrobust.quantization import Scheme
+from qrobust.queries import Query
+
+
+def held(query: Query, example: Counterexample, scheme: Scheme) -> Counterexample | None:
+    """Return a counterexample of values that the scheme can hold, replayed exactly, or None. Raises NumberError."""
+    copy = tuple((layer.weight, layer.bias) for layer in scheme.copy(query.network).layers)
+    for parameters in (scheme.snapped(query.network, example.parameters), copy):
+        moved = Counterexample(example.x, parameters)
+        if violation_fault(query, moved) is None:
+            return moved
+    return None

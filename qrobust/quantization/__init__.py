@@ -1,0 +1,41 @@
+"""Number formats and schemes: step sizes, quantized copies, and the boxes around the stored network."""
+
+from qrobust.quantization.audit import Outside, Stored, outside, stored_arrays
+from qrobust.quantization.grids import Overflow, RoundingMode
+from qrobust.quantization.schemes import (
+    DYNAMIC_RANGE,
+    Bias,
+    Binary,
+    CodePoints,
+    FixedPoint,
+    FloatFormat,
+    FloatingPoint,
+    Integer,
+    PowersOfTwo,
+    ScaleType,
+    Scheme,
+    Ternary,
+)
+from qrobust.quantization.text import parse_scheme
+
+__all__ = [
+    "DYNAMIC_RANGE",
+    "Bias",
+    "Binary",
+    "CodePoints",
+    "FixedPoint",
+    "FloatFormat",
+    "FloatingPoint",
+    "Integer",
+    "Outside",
+    "Overflow",
+    "PowersOfTwo",
+    "RoundingMode",
+    "ScaleType",
+    "Scheme",
+    "Stored",
+    "Ternary",
+    "outside",
+    "parse_scheme",
+    "stored_arrays",
+]
