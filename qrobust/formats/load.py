@@ -8,12 +8,14 @@ from pathlib import Path
 from qrobust.errors import ModelFileError
 from qrobust.formats.keras import read_keras
 from qrobust.formats.native import read_native
+from qrobust.formats.onnx import read_onnx
 from qrobust.formats.sklearn import read_joblib, read_skops
 from qrobust.network import Network
 
 READERS: dict[str, Callable[[Path | str], Network]] = {
     ".json": read_native,
     ".keras": read_keras,
+    ".onnx": read_onnx,
     ".skops": read_skops,
     ".joblib": read_joblib,
 }
