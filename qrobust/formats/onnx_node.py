@@ -14,7 +14,6 @@ from qrobust.interval import FloatArray
 from qrobust.layers import IntArray, Layer, Shape
 from qrobust.network import Output
 
-
 MOST_VALUES = 2**24  # of one tensor that comes from the input
 
 
