@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from qrobust.interval import FloatArray
 
-KINDS = {np.dtype("float32"): TensorProto.FLOAT, np.dtype("float64"): TensorProto.DOUBLE}
+Array = npt.NDArray[Any]
 
 
 class Graph:
@@ -43,7 +44,7 @@ class Graph:
 
     def model(self) -> Any:
         """Return the model as a protobuf."""
-        kind = KINDS[self.dtype]
+        kind: Any = TensorProto.DOUBLE if self.dtype == np.float64 else TensorProto.FLOAT
         output = helper.make_tensor_value_info(self.last, kind, None)
         graph = helper.make_graph(
             self.nodes, "g", [helper.make_tensor_value_info("x", kind, self.shape)], [output], self.initializers
@@ -56,7 +57,7 @@ class Graph:
         return content
 
 
-def runtime(content: bytes, inputs: FloatArray) -> FloatArray:
+def runtime(content: bytes, inputs: Array) -> FloatArray:
     """Return what onnxruntime computes, one input at a time. Shapes: inputs (points, ...); result (points, outputs)."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -76,9 +77,9 @@ def relative_difference(found: FloatArray, expected: FloatArray) -> float:
     return float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))
 
 
-def reference(graph: Graph, inputs: FloatArray) -> FloatArray:
+def reference(graph: Graph, inputs: Array) -> FloatArray:
     """Return what ONNX's own evaluator computes in NumPy, in the graph's type. Shapes: as `runtime`."""
-    evaluator = ReferenceEvaluator(graph.model())
+    evaluator: Any = ReferenceEvaluator(graph.model())
     shape = [size if isinstance(size, int) else 1 for size in graph.shape]
     rows = [evaluator.run(None, {"x": row.reshape(shape).astype(graph.dtype)})[0].reshape(-1) for row in inputs]
     result: FloatArray = np.array(rows, dtype=np.float64)
@@ -92,7 +93,7 @@ def numbers(rng: np.random.Generator, *shape: int, scale: float = 1.0) -> Any:
 def dense_graph(rng: np.random.Generator, dtype: str = "float32") -> Graph:
     """Dense layers in the forms in which exporters write them, with a random end."""
     sizes = [int(n) for n in rng.integers(2, 9, size=rng.integers(2, 5))]
-    graph = Graph((["batch", 1][int(rng.integers(2))], sizes[0]), dtype, opset=int(rng.choice([9, 11, 13, 17])))
+    graph = Graph(("batch" if rng.random() < 0.5 else 1, sizes[0]), dtype, opset=int(rng.choice([9, 11, 13, 17])))
     if rng.random() < 0.3:
         graph.add("Mul", np.exp2(rng.integers(-3, 4, size=sizes[0])).astype(np.float32))
     for place, (inputs, outputs) in enumerate(zip(sizes, [*sizes[1:], int(rng.integers(2, 6))], strict=True)):

@@ -186,7 +186,7 @@ def test_damaged_weights_are_refused(damage: str, models: Path, tmp_path: Path) 
 def test_weights_that_claim_more_than_the_limit_are_refused(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qrobust.formats.keras.MOST_MEMBER_BYTES", 100)
+    monkeypatch.setattr("qrobust.formats.untrusted.MOST_MEMBER_BYTES", 100)
     assert "more than 100 bytes" in refusal(tmp_path / "m.keras", packed(members(models)))
 
 

@@ -47,7 +47,7 @@ def outputs(network: Network, graph: Any, inputs: FloatArray) -> FloatArray:
 def test_random_dense_graphs_are_read_as_onnxruntime_computes(seed: int, tmp_path: Path) -> None:
     graph = dense_graph(np.random.default_rng(seed))
     network = loaded(tmp_path / "m.onnx", graph.content())
-    inputs = np.random.default_rng(seed).normal(size=(20, network.inputs)).astype(np.float32)
+    inputs = np.random.default_rng(seed).normal(size=(20, network.inputs)).astype(np.float32).astype(np.float64)
     assert relative_difference(outputs(network, graph, inputs), runtime(graph.content(), inputs)) < CLOSE
 
 
@@ -61,7 +61,7 @@ def test_random_image_graphs_are_read_as_onnxruntime_computes(seed: int, tmp_pat
 
 def image_inputs(graph: Graph, seed: int) -> tuple[FloatArray, FloatArray]:
     """Random images as the graph takes them, and as the network does: channel-first, flat."""
-    images = np.random.default_rng(seed).normal(size=(10, *graph.shape[1:])).astype(np.float32)
+    images = np.random.default_rng(seed).normal(size=(10, *graph.shape[1:])).astype(np.float32).astype(np.float64)
     last_axis = graph.nodes[0].op_type == "Transpose"
     return images, (images.transpose(0, 3, 1, 2) if last_axis else images).reshape(10, -1)
 
@@ -102,7 +102,7 @@ def test_what_is_written_is_read_back_and_runs(output: Output, tmp_path: Path) -
     network = image_network(np.random.default_rng(3), output)
     write_onnx(network, tmp_path / "m.onnx")
     assert formats.load(tmp_path / "m.onnx") == network
-    inputs = np.random.default_rng(4).normal(size=(20, network.inputs)).astype(np.float32)
+    inputs = np.random.default_rng(4).normal(size=(20, network.inputs)).astype(np.float32).astype(np.float64)
     assert relative_difference(network.confidences(inputs), runtime(onnx_bytes(network), inputs)) < CLOSE
     found = logits(network, inputs, FloatArithmetic())
     assert relative_difference(found, runtime(onnx_bytes(network, logits=True), inputs)) < CLOSE
@@ -280,7 +280,7 @@ def test_what_changes_nothing_is_read(tmp_path: Path) -> None:
     graph.add("Flatten").add("Cast", to=TensorProto.FLOAT)
     content = dense_tail(graph, 18).add("Squeeze", np.array([0])).content()
     network = loaded(tmp_path / "m.onnx", content)
-    inputs = np.random.default_rng(1).normal(size=(5, 72)).astype(np.float32)
+    inputs = np.random.default_rng(1).normal(size=(5, 72)).astype(np.float32).astype(np.float64)
     assert relative_difference(logits(network, inputs, FloatArithmetic()), runtime(content, inputs)) < CLOSE
     assert [layer.activation for layer in network.layers] == [Activation.SIGMOID, Activation.LINEAR, Activation.LINEAR]
 
@@ -288,6 +288,6 @@ def test_what_changes_nothing_is_read(tmp_path: Path) -> None:
 def test_fanc_networks_are_read_as_onnxruntime_computes(shared_bench: Path) -> None:
     for name in ("fcnn7", "fconv4", "fconv4_quant8"):
         path = shared_bench / "fanc" / f"{name}.onnx"
-        inputs = np.random.default_rng(0).uniform(size=(10, 784)).astype(np.float32)
+        inputs = np.random.default_rng(0).uniform(size=(10, 784)).astype(np.float32).astype(np.float64)
         expected = runtime(path.read_bytes(), inputs)
         assert relative_difference(logits(formats.load(path), inputs, FloatArithmetic()), expected) < CLOSE

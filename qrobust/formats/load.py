@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from qrobust.errors import ModelFileError
-from qrobust.formats.keras import read_keras
+from qrobust.formats.keras import read_h5, read_keras
 from qrobust.formats.native import read_native
+from qrobust.formats.npz import read_npz
 from qrobust.formats.onnx import read_onnx
 from qrobust.formats.sklearn import read_joblib, read_skops
 from qrobust.network import Network
@@ -15,7 +16,9 @@ from qrobust.network import Network
 READERS: dict[str, Callable[[Path | str], Network]] = {
     ".json": read_native,
     ".keras": read_keras,
+    ".h5": read_h5,
     ".onnx": read_onnx,
+    ".npz": read_npz,
     ".skops": read_skops,
     ".joblib": read_joblib,
 }
@@ -24,7 +27,8 @@ READERS: dict[str, Callable[[Path | str], Network]] = {
 def load(path: Path | str, *, trust_pickle: bool = False) -> Network:
     """Read a network from a file, by the ending of its name.
 
-    Accepts   .json (qrobust's own), .keras, .skops; .joblib only with trust_pickle=True, since a pickle runs code
+    Accepts   .json (qrobust's own), .keras, .h5 (Keras), .onnx, .npz, .skops; .joblib only with trust_pickle=True, since a
+              pickle runs code
     Raises    ModelFileError, UnsupportedError, BackendUnavailableError
     """
     suffix = Path(path).suffix.lower()

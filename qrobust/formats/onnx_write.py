@@ -46,7 +46,7 @@ def onnx_bytes(network: Network, *, double: bool = False, logits: bool = False) 
         writer.add(operation, **settings[operation])
     writer.nodes[-1].output[0] = OUTPUT
     kind = TensorProto.DOUBLE if double else TensorProto.FLOAT
-    shapes = [[BATCH, *input_shape(network)], [BATCH, network.layers[-1].outputs]]
+    shapes: list[list[str | int | None]] = [[BATCH, *input_shape(network)], [BATCH, network.layers[-1].outputs]]
     ends = [helper.make_tensor_value_info(name, kind, s) for name, s in zip((INPUT, OUTPUT), shapes, strict=True)]
     name = one_line(network.name or "network")
     graph = helper.make_graph(writer.nodes, name, ends[:1], ends[1:], writer.initializers)
