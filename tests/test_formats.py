@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from qrobust import formats
-from qrobust.errors import QRobustError
+from qrobust.errors import QRobustError, UnsupportedError
 from qrobust.formats.native import read_native, to_document, write_native
 from qrobust.network import Activation, Dense, Feature, Network, Output
 from tests.conftest import RandomNetwork
@@ -30,6 +30,19 @@ def test_what_is_no_file_is_refused(suffix: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["model.xyz", "model", "model.hdf5", "model.txt"])
 def test_an_unknown_ending_is_refused(name: str, tmp_path: Path) -> None:
     assert "the formats read are .json, .keras, .h5, .onnx, .npz, .skops, .joblib" in refusal(tmp_path / name, b"x")
+
+
+@pytest.mark.parametrize("suffix", [".json", ".npz", ".onnx"])
+def test_what_is_saved_is_loaded(suffix: str, tmp_path: Path) -> None:
+    network = Network((Dense(np.array([[0.5, -0.25]]), np.array([1.0])),), Output.SIGMOID)
+    formats.save(network, tmp_path / f"m{suffix}")
+    assert formats.load(tmp_path / f"m{suffix}") == network
+
+
+def test_an_ending_that_is_not_written_is_refused(cat: Network, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match=r"ends in '\.keras': the formats written are \.json, \.onnx, \.npz"):
+        formats.save(cat, tmp_path / "m.keras")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_ending_may_be_in_capitals(tmp_path: Path, cat: Network) -> None:
