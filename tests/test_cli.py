@@ -205,6 +205,17 @@ def test_truncated_keras(capsys: pytest.CaptureFixture[str], tmp_path: Path, sha
     assert "is not a whole .keras file" in refused(capsys, "check", str(tmp_path / "cut.keras"), *LABEL)
 
 
+@pytest.mark.parametrize("command", [("check", *LABEL), ("export", *LABEL), ("map", "--delta", "0.01")])
+@pytest.mark.parametrize("suffix", [".onnx", ".npz", ".h5"])
+def test_hostile_files_are_one_line_and_leave_nothing(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, suffix: str, command: tuple[str, ...]
+) -> None:
+    path = tmp_path / f"m{suffix}"
+    path.write_bytes(b"\x3a\x02\x0a\xff" * 50)
+    refused(capsys, command[0], str(path), *command[1:])
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def document() -> dict[str, Any]:
     loaded: dict[str, Any] = json.loads(Path(CAT).read_text())
     return loaded

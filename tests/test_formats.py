@@ -164,6 +164,11 @@ def test_what_is_no_json_is_refused(content: bytes, tmp_path: Path) -> None:
     assert "is not JSON" in refusal(tmp_path / "m.json", content)
 
 
+def test_json_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qrobust.formats.native.MOST_BYTES", 10)
+    assert "has 12 bytes, as JSON at most 10 are read" in refusal(tmp_path / "m.json", b"[1, 2, 3, 4]")
+
+
 def test_json_cut_short_is_refused(models: Path, tmp_path: Path) -> None:
     content = (models / "ath_relu.json").read_bytes().rstrip()
     for length in range(1, len(content), 23):

@@ -76,6 +76,11 @@ def sparse(model: Any) -> None:
     model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, [2**40]))
 
 
+def override(model: Any) -> None:
+    node = helper.make_node("Identity", ["a"], ["b"])
+    model.functions.append(helper.make_function("", "Relu", ["a"], ["b"], [node], [helper.make_opsetid("", 13)]))
+
+
 def sizes(*values: int) -> Callable[[Any], None]:
     def edit(model: Any) -> None:
         dims = model.graph.input[0].type.tensor_type.shape.dim
@@ -116,6 +121,7 @@ DAMAGES: dict[str, tuple[Callable[[Any], object], str]] = {
     "no type": (lambda m: raw(m, data_type=99), "is of type 99, which does not exist"),
     "NaN": (lambda m: raw(m, raw_data=np.full(20, np.nan, np.float32).tobytes()), "m.onnx"),
     "infinite": (lambda m: raw(m, raw_data=np.full(20, np.inf, np.float32).tobytes()), "NaN or infinite weights"),
+    "own relu": (override, "gives ONNX's own operations another meaning"),
     "sparse": (sparse, "sparse initializers cannot be read"),
     "line break": (lambda m: setattr(m.graph.node[0], "op_type", "A\nB"), "cannot be represented"),
     "nothing given": (lambda m: m.graph.node[1].ClearField("output"), "gives nothing"),

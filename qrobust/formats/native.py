@@ -46,6 +46,7 @@ TYPES: dict[type[Layer], str] = {
     AveragePool2d: "average_pool2d",
     MaxPool2d: "max_pool2d",
 }
+MOST_BYTES = 2**28  # numbers take up to eight times as much as their text
 FORMAT = "qrobust-network"
 VERSION = 1
 
@@ -58,6 +59,8 @@ def write_native(network: Network, path: Path | str) -> None:
 def read_native(path: Path | str) -> Network:
     """Read a network from JSON. Raises ModelFileError with the place that is wrong."""
     content = read_bytes(path)
+    if len(content) > MOST_BYTES:
+        raise ModelFileError(f"{path} has {len(content):,} bytes, as JSON at most {MOST_BYTES:,} are read: use .npz or .onnx")
     try:
         document = json.loads(content)
     except (ValueError, RecursionError) as error:

@@ -30,7 +30,7 @@ from qrobust.errors import BackendUnavailableError, ModelFileError, UnsupportedE
 from qrobust.files import read_bytes
 from qrobust.formats import chain
 from qrobust.formats.onnx_constants import CONSTANTS, LAYOUTS
-from qrobust.formats.onnx_node import Node, Signal, Value, check_values
+from qrobust.formats.onnx_node import FLOAT_BITS, Node, Signal, Value, check_values
 from qrobust.formats.onnx_rules import RULES
 from qrobust.formats.onnx_tensors import Array, TensorReader
 from qrobust.formats.untrusted import Allowance, parsing
@@ -39,7 +39,6 @@ from qrobust.network import Network
 
 OLDEST_OPSET = 7  # operations broadcast as NumPy does from here on
 MOST_NODES = 4096
-FLOATS = {10: 16, 1: 32, 11: 64}  # TensorProto's numbers of float16, float and double, and their bits
 
 
 def read_onnx(path: Path | str) -> Network:
@@ -90,7 +89,7 @@ class _Reader:
             raise UnsupportedError(f"its graph has {len(inputs)} inputs ({names}), a classifier has one")
         (value,) = inputs
         tensor = value.type.tensor_type
-        if tensor.elem_type not in FLOATS:
+        if tensor.elem_type not in FLOAT_BITS:
             raise UnsupportedError(f"input {value.name!r} is of type {tensor.elem_type}, only floats are read")
         if not tensor.HasField("shape") or not tensor.shape.dim:
             raise UnsupportedError(f"input {value.name!r} has no shape: export the model with its input's sizes")
@@ -102,7 +101,7 @@ class _Reader:
             raise UnsupportedError(f"input {value.name!r} has shape {shown}: only the first size may be free, or is 1")
         count = math.prod(sizes)
         check_values(count, f"input {value.name!r}")
-        return value.name, Signal(np.arange(count, dtype=np.int64).reshape(sizes), (), FLOATS[tensor.elem_type])
+        return value.name, Signal(np.arange(count, dtype=np.int64).reshape(sizes), (), FLOAT_BITS[tensor.elem_type])
 
     def _set(self, name: str, value: Value) -> None:
         if name in self._values:
@@ -173,10 +172,12 @@ class _Reader:
 
 
 def _opset(model: Any, newest: int) -> int:
-    """Return the version of ONNX's own operations that the model uses."""
+    """Return the version of ONNX's own operations that the model uses. Raises ModelFileError, UnsupportedError."""
     versions = [int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
     if len(versions) != 1:
         raise ModelFileError("it does not say which version of ONNX's operations it uses")
     if not OLDEST_OPSET <= versions[0] <= newest:
         raise UnsupportedError(f"it uses opset {versions[0]}, opsets {OLDEST_OPSET} to {newest} are read")
+    if any(function.domain in ("", "ai.onnx") for function in model.functions):
+        raise UnsupportedError("it gives ONNX's own operations another meaning, by functions of the same domain")
     return versions[0]

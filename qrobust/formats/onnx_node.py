@@ -14,6 +14,7 @@ from qrobust.interval import FloatArray
 from qrobust.layers import IntArray, Layer, Shape
 from qrobust.network import Output
 
+FLOAT_BITS = {10: 16, 1: 32, 11: 64}  # TensorProto's numbers of float16, float and double, and their bits
 MOST_VALUES = 2**24  # of one tensor that comes from the input
 
 

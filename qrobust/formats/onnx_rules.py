@@ -10,12 +10,11 @@ import numpy as np
 
 from qrobust.errors import ModelFileError, UnsupportedError
 from qrobust.formats import chain
-from qrobust.formats.onnx_node import Node, Signal, check_values, image_shape
+from qrobust.formats.onnx_node import FLOAT_BITS, Node, Signal, check_values, image_shape
 from qrobust.interval import FloatArray
 from qrobust.layers import IntArray, Layer, Shape
 from qrobust.network import Activation, AveragePool2d, Conv2d, Dense, MaxPool2d, Output
 
-FLOAT_BITS = {10: 16, 1: 32, 11: 64}
 QUANTIZED = (
     "makes integers of what comes from the input: this reader gives functions of floats, where weights alone may be quantized;"
     " integer programs are files of their own kind"

@@ -59,8 +59,16 @@ class Allowance:
 def unpacked(archive: zipfile.ZipFile, name: str) -> bytes:
     """Return a member of a zip. Raises ModelFileError if it unpacks to more than is read, or is packed like a bomb."""
     member = archive.getinfo(name)
-    size = member.file_size
-    if size > MOST_MEMBER_BYTES or size > max(MOST_FREE_BYTES, MOST_RATIO * member.compress_size):
-        limit = min(MOST_MEMBER_BYTES, max(MOST_FREE_BYTES, MOST_RATIO * member.compress_size))
-        raise ModelFileError(f"{name} unpacks to {size:,} bytes, more than {limit:,} bytes are not read")
+    limit = min(MOST_MEMBER_BYTES, max(MOST_FREE_BYTES, MOST_RATIO * member.compress_size))
+    if member.file_size > limit:
+        raise ModelFileError(f"{name} unpacks to {member.file_size:,} bytes, more than {limit:,} bytes are not read")
     return archive.read(name)
+
+
+def check_archive(archive: zipfile.ZipFile) -> None:
+    """Raise ModelFileError if all members of a zip together unpack to more than is read, or are packed like a bomb."""
+    size = sum(member.file_size for member in archive.infolist())
+    packed = sum(member.compress_size for member in archive.infolist())
+    limit = min(MOST_MEMBER_BYTES, max(MOST_FREE_BYTES, MOST_RATIO * packed))
+    if size > limit:
+        raise ModelFileError(f"it unpacks to {size:,} bytes, more than {limit:,} bytes are not read")
