@@ -151,6 +151,26 @@ def test_dequantized_constants_are_the_numbers_of_onnxruntime(kind: str, channel
     np.testing.assert_array_equal(network.layers[0].weight.T, expected)
 
 
+@pytest.mark.parametrize("channels", [False, True])
+@pytest.mark.parametrize("kind", ["int8", "uint8"])
+def test_weights_quantized_clipped_and_dequantized_are_those_of_onnxruntime(kind: str, channels: bool, tmp_path: Path) -> None:
+    """As training for quantization exports them; ties, saturation and clipping among the values."""
+    rng = np.random.default_rng(8)
+    scales = np.array([0.5, 0.013, 0.1], dtype=np.float32) if channels else np.asarray(np.float32(0.5))
+    values = (rng.normal(size=(40, 3)) * 20).astype(np.float32)
+    values[:4] = np.array([0.25, -0.75, 1e6, -1e6], dtype=np.float32)[:, None]
+    zeros = rng.integers(0, 9, size=scales.shape).astype(kind)
+    graph = Graph((1, 40), opset=21)
+    names = [graph.constant(array) for array in (scales, zeros)]
+    graph.nodes.append(helper.make_node("QuantizeLinear", [graph.constant(values), *names], ["q"], axis=1))
+    limits = [graph.constant(np.array(limit, dtype=kind)) for limit in (0 if kind == "uint8" else -100, 100)]
+    graph.nodes.append(helper.make_node("Clip", ["q", *limits], ["c"]))
+    graph.nodes.append(helper.make_node("DequantizeLinear", ["c", *names], ["w"], axis=1))
+    graph.add("MatMul", "w")
+    network = loaded(tmp_path / "m.onnx", graph.content())
+    np.testing.assert_array_equal(network.layers[0].weight.T, runtime(graph.content(), np.eye(40)))
+
+
 def test_quantized_activations_are_refused_by_name(tmp_path: Path) -> None:
     graph = Graph((1, 4)).add("QuantizeLinear", numbers(np.random.default_rng(0), 1)[0], np.array(0, dtype=np.int8))
     assert "'n0' (QuantizeLinear) makes integers" in refusal(tmp_path / "m.onnx", graph.content())

@@ -11,7 +11,8 @@ What differs from the file, and all that does:
   the function is the same; elsewhere it is refused.
 - Where images are transposed before the first convolution or pool, inputs lie in the order after it: channel-first.
 - Without a Sigmoid or Softmax at the end, two or more last values are the logits of a softmax.
-- Integer constants under DequantizeLinear become the float32 numbers that onnxruntime computes (see `onnx_tensors`).
+- Constants under QuantizeLinear, Clip and DequantizeLinear become the float32 numbers that onnxruntime computes (see
+  `onnx_tensors`).
 
 Whatever has no place in a chain of layers is refused by its operation and its node's name.
 """

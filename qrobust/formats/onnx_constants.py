@@ -10,7 +10,7 @@ import numpy as np
 
 from qrobust.errors import ModelFileError
 from qrobust.formats.onnx_node import Node, Signal
-from qrobust.formats.onnx_tensors import Array, dequantized
+from qrobust.formats.onnx_tensors import Array, dequantized, quantized
 
 NUMBER_KINDS = "fiub"
 
@@ -116,12 +116,24 @@ def _cast(node: Node) -> Array:
         return values.astype(kind)
 
 
-def _dequantize(node: Node) -> Array:
-    if node.integer("block_size", 0):
-        raise node.refused("has blocks, only one scale a tensor or one a channel is read")
+def _scaled(convert: Callable[[Array, Array, Array | None, int], Array]) -> Callable[[Node], Array]:
+    def rule(node: Node) -> Array:
+        if node.integer("block_size", 0):
+            raise node.refused("has blocks, only one scale a tensor or one a channel is read")
+        values = node.constant(0)
+        node.allowance.take(3 * values.size, f"node {node.name!r}")
+        return convert(values, node.constant(1), node.constant(2) if node.has(2) else None, node.integer("axis", 1))
+
+    return rule
+
+
+def _clip(node: Node) -> Array:
     values = node.constant(0)
-    node.allowance.take(3 * values.size, f"node {node.name!r}")
-    return dequantized(values, node.constant(1), node.constant(2) if node.has(2) else None, node.integer("axis", 1))
+    lower, upper = (node.constant(index) if node.has(index) else None for index in (1, 2))
+    if {"min", "max"} & set(node.attributes) or values.dtype.kind not in "iu":
+        raise node.refused("of constants is computed of integers only")
+    node.allowance.take(values.size, f"node {node.name!r}")
+    return values if lower is None and upper is None else np.clip(values, lower, upper).astype(values.dtype)
 
 
 CONSTANTS: dict[str, Callable[[Node], Array]] = {
@@ -131,5 +143,7 @@ CONSTANTS: dict[str, Callable[[Node], Array]] = {
     "Concat": _concat,
     "Slice": _slice,
     "Cast": _cast,
-    "DequantizeLinear": _dequantize,
+    "Clip": _clip,
+    "QuantizeLinear": _scaled(quantized),
+    "DequantizeLinear": _scaled(dequantized),
 }

@@ -1,8 +1,9 @@
 """ONNX tensors as arrays: sizes checked before memory is taken, external data only from the model's own folder.
 
-Dequantized constants: DequantizeLinear gives (q - zero_point) * scale, the difference exact in integers, turned into float32
-(which rounds only integers beyond 2**24, as biases may be) and multiplied in float32, rounded to nearest even: onnxruntime's
-numbers, bit for bit.
+Quantized constants: QuantizeLinear gives the integer nearest to x / scale, the quotient in float32 and ties to even, plus the
+zero point, held within the integers' range. Dequantized constants: DequantizeLinear gives (q - zero_point) * scale, the
+difference exact in integers, turned into float32 (which rounds only integers beyond 2**24, as biases may be) and multiplied
+in float32, rounded to nearest even. Both are onnxruntime's numbers, bit for bit.
 """
 
 from __future__ import annotations
@@ -77,6 +78,27 @@ class TensorReader:
         return path
 
 
+def quantized(values: Array, scale: Array, zero_point: Array | None, axis: int) -> Array:
+    """Return integers of the zero point's type (uint8 without one); see the module's docstring.
+
+    Shapes    scale and zero_point: one number, or one for each index of the axis
+    Raises    UnsupportedError, ModelFileError
+    """
+    if values.dtype != np.float32:
+        raise UnsupportedError(f"quantizes {values.dtype.name}, only float32 is read")
+    kind = np.dtype(np.uint8) if zero_point is None else zero_point.dtype
+    if kind.kind not in "iu":
+        raise UnsupportedError(f"quantizes to {kind.name}, only integers of 8 bits and more are read")
+    step, offset = _aligned(values, scale, zero_point, axis)
+    limits = np.iinfo(kind)
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        nearest = np.rint(values / step).astype(np.float64) + offset
+    if not np.isfinite(nearest).all():
+        raise ModelFileError("quantizes numbers that are not finite, or by a step of 0")
+    result: Array = np.clip(nearest, limits.min, limits.max).astype(kind)
+    return result
+
+
 def dequantized(values: Array, scale: Array, zero_point: Array | None, axis: int) -> Array:
     """Return (values - zero_point) * scale in float32; see the module's docstring.
 
@@ -85,6 +107,14 @@ def dequantized(values: Array, scale: Array, zero_point: Array | None, axis: int
     """
     if values.dtype.kind not in "iu" and values.dtype.name not in ("int4", "uint4", "int2", "uint2"):
         raise UnsupportedError(f"dequantizes {values.dtype.name}, only integers are read")
+    step, offset = _aligned(values, scale, zero_point, axis)
+    with np.errstate(over="ignore"):
+        result: Array = (values.astype(np.int64) - offset).astype(np.float32) * step
+    return result
+
+
+def _aligned(values: Array, scale: Array, zero_point: Array | None, axis: int) -> tuple[Array, Array]:
+    """Return scale and zero point (as int64) in shapes that broadcast along the axis."""
     if scale.dtype != np.float32:
         raise UnsupportedError(f"has a scale of {scale.dtype.name}, only float32 is read")
     if scale.ndim > 1 or (scale.ndim == 1 and scale.size > 1 and not -values.ndim <= axis < values.ndim):
@@ -95,10 +125,7 @@ def dequantized(values: Array, scale: Array, zero_point: Array | None, axis: int
         if values.shape[axis] != scale.size:
             raise ModelFileError(f"{scale.size} scales do not fit {values.shape[axis]} channels")
         shape = (-1, *(1,) * (values.ndim - axis - 1))
-    offset = np.zeros((), dtype=np.int64) if zero_point is None else zero_point.astype(np.int64)
+    offset = np.zeros(scale.shape, dtype=np.int64) if zero_point is None else zero_point.astype(np.int64)
     if offset.size != scale.size:
         raise ModelFileError(f"{offset.size} zero points do not fit {scale.size} scales")
-    difference = values.astype(np.int64) - offset.reshape(shape)
-    with np.errstate(over="ignore"):
-        result: Array = difference.astype(np.float32) * scale.reshape(shape)
-    return result
+    return scale.reshape(shape), offset.reshape(shape)
