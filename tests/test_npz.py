@@ -154,6 +154,14 @@ def test_an_array_that_is_not_what_its_header_says_is_refused(member: bytes, tmp
     refusal(tmp_path / "m.npz", packed(members | {"1.weight.npy": member}))
 
 
+@pytest.mark.parametrize(("shape", "size"), [("(3, 2)", 40), ("(3, 2)", 56), ("(1000000000, 1000000000)", 48)])
+def test_a_shape_is_compared_with_the_bytes_first(shape: str, size: int, tmp_path: Path) -> None:
+    with zipfile.ZipFile(io.BytesIO(stored(**PLAIN))) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    line = refusal(tmp_path / "m.npz", packed(members | {"1.weight.npy": header(shape) + bytes(size)}))
+    assert f"array '1.weight.npy' has {size} bytes, not those of its shape" in line
+
+
 def test_a_zip_bomb_is_refused_before_it_unpacks(tmp_path: Path) -> None:
     with zipfile.ZipFile(io.BytesIO(stored(**PLAIN))) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}

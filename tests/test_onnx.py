@@ -245,6 +245,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
         lambda: dense_tail(Graph((1, 4)).add("Sub", np.array([1e-9, 1e9, 1, 1], dtype=np.float32))),
         "(Gemm) cannot be folded into the first layer since no float holds",
     ),
+    "inexact bias": (
+        lambda: dense_tail(Graph((1, 4))).add("Add", np.array([1e-30, 0, 0], dtype=np.float32)),
+        "'n1' (Add) cannot be folded since no float holds",
+    ),
     "from a constant": (lambda: dense_tail(Graph((1, 4)).add("Sub", rng_numbers(4), before=True)), "only the other order"),
     "shift before padding": (
         lambda: image().add("Add", np.float32(0.5)).add("Conv", rng_numbers(2, 2, 3, 3), pads=[1, 1, 1, 1]),
@@ -303,6 +307,14 @@ def test_what_changes_nothing_is_read(tmp_path: Path) -> None:
     inputs = np.random.default_rng(1).normal(size=(5, 72)).astype(np.float32).astype(np.float64)
     assert relative_difference(logits(network, inputs, FloatArithmetic()), runtime(content, inputs)) < CLOSE
     assert [layer.activation for layer in network.layers] == [Activation.SIGMOID, Activation.LINEAR, Activation.LINEAR]
+
+
+def test_classes_that_are_moved_at_the_end(tmp_path: Path) -> None:
+    graph = dense_tail(Graph((1, 4)), classes=6).add("Reshape", np.array([1, 2, 3])).add("Transpose", perm=[0, 2, 1])
+    content = graph.add("Flatten").add("Softmax", axis=-1).content()
+    network = loaded(tmp_path / "m.onnx", content)
+    inputs = np.random.default_rng(1).normal(size=(5, 4)).astype(np.float32).astype(np.float64)
+    assert relative_difference(network.confidences(inputs), runtime(content, inputs)) < CLOSE
 
 
 def test_fanc_networks_are_read_as_onnxruntime_computes(shared_bench: Path) -> None:
