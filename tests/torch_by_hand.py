@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,10 @@ def main() -> None:
         except Exception as error:
             print(f"no export: {str(error)[:80]}") if not seed else None
             continue
-        path = Path("/tmp/by_hand.onnx")
-        path.write_bytes(buffer.getvalue())
-        again = formats.load(path)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "m.onnx"
+            path.write_bytes(buffer.getvalue())
+            again = formats.load(path)
         assert again.layers[0].geometry == network.layers[0].geometry
         exported = max(exported, float(np.abs(again.confidences(flat) - network.confidences(flat)).max()))
         count += 1
