@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import labels, radius
+from benchmarks import labels, radius, readers
 from benchmarks.peers import call_with_limit
 from qrobust.bounds.local import greatest_changes, label_changes
 from qrobust.domains import InputBox
@@ -214,7 +214,16 @@ def cost_rows(name: str) -> Rows:
     return [row(f"{name}-{kind}", "forward_passes", value, unit, aim=100.0, name=name) for kind, value in found.items()]
 
 
-BENCHMARKS: dict[str, Callable[[float], Rows]] = {"paper": paper, "million": million}
+def reader_rows(limit: float) -> Rows:
+    """How far each reader is from the format's own runtime."""
+    unit = "of the greatest output, or of 1"
+    return [
+        row(f"readers-{what}", "max_difference", worst, unit, aim=readers.AIM, peer=peer, name="readers")
+        for what, peer, worst in readers.measured()
+    ]
+
+
+BENCHMARKS: dict[str, Callable[[float], Rows]] = {"paper": paper, "million": million, "readers": reader_rows}
 BENCHMARKS |= {
     name: lambda _, name=name: on_two_cores(name)  # type: ignore[misc]
     for name in [*labels.works(), "digits-radius", "linear-cost"]

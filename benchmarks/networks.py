@@ -11,8 +11,7 @@ import numpy as np
 
 from qrobust.formats import load
 from qrobust.interval import FloatArray
-from qrobust.layers import Conv2d, Layer
-from qrobust.network import Activation, Dense, Network, Output
+from qrobust.network import Network
 
 MODELS = Path(__file__).parent.parent / "models"
 
@@ -47,26 +46,4 @@ def trained(name: str) -> Network:
 
 def fanc(name: str) -> Network:
     """A network of FANC: convolutions and dense layers with ReLU, ten logits."""
-    try:
-        import onnx
-        from onnx import numpy_helper
-    except ImportError:
-        sys.exit("this benchmark reads ONNX files: pip install qrobust[bench]")
-    graph = onnx.load(str(shared_folder() / "fanc" / f"{name}.onnx")).graph
-    arrays = {t.name: numpy_helper.to_array(t).astype(np.float64) for t in graph.initializer}
-    layers: list[Layer] = []
-    shape = (1, 28, 28)
-    nodes = [node for node in graph.node if node.op_type in ("Conv", "Gemm")]
-    for number, node in enumerate(nodes):
-        weight, bias = arrays[node.input[1]], arrays[node.input[2]]
-        activation = Activation.LINEAR if number == len(nodes) - 1 else Activation.RELU
-        if node.op_type == "Gemm":
-            layers.append(Dense(weight, bias, activation))
-            continue
-        settings = {a.name: list(a.ints) for a in node.attribute}
-        top, left, bottom, right = settings["pads"]
-        stride = (settings["strides"][0], settings["strides"][1])
-        layer = Conv2d(weight, bias, activation, shape, stride, (top, left, bottom, right))
-        layers.append(layer)
-        shape = layer.output_shape
-    return Network(tuple(layers), Output.SOFTMAX, name=name)
+    return load(shared_folder() / "fanc" / f"{name}.onnx")

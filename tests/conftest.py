@@ -33,6 +33,15 @@ def athletes_path(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture(scope="session")
+def shared_bench(request: pytest.FixtureRequest) -> Path:
+    """Networks made elsewhere, outside the repository."""
+    path: Path = request.config.getoption("--shared-data") / "bench"
+    if not path.is_dir():
+        pytest.skip(f"needs the networks at {path}: name the folder above with --shared-data")
+    return path
+
+
+@pytest.fixture(scope="session")
 def models() -> Path:
     """The folder of trained networks."""
     return ROOT / "models"

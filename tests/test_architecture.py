@@ -45,7 +45,10 @@ ORDER = (
     "__main__",
 )
 FRONT = "qrobust"  # the package's own __init__, which re-exports from all
-HEAVY = ("z3", "highspy", "sklearn", "matplotlib", "tensorflow", "h5py", "dreal", "joblib", "distributed", "dask")
+HEAVY = (
+    *("z3", "highspy", "sklearn", "matplotlib", "tensorflow", "h5py", "dreal", "joblib", "distributed", "dask"),
+    *("onnx", "onnxruntime", "torch", "vnnlib", "skops"),
+)
 VAGUE = {"utils", "util", "helpers", "helper", "common", "misc"}
 
 SOURCES = {

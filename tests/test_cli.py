@@ -138,6 +138,25 @@ def test_export_is_read_back_with_the_same_verdict(capsys: pytest.CaptureFixture
         assert solver.check() == verdict
 
 
+def test_export_of_two_networks_as_vnnlib(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    import vnnlib
+
+    copy = document()
+    copy["layers"][0]["weight"][0][0] += 0.01
+    (tmp_path / "copy.json").write_text(json.dumps(copy))
+    target = tmp_path / "query.vnnlib"
+    arguments = ("--eps", "0.01", "--against", str(tmp_path / "copy.json"), "--format", "vnnlib")
+    code, out, _ = run(capsys, "export", CAT, *arguments, "--output", str(target))
+    assert code == 0
+    assert "query_f.onnx" in out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy.json", "query.vnnlib", "query_f.onnx", "query_g.onnx"]
+    assert len(vnnlib.parse_query_file(str(target)).networks) == 2
+    assert qrobust.load(tmp_path / "query_f.onnx") == qrobust.load(CAT)
+    assert qrobust.load(tmp_path / "query_g.onnx") == qrobust.load(tmp_path / "copy.json")
+    for wrong in (("export", CAT, *arguments), ("export", CAT, *LABEL, "--format", "vnnlib", "--output", str(target))):
+        assert "give --against and --output" in refused(capsys, *wrong)
+
+
 def test_doctor_tries_every_backend(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "doctor", "--json")
     found = {finding["name"]: finding for finding in json.loads(out)}
@@ -184,6 +203,17 @@ def test_truncated_keras(capsys: pytest.CaptureFixture[str], tmp_path: Path, sha
     content = KERAS.read_bytes()
     (tmp_path / "cut.keras").write_bytes(content[: int(len(content) * share)])
     assert "is not a whole .keras file" in refused(capsys, "check", str(tmp_path / "cut.keras"), *LABEL)
+
+
+@pytest.mark.parametrize("command", [("check", *LABEL), ("export", *LABEL), ("map", "--delta", "0.01")])
+@pytest.mark.parametrize("suffix", [".onnx", ".npz", ".h5"])
+def test_hostile_files_are_one_line_and_leave_nothing(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, suffix: str, command: tuple[str, ...]
+) -> None:
+    path = tmp_path / f"m{suffix}"
+    path.write_bytes(b"\x3a\x02\x0a\xff" * 50)
+    refused(capsys, command[0], str(path), *command[1:])
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def document() -> dict[str, Any]:

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from qrobust import formats
-from qrobust.errors import QRobustError
+from qrobust.errors import QRobustError, UnsupportedError
 from qrobust.formats.native import read_native, to_document, write_native
 from qrobust.network import Activation, Dense, Feature, Network, Output
 from tests.conftest import RandomNetwork
 from tests.damage import refusal
 
 
-@pytest.mark.parametrize("suffix", [".json", ".keras", ".skops"])
+@pytest.mark.parametrize("suffix", [".json", ".keras", ".h5", ".onnx", ".npz", ".skops"])
 def test_what_is_no_file_is_refused(suffix: str, tmp_path: Path) -> None:
     assert "does not exist" in refusal(tmp_path / f"missing{suffix}")
     assert "is empty" in refusal(tmp_path / f"empty{suffix}", b"")
@@ -27,9 +27,22 @@ def test_what_is_no_file_is_refused(suffix: str, tmp_path: Path) -> None:
     refusal(tmp_path / f"text{suffix}", b"not a model\n" * 3)
 
 
-@pytest.mark.parametrize("name", ["model.xyz", "model", "model.h5", "model.txt"])
+@pytest.mark.parametrize("name", ["model.xyz", "model", "model.hdf5", "model.txt"])
 def test_an_unknown_ending_is_refused(name: str, tmp_path: Path) -> None:
-    assert "the formats read are .json, .keras, .skops, .joblib" in refusal(tmp_path / name, b"x")
+    assert "the formats read are .json, .keras, .h5, .onnx, .npz, .skops, .joblib" in refusal(tmp_path / name, b"x")
+
+
+@pytest.mark.parametrize("suffix", [".json", ".npz", ".onnx"])
+def test_what_is_saved_is_loaded(suffix: str, tmp_path: Path) -> None:
+    network = Network((Dense(np.array([[0.5, -0.25]]), np.array([1.0])),), Output.SIGMOID)
+    formats.save(network, tmp_path / f"m{suffix}")
+    assert formats.load(tmp_path / f"m{suffix}") == network
+
+
+def test_an_ending_that_is_not_written_is_refused(cat: Network, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match=r"ends in '\.keras': the formats written are \.json, \.onnx, \.npz"):
+        formats.save(cat, tmp_path / "m.keras")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_ending_may_be_in_capitals(tmp_path: Path, cat: Network) -> None:
@@ -149,6 +162,11 @@ def test_a_damaged_document_is_refused(place: Place, value: Any, message: str, m
 )
 def test_what_is_no_json_is_refused(content: bytes, tmp_path: Path) -> None:
     assert "is not JSON" in refusal(tmp_path / "m.json", content)
+
+
+def test_json_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qrobust.formats.native.MOST_BYTES", 10)
+    assert "has 12 bytes, as JSON at most 10 are read" in refusal(tmp_path / "m.json", b"[1, 2, 3, 4]")
 
 
 def test_json_cut_short_is_refused(models: Path, tmp_path: Path) -> None:

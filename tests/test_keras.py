@@ -186,7 +186,7 @@ def test_damaged_weights_are_refused(damage: str, models: Path, tmp_path: Path) 
 def test_weights_that_claim_more_than_the_limit_are_refused(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qrobust.formats.keras.MOST_MEMBER_BYTES", 100)
+    monkeypatch.setattr("qrobust.formats.untrusted.MOST_MEMBER_BYTES", 100)
     assert "more than 100 bytes" in refusal(tmp_path / "m.keras", packed(members(models)))
 
 
@@ -218,3 +218,110 @@ def test_equal_networks_from_different_files_have_one_hash(models: Path, tmp_pat
     network = formats.load(models / "ath_relu.keras")
     write_native(replace(network, name="other"), tmp_path / "m.json")
     assert formats.load(tmp_path / "m.json").sha256 == network.sha256
+
+
+DATA = Path(__file__).parent / "data"  # made and recorded by data/make_keras.py
+
+
+@pytest.mark.parametrize("ending", ["keras", "h5"])
+@pytest.mark.parametrize("stem", ["dense", "images"])
+def test_files_of_both_formats_are_read_as_keras_computes(stem: str, ending: str) -> None:
+    recorded = json.loads((DATA / "keras.json").read_text())[stem]
+    inputs, expected = np.array(recorded["inputs"]), np.array(recorded["outputs"])
+    if inputs.ndim == 4:
+        inputs = inputs.transpose(0, 3, 1, 2).reshape(len(inputs), -1)
+    network = formats.load(DATA / f"{stem}.{ending}")
+    assert np.ptp(expected) > 0.05
+    np.testing.assert_allclose(network.confidences(inputs), expected, rtol=0, atol=1e-6)
+    assert network == formats.load(DATA / f"{stem}.keras")
+
+
+def h5_with(edit: Callable[[Any], object], stem: str = "dense") -> bytes:
+    """A legacy file edited in place."""
+    import h5py
+
+    buffer = io.BytesIO((DATA / f"{stem}.h5").read_bytes())
+    with h5py.File(buffer, "r+") as file:
+        edit(file)
+    return buffer.getvalue()
+
+
+def model_config(file: Any, edit: Callable[[dict[str, Any]], object]) -> None:
+    config = json.loads(file.attrs["model_config"])
+    edit(config)
+    file.attrs["model_config"] = json.dumps(config)
+
+
+def as_keras_2(config: dict[str, Any]) -> None:
+    """As Keras 2 wrote it: no input layer, its shape with the first layer, and types as texts."""
+    layers = config["config"]["layers"]
+    shape = layers.pop(0)["config"]["batch_shape"]
+    layers[0]["config"]["batch_input_shape"] = shape
+    for one in layers:
+        one["config"]["dtype"] = "float32"
+
+
+@pytest.mark.parametrize("stem", ["dense", "images"])
+def test_a_file_of_keras_2_is_read_the_same(stem: str, tmp_path: Path) -> None:
+    (tmp_path / "m.h5").write_bytes(h5_with(lambda file: model_config(file, as_keras_2), stem))
+    assert formats.load(tmp_path / "m.h5") == formats.load(DATA / f"{stem}.h5")
+
+
+H5_DAMAGES: dict[str, tuple[Callable[[Any], object], str]] = {
+    "weights alone": (lambda file: file.attrs.pop("model_config"), "it holds weights without a model"),
+    "no weights": (lambda file: file.pop("model_weights"), "not a whole .h5 file"),
+    "a layer lost": (lambda file: file["model_weights"].pop("dense"), "not a whole .h5 file"),
+    "an array lost": (lambda file: file["model_weights/dense"].attrs.__setitem__("weight_names", []), "has 0 arrays, not 2"),
+    "config no text": (lambda file: file.attrs.__setitem__("model_config", 3), "not a whole .h5 file"),
+    "config no model": (lambda file: file.attrs.__setitem__("model_config", "[]"), "holds no model"),
+    "other class": (lambda file: model_config(file, lambda c: c.update(class_name="Functional")), "only Sequential"),
+    "nested config": (lambda file: file.attrs.__setitem__("model_config", "[" * 60_000), "not a whole .h5 file"),
+}
+
+
+@pytest.mark.parametrize("damage", H5_DAMAGES)
+def test_a_damaged_legacy_file_is_refused(damage: str, tmp_path: Path) -> None:
+    edit, message = H5_DAMAGES[damage]
+    assert message in refusal(tmp_path / "m.h5", h5_with(edit))
+
+
+def test_datasets_that_claim_memory_together_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each dataset alone would pass, and both store nothing."""
+    monkeypatch.setattr("qrobust.formats.untrusted.MOST_NUMBERS", 1000)
+
+    def claim(file: Any) -> None:
+        group = file["model_weights/dense"]
+        names = [name.decode() if isinstance(name, bytes) else name for name in group.attrs["weight_names"]]
+        for name in names:
+            del group[name]
+        group.create_dataset(names[0], shape=(5, 150), chunks=(5, 10), dtype="f4")
+        group.create_dataset(names[1], shape=(300,), chunks=(10,), dtype="f4")
+        model_config(file, lambda config: layer(config, 1)["config"].update(units=150))
+
+    assert "would take 300 numbers, all arrays of a file at most 1,000" in refusal(tmp_path / "m.h5", h5_with(claim))
+
+
+@pytest.mark.parametrize("share", [0.001, 0.1, 0.5, 0.9, 0.999])
+def test_a_legacy_file_cut_short_is_refused(share: float, tmp_path: Path) -> None:
+    content = (DATA / "dense.h5").read_bytes()
+    refusal(tmp_path / "m.h5", content[: int(share * len(content)) or 1])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_flipped_byte_of_a_legacy_file_gives_a_traceback(seed: int, tmp_path: Path) -> None:
+    content = (DATA / "images.h5").read_bytes()
+    used = np.flatnonzero(np.frombuffer(content, np.uint8))
+    read = 0
+    for number in range(60):
+        rng = np.random.default_rng(1000 * seed + number)
+        damaged = bytearray(content)
+        for place in rng.choice(used, size=3):  # most of the file is empty space
+            damaged[place] = int(rng.integers(256))
+        read += survives(tmp_path / "m.h5", bytes(damaged))
+    assert read < 60
+
+
+def test_a_zip_bomb_is_refused_before_it_unpacks(models: Path, tmp_path: Path) -> None:
+    content = packed(members(models) | {"model.weights.h5": bytes(200_000_000)}, zipfile.ZIP_DEFLATED)
+    assert len(content) < 10**6
+    assert "model.weights.h5 unpacks to 200,000,000 bytes" in refusal(tmp_path / "m.keras", content)

@@ -108,6 +108,12 @@ def test_damaged_skops_files_are_refused(classifier: Any, tmp_path: Path) -> Non
     refusal(tmp_path / "m.skops", skops.dumps(LinearRegression().fit(INPUTS, TWO)))
 
 
+def test_a_zip_bomb_is_refused_before_it_unpacks(tmp_path: Path) -> None:
+    content = packed({"schema.json": b" " * 100_000_000, "1.npy": bytes(100_000_000)}, zipfile.ZIP_DEFLATED)
+    assert len(content) < 10**6
+    assert "it unpacks to 200,000,000 bytes" in refusal(tmp_path / "m.skops", content)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_skops_files_that_name_other_code_are_refused(classifier: Any, tmp_path: Path) -> None:
     from skops import io as skops

@@ -76,6 +76,13 @@ class EncodingName(StrEnum):
     ELIMINATED = "eliminated"
 
 
+class TextFormat(StrEnum):
+    """The language of an exported query."""
+
+    SMTLIB = "smtlib"
+    VNNLIB = "vnnlib"
+
+
 class FailOn(StrEnum):
     """Which verdicts fail."""
 
@@ -83,7 +90,9 @@ class FailOn(StrEnum):
     VIOLATED = "violated"
 
 
-Model = Annotated[Path, typer.Argument(help="A .json (qrobust), .keras, .skops or, with --trust-pickle, .joblib file.")]
+Model = Annotated[
+    Path, typer.Argument(help="A .json (qrobust), .keras, .h5, .onnx, .npz, .skops or, with --trust-pickle, .joblib file.")
+]
 Delta = Annotated[float | None, typer.Option(help="Every parameter may differ from its stored value by at most this.")]
 Deltas = Annotated[list[float] | None, typer.Option("--delta", help="As above; give it again to compare several.")]
 DeltaPerLayer = Annotated[str | None, typer.Option(help="One delta a layer, as in '0.01, 0.002'.")]
@@ -455,14 +464,18 @@ def export(
     level: Level = "1/2",
     encoding: Annotated[EncodingName, typer.Option(help="Parameters as variables, or eliminated.")] = EncodingName.EXPLICIT,
     for_dreal: Annotated[bool, typer.Option("--for-dreal", help="In the stricter form that dReal needs.")] = False,
+    text_format: Annotated[
+        TextFormat, typer.Option("--format", help="vnnlib: with --against and --output, beside both networks as ONNX.")
+    ] = TextFormat.SMTLIB,
     output: Annotated[Path | None, typer.Option(help="Write here instead of printing.")] = None,
     quiet: Quiet = False,
     trust_pickle: TrustPickle = False,
 ) -> None:
-    """Write a query as SMT-LIB 2: satisfiable iff it is violated.
+    """Write a query as SMT-LIB 2, satisfiable iff it is violated; or as VNN-LIB 2.0, about a network and one copy.
 
     \b
     qrobust export models/cat_paper.json --label --delta 0.01 --point "15, 2" --encoding eliminated
+    qrobust export float.onnx --label --against int8.onnx --format vnnlib --output query.vnnlib
     """
     from qrobust.formula import Dialect, Encoding, encode, to_smtlib
     from qrobust.formula.smtlib import text_hash
@@ -483,6 +496,14 @@ def export(
         if len(chosen) > 1:
             raise UsageError("sigma is estimated for one class: name it with --class")
         query = chosen[0]
+    if text_format is TextFormat.VNNLIB:
+        from qrobust.formula.vnnlib import write_vnnlib
+
+        if against is None or output is None:
+            raise UsageError("VNN-LIB asks about two networks, and is written beside them: give --against and --output")
+        written = write_vnnlib(query, read_model(against, trust_pickle), output)
+        show.line(f"Wrote {', '.join(str(path) for path in written)}.", quiet=quiet)
+        return
     dialect = Dialect.DREAL if for_dreal else Dialect.STANDARD
     text = to_smtlib(encode(query, Encoding(encoding.value)), dialect)
     if output is None:

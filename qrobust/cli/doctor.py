@@ -28,6 +28,12 @@ DREAL_HELP = (
     " Debian has no package); or a `dreal` program on PATH"
 )
 
+READERS = (
+    ("h5py", "keras", ".keras and .h5 files"),
+    ("onnx", "onnx", ".onnx files"),
+    ("skops", "skops", ".skops files"),
+)
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -59,7 +65,7 @@ def findings() -> list[Finding]:
             found.append(_tried(name, DReal(transport), f"dreal {_version('dreal')}".strip(), DREAL_HELP))
         else:
             found.append(Finding(name, False, DREAL_HELP if transport is Transport.MODULE else "optional, see above"))
-    for package, extra, what in (("h5py", "keras", ".keras files"), ("skops", "skops", ".skops files")):
+    for package, extra, what in READERS:
         works = importlib.util.find_spec(package) is not None
         detail = f"{package} {_version(package)}" if works else f"`pip install qrobust[{extra}]`"
         found.append(Finding(f"reading {what}", works, detail))

@@ -1,5 +1,5 @@
 """One reader, and where needed a writer, per file format: Network in, Network out."""
 
-from qrobust.formats.load import load
+from qrobust.formats.load import load, save
 
-__all__ = ["load"]
+__all__ = ["load", "save"]

@@ -1,7 +1,9 @@
-"""Keras 3 `.keras` files of Sequential classifiers, read with h5py alone: no TensorFlow, and no code from the file is run.
+"""Keras files of Sequential classifiers, read with h5py alone: no TensorFlow, and no code from the file is run.
 
-A `.keras` file is a zip with the architecture in `config.json` and the weights in `model.weights.h5`, one group a layer,
-named after the layer's class and counted in the order of the layers.
+A `.keras` file (Keras 3) is a zip with the architecture in `config.json` and the weights in `model.weights.h5`, one group a
+layer, named after the layer's class and counted in the order of the layers. A legacy `.h5` file (Keras 2 and 3) has the
+architecture as text in its attribute `model_config`, and one group a layer, named after the layer, whose attribute
+`weight_names` says where the layer's arrays are, in the order in which the layer has them.
 
 Read are Dense, Conv2D, AveragePooling2D, MaxPooling2D, Flatten, BatchNormalization, activations, and layers that do nothing
 after training. Two things differ from the file:
@@ -20,7 +22,7 @@ import io
 import json
 import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,11 +31,12 @@ import numpy as np
 
 from qrobust.errors import BackendUnavailableError, ModelFileError, UnsupportedError
 from qrobust.files import read_bytes
-from qrobust.formats.untrusted import parsing
+from qrobust.formats.chain import normalized
+from qrobust.formats.untrusted import Allowance, parsing, unpacked
 from qrobust.interval import FloatArray
 from qrobust.network import Activation, AveragePool2d, Conv2d, Dense, Layer, MaxPool2d, Network, Output
 
-MOST_MEMBER_BYTES = 2**31
+Arrays = Callable[[str, int, dict[str, Any]], Sequence[Any]]  # of a layer: its class, its number among these, its settings
 ACTIVATIONS = {member.value: member for member in Activation}
 WITHOUT_EFFECT = (
     "Dropout",
@@ -54,26 +57,53 @@ def read_keras(path: Path | str) -> Network:
     content = read_bytes(path)
     with parsing(path, ".keras"):
         config, weights = _members(content)
-        return _network(config, weights, Path(path).stem)
+        return _network(config, _numbered(_open_hdf5(weights)), Path(path).stem)
+
+
+def read_h5(path: Path | str) -> Network:
+    """Read a legacy `.h5` file of a whole Sequential model; otherwise as `read_keras`."""
+    content = read_bytes(path)
+    with parsing(path, ".h5"):
+        file = _open_hdf5(content)
+        if "model_config" not in file.attrs:
+            raise UnsupportedError("it holds weights without a model: save the whole model, model.save(...)")
+        text = file.attrs["model_config"]
+        return _network(json.loads(text), _named(file["model_weights"]), Path(path).stem)
 
 
 def _members(content: bytes) -> tuple[dict[str, Any], bytes]:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        parts = []
-        for name in ("config.json", "model.weights.h5"):
-            if archive.getinfo(name).file_size > MOST_MEMBER_BYTES:
-                raise ModelFileError(f"{name} unpacks to more than {MOST_MEMBER_BYTES:,} bytes")
-            parts.append(archive.read(name))
-    config = json.loads(parts[0])
+        parts = [unpacked(archive, name) for name in ("config.json", "model.weights.h5")]
+    return json.loads(parts[0]), parts[1]
+
+
+def _numbered(file: Any) -> Arrays:
+    """Find the arrays of a layer in the weights of a `.keras` file."""
+
+    def arrays(kind: str, count: int, settings: dict[str, Any]) -> Sequence[Any]:
+        group = file["layers"][GROUPS[kind] + (f"_{count}" if count else "")]["vars"]
+        return [group[str(place)] for place in range(len(group))]
+
+    return arrays
+
+
+def _named(groups: Any) -> Arrays:
+    """Find the arrays of a layer in a legacy `.h5` file."""
+
+    def arrays(kind: str, count: int, settings: dict[str, Any]) -> Sequence[Any]:
+        group = groups[settings["name"]]
+        names = group.attrs["weight_names"]
+        return [group[name.decode() if isinstance(name, bytes) else str(name)] for name in names]
+
+    return arrays
+
+
+def _network(config: Any, arrays: Arrays, name: str) -> Network:
     if not isinstance(config, dict):
-        raise ModelFileError("config.json holds no model")
-    return config, parts[1]
-
-
-def _network(config: dict[str, Any], weights: bytes, name: str) -> Network:
+        raise ModelFileError("its configuration holds no model")
     if config.get("class_name") != "Sequential":
         raise UnsupportedError(f"model class {config.get('class_name')!r} is not read, only Sequential")
-    reader = _Reader(_open_hdf5(weights))
+    reader = _Reader(arrays)
     for layer in config["config"]["layers"]:
         reader.read(layer["class_name"], layer["config"])
     layers, output = _without_output(reader.layers, reader.activations)
@@ -83,10 +113,11 @@ def _network(config: dict[str, Any], weights: bytes, name: str) -> Network:
 class _Reader:
     """The layers read so far, each linear, with the names of their activations, and the shape that the next one takes."""
 
-    def __init__(self, file: Any) -> None:
+    def __init__(self, find: Arrays) -> None:
         self.layers: list[Layer] = []
         self.activations: list[str] = []
-        self._file = file
+        self._find = find
+        self._allowance = Allowance()
         self._counts: Counter[str] = Counter()
         self._image: tuple[int, int, int] | None = None  # (channels, height, width), while values are an image
         self._flattened: tuple[int, int, int] | None = None  # the image that the values are, flattened
@@ -105,6 +136,8 @@ class _Reader:
 
     def read(self, kind: str, settings: dict[str, Any]) -> None:
         """Take in the next layer of the model."""
+        if not self._counts and kind != "InputLayer":
+            self._input(settings)  # Keras 2 may say the input's shape with the first layer
         if kind in self._rules:
             self._rules[kind](settings)
         elif kind not in WITHOUT_EFFECT:
@@ -116,9 +149,13 @@ class _Reader:
         self.layers.append(layer)
         self.activations.append(activation)
 
-    def _group(self, kind: str) -> Any:
-        count = self._counts[kind]
-        return self._file["layers"][GROUPS[kind] + (f"_{count}" if count else "")]["vars"]
+    def _arrays(self, kind: str, settings: dict[str, Any], *dimensions: int) -> list[FloatArray]:
+        """Return a layer's arrays, of so many dimensions each. Raises ModelFileError if there are others."""
+        datasets = self._find(kind, self._counts[kind], settings)
+        _check_plain(settings)
+        if len(datasets) != len(dimensions):
+            raise ModelFileError(f"layer {settings['name']} has {len(datasets)} arrays, not {len(dimensions)}")
+        return [_array(each, count, self._allowance) for each, count in zip(datasets, dimensions, strict=True)]
 
     def _images(self, kind: str, settings: dict[str, Any]) -> tuple[int, int, int]:
         """Return the shape of the images that come in, channel-first."""
@@ -142,10 +179,8 @@ class _Reader:
     def _dense(self, settings: dict[str, Any]) -> None:
         if self._image is not None:
             raise _cannot("Dense", settings, "on images, put a Flatten before it")
-        group = self._group("Dense")
-        _check_plain(settings)
-        weight = _array(group["0"], 2)
-        bias = _array(group["1"], 1) if settings["use_bias"] else np.zeros(weight.shape[1])
+        weight, *biases = self._arrays("Dense", settings, 2, *([1] if settings["use_bias"] else []))
+        bias = biases[0] if biases else np.zeros(weight.shape[1])
         if weight.shape[1] != settings["units"]:
             raise ModelFileError(f"layer {settings['name']} has {weight.shape[1]} columns, not {settings['units']}")
         if self._flattened is not None:
@@ -162,10 +197,8 @@ class _Reader:
             raise _cannot("Conv2D", settings, f"with {settings['groups']} groups, only 1")
         if _pair(settings.get("dilation_rate", 1)) != (1, 1):
             raise _cannot("Conv2D", settings, f"with dilation {settings['dilation_rate']}, only 1")
-        group = self._group("Conv2D")
-        _check_plain(settings)
-        kernel = _array(group["0"], 4)
-        bias = _array(group["1"], 1) if settings["use_bias"] else np.zeros(kernel.shape[3])
+        kernel, *biases = self._arrays("Conv2D", settings, 4, *([1] if settings["use_bias"] else []))
+        bias = biases[0] if biases else np.zeros(kernel.shape[3])
         if kernel.shape[3] != settings["filters"] or kernel.shape[:2] != _pair(settings["kernel_size"]):
             raise ModelFileError(f"layer {settings['name']} has kernels of shape {kernel.shape}, not those of config.json")
         stride = _pair(settings["strides"])
@@ -197,17 +230,11 @@ class _Reader:
         axis = settings.get("axis", -1)
         if (axis[0] if isinstance(axis, list) and len(axis) == 1 else axis) not in (-1, 3 if self._image else 1):
             raise _cannot("BatchNormalization", settings, f"over axis {axis}, only over the last one")
-        group = self._group("BatchNormalization")
-        _check_plain(settings)
-        names = [name for name in ("scale", "center") if settings[name]]
-        arrays = {name: _array(group[str(place)], 1) for place, name in enumerate([*names, "mean", "variance"])}
-        if any(array.shape != last.bias.shape for array in arrays.values()):
-            raise ModelFileError(f"layer {settings['name']} does not have one number for each of {last.bias.size} channels")
-        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-            factor = arrays.get("scale", 1.0) / np.sqrt(arrays["variance"] + float(settings["epsilon"]))
-            weight = last.weight * factor.reshape(-1, *(1,) * (last.weight.ndim - 1))
-            bias = (last.bias - arrays["mean"]) * factor + arrays.get("center", 0.0)
-        self.layers[-1] = last.with_parameters(weight, bias)
+        names = [name for name in ("scale", "center") if settings[name]] + ["mean", "variance"]
+        found = dict(zip(names, self._arrays("BatchNormalization", settings, *(1 for _ in names)), strict=True))
+        scale, center = (found.get(name, default) for name, default in (("scale", 1.0), ("center", 0.0)))
+        epsilon = float(settings["epsilon"])
+        self.layers[-1] = normalized(last, scale, center, found["mean"], found["variance"], epsilon)
 
     def _activation(self, kind: str, settings: dict[str, Any]) -> None:
         if not self.layers or not isinstance(self.layers[-1], Dense | Conv2d) or self.activations[-1] != "linear":
@@ -242,12 +269,11 @@ def _check_plain(settings: dict[str, Any]) -> None:
         raise UnsupportedError(f"layer {settings.get('name')!r} is quantized or adapted ({name}): give the float model")
 
 
-def _array(dataset: Any, dimensions: int) -> FloatArray:
+def _array(dataset: Any, dimensions: int, allowance: Allowance) -> FloatArray:
     """Read a dataset of floats after a look at its size."""
     if dataset.shape is None or len(dataset.shape) != dimensions or dataset.dtype.kind not in "fiu":
         raise ModelFileError(f"dataset {dataset.name} is no array of numbers in {dimensions} dimension(s)")
-    if dataset.size * 8 > MOST_MEMBER_BYTES:
-        raise ModelFileError(f"dataset {dataset.name} claims {dataset.size:,} numbers, more than is read")
+    allowance.take(dataset.size, f"dataset {dataset.name}")
     values: FloatArray = dataset[()].astype("float64")
     return values
 
@@ -282,5 +308,5 @@ def _open_hdf5(content: bytes) -> Any:
     try:
         import h5py
     except ImportError:
-        raise BackendUnavailableError("reading .keras files needs `pip install qrobust[keras]`") from None
+        raise BackendUnavailableError("reading .keras and .h5 files needs `pip install qrobust[keras]`") from None
     return h5py.File(io.BytesIO(content), "r")

@@ -1,28 +1,53 @@
-"""The one place that knows which reader reads which file."""
+"""The one place that knows which reader reads which file, and which writer writes it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
-from qrobust.errors import ModelFileError
-from qrobust.formats.keras import read_keras
-from qrobust.formats.native import read_native
+from qrobust.errors import ModelFileError, UnsupportedError
+from qrobust.formats.keras import read_h5, read_keras
+from qrobust.formats.native import read_native, write_native
+from qrobust.formats.npz import read_npz, write_npz
+from qrobust.formats.onnx import read_onnx
+from qrobust.formats.onnx_write import write_onnx
 from qrobust.formats.sklearn import read_joblib, read_skops
 from qrobust.network import Network
 
 READERS: dict[str, Callable[[Path | str], Network]] = {
     ".json": read_native,
     ".keras": read_keras,
+    ".h5": read_h5,
+    ".onnx": read_onnx,
+    ".npz": read_npz,
     ".skops": read_skops,
     ".joblib": read_joblib,
 }
+
+WRITERS: dict[str, Callable[[Network, Path | str], None]] = {
+    ".json": write_native,
+    ".onnx": write_onnx,
+    ".npz": write_npz,
+}
+
+
+def save(network: Network, path: Path | str) -> None:
+    """Write a network to a file, by the ending of its name, whole or not at all. Reading it back gives the same numbers.
+
+    Accepts   .json (qrobust's own, which keeps names as well), .onnx (in float32, see `onnx_write`), .npz
+    Raises    OutputError, UnsupportedError (numbers that the format would round), BackendUnavailableError
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in WRITERS:
+        raise UnsupportedError(f"{path} ends in {suffix or 'nothing'!r}: the formats written are {', '.join(WRITERS)}")
+    WRITERS[suffix](network, path)
 
 
 def load(path: Path | str, *, trust_pickle: bool = False) -> Network:
     """Read a network from a file, by the ending of its name.
 
-    Accepts   .json (qrobust's own), .keras, .skops; .joblib only with trust_pickle=True, since a pickle runs code
+    Accepts   .json (qrobust's own), .keras, .h5 (Keras), .onnx, .npz, .skops; .joblib only with trust_pickle=True, since a
+              pickle runs code
     Raises    ModelFileError, UnsupportedError, BackendUnavailableError
     """
     suffix = Path(path).suffix.lower()

@@ -21,6 +21,8 @@ import json
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from qrobust.errors import ModelFileError, QRobustError
 from qrobust.files import read_bytes, write_whole
 from qrobust.formats.untrusted import one_line, parsing
@@ -44,6 +46,7 @@ TYPES: dict[type[Layer], str] = {
     AveragePool2d: "average_pool2d",
     MaxPool2d: "max_pool2d",
 }
+MOST_BYTES = 2**28  # numbers take up to eight times as much as their text
 FORMAT = "qrobust-network"
 VERSION = 1
 
@@ -56,6 +59,8 @@ def write_native(network: Network, path: Path | str) -> None:
 def read_native(path: Path | str) -> Network:
     """Read a network from JSON. Raises ModelFileError with the place that is wrong."""
     content = read_bytes(path)
+    if len(content) > MOST_BYTES:
+        raise ModelFileError(f"{path} has {len(content):,} bytes, as JSON at most {MOST_BYTES:,} are read: use .npz or .onnx")
     try:
         document = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -109,13 +114,13 @@ def _layer(number: int, layer: Any) -> Layer:
     try:
         if kind in ("average_pool2d", "max_pool2d"):
             pool: type[AveragePool2d | MaxPool2d] = AveragePool2d if kind == "average_pool2d" else MaxPool2d
-            return pool(*(_list(layer, key) for key in ("input_shape", "size", "stride")))  # type: ignore[arg-type]
+            return pool(*(_list(layer, key) for key in ("input_shape", "size", "stride")))
         activation = _choice(Activation, layer.get("activation"), "activation")
         weight, bias = _list(layer, "weight"), _list(layer, "bias")
         if kind == "dense":
-            return Dense(weight, bias, activation)  # type: ignore[arg-type]
+            return Dense(weight, bias, activation)
         geometry = [_list(layer, key) for key in ("input_shape", "stride", "padding")]
-        return Conv2d(weight, bias, activation, *geometry)  # type: ignore[arg-type]
+        return Conv2d(weight, bias, activation, *geometry)
     except QRobustError as error:
         raise ModelFileError(f"layer {number}: {error}") from None
 
@@ -130,9 +135,9 @@ def _feature(feature: Any) -> Feature:
     return Feature(_text(feature.get("name"), "features"), _text(feature.get("unit", ""), "features"), lower, upper)
 
 
-def _list(document: dict[str, Any], key: str, *, optional: bool = False) -> list[Any]:
+def _list(document: dict[str, Any], key: str, *, optional: bool = False) -> Any:
     value = document.get(key, [] if optional else None)
-    if not isinstance(value, list):
+    if not isinstance(value, list | np.ndarray):  # arrays come from .npz files
         raise ModelFileError(f'"{key}" must be a list, found {type(value).__name__}')
     return value
 

@@ -5,13 +5,15 @@ A joblib file is a pickle, and reading a pickle runs code that the file chooses;
 
 from __future__ import annotations
 
+import io
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from qrobust.errors import BackendUnavailableError, ModelFileError, QRobustError, UnsupportedError
 from qrobust.files import read_bytes
-from qrobust.formats.untrusted import one_line, parsing
+from qrobust.formats.untrusted import check_archive, one_line, parsing
 from qrobust.network import Activation, Dense, Feature, Network, Output
 
 ACTIVATIONS = {
@@ -67,13 +69,15 @@ def read_skops(path: Path | str) -> Network:
     """Read a classifier from a skops file, which runs no code. Raises ModelFileError, BackendUnavailableError."""
     content = read_bytes(path)
     try:
-        from skops import io
+        from skops.io import loads
         from skops.io.exceptions import UntrustedTypesFoundException
     except ImportError:
         raise BackendUnavailableError("reading .skops files needs `pip install qrobust[skops]`") from None
     with parsing(path, ".skops"):
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            check_archive(archive)
         try:
-            estimator = io.loads(content, trusted=list(TRUSTED_TYPES))
+            estimator = loads(content, trusted=list(TRUSTED_TYPES))
         except UntrustedTypesFoundException as error:
             raise ModelFileError(f"it holds objects of types that are not trusted ({one_line(str(error), 100)})") from None
         return from_sklearn(estimator, name=Path(path).stem)

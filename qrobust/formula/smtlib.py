@@ -12,6 +12,7 @@ import hashlib
 from enum import Enum
 from fractions import Fraction
 
+from qrobust.formats.untrusted import one_line
 from qrobust.formula.encoding import Problem
 from qrobust.formula.terms import Folder, Formula, Op, Relation, Term, variables_of
 from qrobust.interval import round_fraction_down, round_fraction_up
@@ -132,8 +133,8 @@ def _header(problem: Problem) -> list[str]:
     weaker = "" if problem.exact else " Constants that are no rationals were rounded so that unsat stays a proof."
     return [
         f"; qrobust: {own}; {problem.encoding.value} encoding",
-        f"; network {query.network.name or 'without a name'}, sha256 {query.network.sha256}",
-        f"; parameters: {query.parameters.rule}; domain: {query.domain}",
+        f"; network {one_line(query.network.name) or 'without a name'}, sha256 {query.network.sha256}",
+        f"; parameters: {one_line(query.parameters.rule)}; domain: {query.domain}",
         f"; satisfiable iff the query is violated.{weaker}"
         if problem.violation
         else "; an estimate: the objectives are maximised in turn",
