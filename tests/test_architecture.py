@@ -21,6 +21,7 @@ ORDER = (
     "files",
     "layers",
     "network",
+    "integer",
     "formats",
     "domains",
     "perturbations",
@@ -34,6 +35,7 @@ ORDER = (
     "bounds",
     "backends",
     "solve",
+    "comparison",
     "cache",
     "parallel",
     "maps",
@@ -43,7 +45,19 @@ ORDER = (
     "__main__",
 )
 FRONT = "qrobust"  # the package's own __init__, which re-exports from all
-HEAVY = ("z3", "highspy", "sklearn", "matplotlib", "tensorflow", "h5py", "dreal", "joblib", "distributed", "dask")
+HEAVY = (
+    "z3",
+    "highspy",
+    "sklearn",
+    "matplotlib",
+    "tensorflow",
+    "h5py",
+    "dreal",
+    "joblib",
+    "distributed",
+    "dask",
+    "ai_edge_litert",
+)
 VAGUE = {"utils", "util", "helpers", "helper", "common", "misc"}
 
 SOURCES = {

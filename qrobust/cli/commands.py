@@ -1,4 +1,4 @@
-"""The commands: check, estimate, map, replay, demo, doctor, export."""
+"""The commands: check, estimate, map, replay, demo, doctor, export; compare is in a file of its own."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from qrobust.cache import Kind, ResultCache, Task
 from qrobust.certificates import load_certificate
 from qrobust.check import certificate_fault
 from qrobust.cli import show
+from qrobust.cli.compare import EXIT, compare_command
 from qrobust.cli.options import Rule, UsageError, Where, domain_of, parameter_boxes, points_of, read_model
 from qrobust.domains import Domain, ParameterBox, Point, Points
 from qrobust.errors import EnclosureError, NumberError, QRobustError, UnsoundAnswerError
@@ -40,7 +41,6 @@ from qrobust.queries import (
 from qrobust.search import Budget
 from qrobust.solve import Session, check_laws
 
-EXIT = {Verdict.ROBUST: 0, Verdict.VIOLATED: 1, Verdict.UNKNOWN: 3}
 USAGE, INTERNAL, INTERRUPTED = 2, 4, 130
 
 app = typer.Typer(
@@ -523,6 +523,9 @@ def doctor(json: Json = False) -> None:
         return
     for finding in found:
         print(finding)
+
+
+app.command("compare")(compare_command)
 
 
 def _version(wanted: bool) -> None:

@@ -9,6 +9,9 @@ from qrobust.errors import ModelFileError
 from qrobust.formats.keras import read_keras
 from qrobust.formats.native import read_native
 from qrobust.formats.sklearn import read_joblib, read_skops
+from qrobust.formats.tflite import read_tflite
+from qrobust.formats.tflite_program import read_program
+from qrobust.integer.program import IntegerProgram
 from qrobust.network import Network
 
 READERS: dict[str, Callable[[Path | str], Network]] = {
@@ -16,13 +19,16 @@ READERS: dict[str, Callable[[Path | str], Network]] = {
     ".keras": read_keras,
     ".skops": read_skops,
     ".joblib": read_joblib,
+    ".tflite": read_tflite,
 }
+PROGRAM_READERS: dict[str, Callable[[Path | str], IntegerProgram]] = {".tflite": read_program}
 
 
 def load(path: Path | str, *, trust_pickle: bool = False) -> Network:
     """Read a network from a file, by the ending of its name.
 
-    Accepts   .json (qrobust's own), .keras, .skops; .joblib only with trust_pickle=True, since a pickle runs code
+    Accepts   .json (qrobust's own), .keras, .skops, .tflite (of float activations); .joblib only with trust_pickle=True, since
+              a pickle runs code
     Raises    ModelFileError, UnsupportedError, BackendUnavailableError
     """
     suffix = Path(path).suffix.lower()
@@ -31,3 +37,16 @@ def load(path: Path | str, *, trust_pickle: bool = False) -> Network:
     if suffix not in READERS:
         raise ModelFileError(f"{path} ends in {suffix or 'nothing'!r}: the formats read are {', '.join(READERS)}")
     return READERS[suffix](path)
+
+
+def load_program(path: Path | str) -> IntegerProgram:
+    """Read an integer program from a file, by the ending of its name: .tflite, fully quantized.
+
+    Raises    ModelFileError, UnsupportedError
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in PROGRAM_READERS:
+        raise ModelFileError(
+            f"{path} ends in {suffix or 'nothing'!r}: integer programs are read from {', '.join(PROGRAM_READERS)}"
+        )
+    return PROGRAM_READERS[suffix](path)

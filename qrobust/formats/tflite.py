@@ -119,7 +119,9 @@ class _Reader:
 
     def _affine(self, weights: Weights) -> None:
         if weights.activation not in FUSED:
-            raise UnsupportedError(f"operator {weights.operator} has the activation {weights.activation}, only none and relu are read")
+            raise UnsupportedError(
+                f"operator {weights.operator} has the activation {weights.activation}, only none and relu are read"
+            )
         self._stored.add(weights.weight.kind)
         image = self._layout.image
         count = weights.weight.size * (weights.groups if image else 1)
@@ -152,12 +154,16 @@ class _Reader:
     def _function(self, operator: Operator) -> None:
         last = self._layers[-1] if self._layers else None
         if not isinstance(last, Dense | Conv2d) or last.activation is not Activation.LINEAR:
-            raise UnsupportedError(f"operator {operator.name} cannot be represented unless it follows weights without activation")
+            raise UnsupportedError(
+                f"operator {operator.name} cannot be represented unless it follows weights without activation"
+            )
         is_end = operator.outputs[0] == self._content.output
         if operator.name == "SOFTMAX":
             beta = 0.0 if operator.options is None else operator.options.number(0, "<f", 0.0)
             if not is_end or beta != 1.0 or not isinstance(last, Dense):
-                raise UnsupportedError(f"a SOFTMAX of beta {beta:g} is read at the end of a model, after a dense layer, with beta 1")
+                raise UnsupportedError(
+                    f"a SOFTMAX of beta {beta:g} is read at the end of a model, after a dense layer, with beta 1"
+                )
             self._output = Output.SOFTMAX
         elif operator.name == "LOGISTIC" and is_end:
             self._output = Output.SIGMOID

@@ -81,10 +81,11 @@ class Tensor:
         stored = np.dtype(self.kind).newbyteorder("<")
         if len(self.content) != self.size * stored.itemsize:
             raise ModelFileError(
-                f"tensor {self.name!r} of shape {self.shape} needs {self.size * stored.itemsize:,} bytes, not {len(self.content):,}"
+                f"tensor {self.name!r} of shape {self.shape} needs {self.size * stored.itemsize:,} bytes,"
+                f" not {len(self.content):,}"
             )
         numbers = np.frombuffer(self.content.tobytes(), stored).reshape(self.shape)
-        return numbers.astype(np.float64 if stored.kind == "f" else np.int64)
+        return numbers.astype(np.float64) if stored.kind == "f" else numbers.astype(np.int64)
 
     @property
     def reals(self) -> FloatArray:
@@ -141,7 +142,9 @@ class Content:
         stored = self.tensors[producer.inputs[0]]
         if stored.kind == "float16":
             return stored
-        raise UnsupportedError(f"tensor {stored.name!r} of {stored.kind} is dequantized when the model runs: only float16 is read")
+        raise UnsupportedError(
+            f"tensor {stored.name!r} of {stored.kind} is dequantized when the model runs: only float16 is read"
+        )
 
     def chain(self) -> list[Operator]:
         """Return the operators from the input to the output, each fed by the one before; those of shapes are left out.
@@ -217,7 +220,9 @@ def _tensor(table: Table, buffers: list[Table]) -> Tensor:
         zeros = np.zeros(scales.size, dtype=np.int64) if stored[1] is None else stored[1].astype(np.int64)
         axis = quantization.number(6, "<i")
         if zeros.size not in (1, scales.size) or not ((scales > 0) & np.isfinite(scales)).all():
-            raise ModelFileError(f"tensor {name!r} has {scales.size} scales and {zeros.size} zero points, or one that is not > 0")
+            raise ModelFileError(
+                f"tensor {name!r} has {scales.size} scales and {zeros.size} zero points, or one that is not > 0"
+            )
     filled = content if content is not None and content.size else None
     return Tensor(name, sizes, TYPES.get(code, f"type {code}"), scales, zeros, axis, filled)
 
@@ -233,9 +238,7 @@ def _operator(table: Table, names: list[str], tensors: int) -> Operator:
     if number >= len(names):
         raise ModelFileError(f"an operator has code {number}, the file has {len(names)}")
     outputs = _indices(table, 2, tensors)
-    return Operator(
-        names[number], _indices(table, 1, tensors), tuple(i for i in outputs if i is not None), table.table(4)
-    )
+    return Operator(names[number], _indices(table, 1, tensors), tuple(i for i in outputs if i is not None), table.table(4))
 
 
 def _indices(table: Table, index: int, tensors: int) -> tuple[int | None, ...]:

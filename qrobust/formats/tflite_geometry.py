@@ -15,6 +15,7 @@ from qrobust.formats.tflite_file import ACTIVATIONS, MOST_VALUES, Content, Opera
 from qrobust.integer.geometry import Sliding
 from qrobust.layers import Shape
 
+UNPADDED = Sliding((1, 1))
 ACTIVATION_FIELD = {
     "FULLY_CONNECTED": 0,
     "CONV_2D": 3,
@@ -54,7 +55,9 @@ class Layout:
             return after
         if before == after.image or (before is not None and before[0] == after.image[0] == 1):
             return after
-        raise UnsupportedError(f"a RESHAPE to {tensor.shape} reorders channels: only a flatten or images of one channel are read")
+        raise UnsupportedError(
+            f"a RESHAPE to {tensor.shape} reorders channels: only a flatten or images of one channel are read"
+        )
 
     def columns(self, weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return the weights (out, size) of a fully connected layer with columns in channel-first order."""
@@ -75,7 +78,7 @@ class Weights:
     activation: str
     layout: Layout
     groups: int = 1
-    sliding: Sliding = Sliding((1, 1))
+    sliding: Sliding = UNPADDED
 
     @property
     def channels(self) -> int:
@@ -163,7 +166,9 @@ def sliding_of(operator: Operator, image: Shape, size: Sequence[int]) -> Sliding
     sliding = Sliding.same_size(image[1:], size, stride) if padding == 0 else Sliding(stride)
     places = sliding.places(image[1:], size)
     if min(places) < 1 or prod(places) * prod(size) * image[0] > MOST_VALUES:
-        raise ModelFileError(f"operator {operator.name} slides windows {tuple(size)} over an image {image}: none fit, or too many")
+        raise ModelFileError(
+            f"operator {operator.name} slides windows {tuple(size)} over an image {image}: none fit, or too many"
+        )
     return sliding
 
 

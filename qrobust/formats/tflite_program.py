@@ -49,7 +49,9 @@ def read_program(path: Path | str) -> IntegerProgram:
 def encoding_of(tensor: Tensor) -> Encoding:
     """Return what a tensor's integers mean. Raises UnsupportedError if it holds no integers of one scale."""
     if tensor.kind not in TYPES:
-        raise UnsupportedError(f"tensor {tensor.name!r} of {tensor.kind} stays in float or is no value: an integer program is asked for")
+        raise UnsupportedError(
+            f"tensor {tensor.name!r} of {tensor.kind} stays in float or is no value: an integer program is asked for"
+        )
     if tensor.scales.size != 1:
         raise UnsupportedError(f"tensor {tensor.name!r} has {tensor.scales.size} scales: values have one")
     bits, signed = TYPES[tensor.kind]
@@ -115,7 +117,12 @@ class _Reader:
             raise UnsupportedError(f"weights {weight.name!r} are {weight.kind}: only int8 with scales are read")
         if bias is not None and bias.kind not in (("int32", "int64") if wide else ("int32",)):
             raise UnsupportedError(f"biases {bias.name!r} are {bias.kind}: int32 are read, with int16 activations int64, too")
-        if not before.signed or not after.signed or before.bits != after.bits or (wide and (before.zero_point, after.zero_point) != (0, 0)):
+        if (
+            not before.signed
+            or not after.signed
+            or before.bits != after.bits
+            or (wide and (before.zero_point, after.zero_point) != (0, 0))
+        ):
             raise UnsupportedError(f"operator {weights.operator} from {before} to {after} is not read")
         self._count(weight.size)
         dense = weights.operator == "FULLY_CONNECTED"
@@ -123,7 +130,7 @@ class _Reader:
         if weight.scales.size > 1 and (weight.axis != axis or weight.scales.size != channels):
             raise ModelFileError(f"weights {weight.name!r} have {weight.scales.size} scales along axis {weight.axis}")
         zero = int(weight.zero_points[0]) if dense and weight.scales.size == 1 else 0
-        if zero != 0 and not dense or (weight.scales.size > 1 and weight.zero_points.any()):
+        if (zero != 0 and not dense) or (weight.scales.size > 1 and weight.zero_points.any()):
             raise UnsupportedError(f"weights {weight.name!r} have zero points other than 0")
         image = self._layout.image
         if dense or image is None:
@@ -136,7 +143,7 @@ class _Reader:
         values = weights.arranged(weight.values)
         return Affine(
             values.reshape(len(values), -1),
-            np.zeros(channels, dtype=np.int64) if bias is None else bias.values,
+            np.zeros(channels, dtype=np.int64) if bias is None else bias.values.astype(np.int64),
             np.broadcast_to(weight.scales, (channels,)),
             windows,
             before,
@@ -173,7 +180,7 @@ def bounds_of(activation: str, encoding: Encoding, operator: str) -> Bounds:
     """Return where a fused activation cuts: at the integers nearest to 0, 6 or 1 in float32, as the kernels find them."""
 
     def integer(value: float) -> int:
-        quotient = np.float64(np.float32(value) / np.float32(encoding.scale))
+        quotient = np.array(float(np.float32(value) / np.float32(encoding.scale)))
         return int(round_half_away(quotient)) + encoding.zero_point
 
     match activation:

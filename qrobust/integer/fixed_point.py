@@ -54,31 +54,30 @@ def high_product(a: IntArray, b: IntArray | int) -> IntArray:
 
 def _truncated(a: IntArray, divisor: int | IntArray) -> IntArray:
     """Return a / divisor rounded toward zero, as C divides."""
-    quotient: IntArray = np.sign(a) * (np.abs(a) // divisor)
-    return quotient
+    return np.asarray(np.sign(a) * (np.abs(a) // divisor), dtype=np.int64)
 
 
 def divide_by_power(a: IntArray, exponent: int | IntArray) -> IntArray:
     """Return a / 2**exponent rounded to nearest, a half away from zero (RoundingDivideByPOT)."""
     mask = np.left_shift(np.int64(1), exponent) - 1
-    return (a >> exponent) + ((a & mask) > (mask >> 1) + (a < 0))
+    return np.asarray((a >> exponent) + ((a & mask) > (mask >> 1) + (a < 0)), dtype=np.int64)
 
 
 def saturating_shift(a: IntArray, exponent: int) -> IntArray:
     """Return a * 2**exponent within 32 bits."""
-    return np.clip(a << exponent, LEAST_32, MOST_32)
+    return np.asarray(np.clip(a << exponent, LEAST_32, MOST_32), dtype=np.int64)
 
 
-def scaled_32(a: IntArray, multiplier: IntArray, shift: IntArray) -> IntArray:
+def scaled_32(a: IntArray, multiplier: IntArray | int, shift: IntArray | int) -> IntArray:
     """Return a * multiplier * 2**(shift - 31), rounded twice, as 32-bit accumulators are (MultiplyByQuantizedMultiplier)."""
     return divide_by_power(high_product(a << np.maximum(shift, 0), multiplier), np.maximum(-shift, 0))
 
 
-def scaled_64(a: IntArray, multiplier: IntArray, shift: IntArray) -> IntArray:
+def scaled_64(a: IntArray, multiplier: IntArray | int, shift: IntArray | int) -> IntArray:
     """Return a * multiplier * 2**(shift - 31) with 15 bits of the multiplier, rounded once, as 64-bit accumulators are."""
     reduced = np.where(multiplier < 0x7FFF0000, (multiplier + 2**15) >> 16, 0x7FFF)
     total = 15 - shift
-    return (a * reduced + np.left_shift(np.int64(1), total - 1)) >> total
+    return np.asarray((a * reduced + np.left_shift(np.int64(1), total - 1)) >> total, dtype=np.int64)
 
 
 def exp_of_negative(a: IntArray) -> IntArray:

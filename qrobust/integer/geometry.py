@@ -26,15 +26,20 @@ class Windows:
 
     @property
     def groups(self) -> int:
-        return self.table.shape[0]
+        return int(self.table.shape[0])
 
     @property
     def places(self) -> int:
-        return self.table.shape[1]
+        return int(self.table.shape[1])
 
     @property
     def taps(self) -> int:
-        return self.table.shape[2]
+        return int(self.table.shape[2])
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether there is one place, which sees all inputs in their order."""
+        return self.table.shape == (1, 1, self.inputs) and bool((np.diff(self.table[0, 0]) == 1).all())
 
     @classmethod
     def whole(cls, inputs: int) -> Windows:

@@ -24,8 +24,17 @@ import numpy as np
 
 from qrobust.errors import ShapeError, UnsupportedError
 from qrobust.integer import fixed_point as fixed
-from qrobust.integer.program import Affine, Elementwise, Encoding, Function, IntegerProgram, Kernels, Operation, Pool
-from qrobust.integer.program import Requantize, Softmax
+from qrobust.integer.program import (
+    Affine,
+    Elementwise,
+    Function,
+    IntegerProgram,
+    Kernels,
+    Operation,
+    Pool,
+    Requantize,
+    Softmax,
+)
 from qrobust.interval import FloatArray
 from qrobust.layers import IntArray
 
@@ -77,21 +86,25 @@ def _in_pieces(rule: Rule, operation: Operation, x: IntArray) -> IntArray:
 
 
 def accumulators(operation: Affine, x: IntArray) -> IntArray:
-    """Return the sums of products with their biases: exact. Shapes: x (points, inputs); result (points, channels, places).
+    """Return the sums of products with their biases: exact. Shapes: x (points, inputs); result (points, channels, places)."""
+    sums = weighted_sums(operation, operation.weight - operation.weight_zero, x - operation.input.zero_point)
+    return sums + operation.bias[:, None]
 
-    Method    float64 products where every partial sum is a whole number below 2**53, so that none is rounded
+
+def weighted_sums(operation: Affine, weight: IntArray, x: IntArray) -> IntArray:
+    """Return the sums of weight times x over each window: exact, with 0 for the padding.
+
+    Shapes    weight (channels, taps); x (points, inputs); result (points, channels, places)
+    Method    float64 products where every partial sum is a whole number below 2**53, so that none is rounded: Affine sees to it
     """
-    windows, groups = operation.windows, operation.windows.groups
-    shifted = (x - operation.input.zero_point).astype(np.float64)
-    weight = (operation.weight - operation.weight_zero).astype(np.float64).reshape(groups, -1, windows.taps)
-    if windows.places == 1 and groups == 1 and windows.taps == windows.inputs:
-        sums = (shifted @ weight[0].T)[:, :, None]
-    else:
-        padded = np.concatenate([shifted, np.zeros((len(x), 1))], axis=1)
-        seen = padded[:, windows.table]  # (points, groups, places, taps)
-        sums = (weight @ seen.swapaxes(2, 3)).reshape(len(x), -1, windows.places)
-    result: IntArray = sums.astype(np.int64) + operation.bias[:, None]
-    return result
+    windows = operation.windows
+    numbers, factors = x.astype(np.float64), weight.astype(np.float64)
+    if windows.is_whole:
+        return np.asarray(numbers @ factors.T, dtype=np.float64).astype(np.int64)[:, :, None]
+    padded = np.concatenate([numbers, np.zeros((len(x), 1))], axis=1)
+    seen = padded[:, windows.table].swapaxes(2, 3)  # (points, groups, taps, places)
+    sums = factors.reshape(windows.groups, -1, windows.taps) @ seen
+    return np.asarray(sums.reshape(len(x), -1, windows.places), dtype=np.float64).astype(np.int64)
 
 
 def _affine(operation: Affine, x: IntArray) -> IntArray:
@@ -112,7 +125,10 @@ def _affine_xnnpack(operation: Affine, x: IntArray) -> IntArray:
 
 
 def seen_by_pool(operation: Pool, x: IntArray, padding: int) -> IntArray:
-    """Return the values of each window, `padding` where it leaves the image. Shapes: result (points, channels, places, taps)."""
+    """Return the values of each window, `padding` where it leaves the image.
+
+    Shapes    result (points, channels, places, taps)
+    """
     padded = np.concatenate([x, np.full((len(x), 1), padding)], axis=1)
     seen: IntArray = padded[:, operation.windows.table]
     return seen
@@ -125,10 +141,11 @@ def window_counts(operation: Pool) -> IntArray:
 
 def _pool(operation: Pool, x: IntArray) -> IntArray:
     if not operation.average:
-        return seen_by_pool(operation, x, operation.input.least).max(axis=3).reshape(len(x), -1)
+        seen = seen_by_pool(operation, x, operation.input.least)
+        return np.asarray(seen.max(axis=3), dtype=np.int64).reshape(len(x), -1)
     sums, counts = seen_by_pool(operation, x, 0).sum(axis=3), window_counts(operation)
     mean: IntArray = np.sign(sums) * ((np.abs(sums) + counts // 2) // counts)
-    return mean.reshape(len(x), -1)
+    return np.asarray(mean, dtype=np.int64).reshape(len(x), -1)
 
 
 def _elementwise(operation: Elementwise, x: IntArray) -> IntArray:
@@ -184,7 +201,7 @@ def _input_multiplier(operation: Elementwise) -> tuple[int, int]:
     """Return the multiplier and right shift that bring an input to units of 1 / (3 * 4096), as Prepare finds them."""
     scale = np.float32(operation.input.scale)
     power = np.log(scale) * (np.float32(1) / np.log(np.float32(2)))
-    nearest = int(fixed.round_half_away(np.float64(power)))
+    nearest = int(fixed.round_half_away(np.array(float(power))))
     allowed = (0,) if operation.function is Function.LOGISTIC else (0, 1)
     if abs(power - np.float32(nearest)) < 1e-3 and 12 + nearest in allowed:
         return 3 << (12 + nearest), 0
@@ -234,7 +251,7 @@ def _curve(function: Callable[[FloatArray], FloatArray], scale: float, zero_poin
     start, stop, unit = scale * (-32768 - zero_point), scale * (32767 - zero_point), 2.0 / 65535
     step = (stop - start) / 512
     inverse_unit = 65536.0 / (unit * 32767 - unit * -32768)
-    places = start + np.arange(513) * step
+    places = np.asarray(start + np.arange(513) * step, dtype=np.float64)
     values = function(places) * inverse_unit
     here = fixed.round_half_away(values[:-1])
     middle = fixed.round_half_away(function(places[:-1] + step / 2) * inverse_unit)
@@ -248,7 +265,7 @@ def _interpolated(entries: IntArray, x: IntArray) -> IntArray:
     """Look up 16 bits in 513 entries, with 7 bits of interpolation."""
     place = 256 + (x >> 7)
     rise = entries[place + 1] - entries[place]
-    return entries[place] + ((rise * (x & 0x7F) + 64) >> 7)
+    return np.asarray(entries[place] + ((rise * (x & 0x7F) + 64) >> 7), dtype=np.int64)
 
 
 def _softmax_16(operation: Softmax, x: IntArray) -> IntArray:
@@ -257,19 +274,20 @@ def _softmax_16(operation: Softmax, x: IntArray) -> IntArray:
     inverses = _curve(lambda v: 1.0 / (1.0 + v), 1.0 / 65535, -32768)
     multiplier, shift = fixed.quantized_multiplier(operation.input.scale * operation.beta / (10.0 / 65535.0))
     below = x - x.max(axis=1, keepdims=True)
-    scaled = fixed.scaled_32(below, np.int64(multiplier), np.int64(shift))
+    scaled = fixed.scaled_32(below, multiplier, shift)
     powers = _interpolated(exponentials, np.clip(scaled + 32767, -32768, 32767))
     sums = powers.sum(axis=1, keepdims=True)
     headroom = 32 - np.frexp(sums.astype(np.float64))[1].astype(np.int64)
     shifted = ((sums << (headroom - 1)) + 2**13) >> 14
     inverse = _interpolated(inverses, np.clip(shifted - 2**15 - 2**16, -32768, 32767))
     right = 31 - headroom
-    return np.clip((powers * inverse + (np.int64(1) << (right - 1))) >> right, 0, 32767)
+    rounded = (powers * inverse + (np.int64(1) << (right - 1))) >> right
+    return np.asarray(np.clip(rounded, 0, 32767), dtype=np.int64)
 
 
 def _requantize(operation: Requantize, x: IntArray) -> IntArray:
     multiplier, shift = fixed.quantized_multiplier(operation.input.scale / operation.output.scale)
-    scaled = fixed.scaled_32(x - operation.input.zero_point, np.int64(multiplier), np.int64(shift))
+    scaled = fixed.scaled_32(x - operation.input.zero_point, multiplier, shift)
     return scaled + operation.output.zero_point
 
 
@@ -302,18 +320,3 @@ RULES: dict[Kernels, dict[type, Rule]] = {
         Requantize: _requantize_xnnpack,
     },
 }
-
-
-def quantized(program: IntegerProgram, x: FloatArray) -> tuple[IntArray, IntArray]:
-    """Return the integers of real inputs, and which inputs lie outside the encoding's range (points,) by any coordinate.
-
-    Method    QUANTIZE's own: float32 division, a half away from zero; whoever feeds integers is assumed to do the same
-    """
-    wanted = program.input.unclamped(x)
-    integers = program.input.clamp(wanted)
-    return integers, np.asarray((integers != wanted).any(axis=1))
-
-
-def encodings(program: IntegerProgram) -> list[Encoding]:
-    """Return the encoding of every tensor, the input first."""
-    return [program.input, *(operation.output for operation in program.operations)]

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qrobust.errors import NumberError, ShapeError, UnsupportedError
+from qrobust.integer.fixed_point import round_half_away
 from qrobust.integer.geometry import Windows
 from qrobust.interval import FloatArray
 from qrobust.layers import IntArray
@@ -64,24 +65,21 @@ class Encoding:
 
     @property
     def least(self) -> int:
-        return -(2 ** (self.bits - 1)) if self.signed else 0
+        return -(1 << (self.bits - 1)) if self.signed else 0
 
     @property
     def greatest(self) -> int:
-        return self.least + 2**self.bits - 1
+        return self.least + (1 << self.bits) - 1
 
     def real(self, values: IntArray) -> FloatArray:
         """Return the real numbers that integers mean: exact, for 24 bits times 17 fit a float64."""
-        result: FloatArray = self.scale * (values - self.zero_point)
-        return result
+        return self.scale * (values - self.zero_point).astype(np.float64)
 
     def unclamped(self, values: FloatArray) -> IntArray:
         """Return the integers nearest to reals in float32, before the clamp, as the QUANTIZE kernel divides and rounds.
 
         Raises    NumberError where a number is no float32 or leaves 32 bits
         """
-        from qrobust.integer.fixed_point import round_half_away
-
         with np.errstate(over="ignore"):
             quotient = np.asarray(values, dtype=np.float32) / np.float32(self.scale)
         if not (np.abs(quotient) < 2**30).all():
@@ -381,5 +379,5 @@ class IntegerProgram:
         return f"{self.name or 'integer program'} (int{self.input.bits}: {self.inputs}-{parts})"
 
     def quantized(self, x: npt.ArrayLike) -> IntArray:
-        """Return the integers nearest to real inputs, clamped. Shapes: (points, inputs) both."""
+        """Return the integers nearest to real inputs, clamped, as QUANTIZE finds them. Shapes: (points, inputs) both."""
         return self.input.clamp(self.input.unclamped(np.asarray(x, dtype=np.float64)))

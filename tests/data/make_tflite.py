@@ -59,7 +59,7 @@ def samples(shape: tuple[int, ...], seed: int = 0) -> Samples:
 
 def representative(inputs: Samples) -> Callable[[], Iterator[list[Samples]]]:
     """Return the generator that TensorFlow's converter calibrates with."""
-    return lambda: ([row[None]] for row in inputs)  # type: ignore[return-value]
+    return lambda: ([row[None]] for row in inputs)
 
 
 def convert(tensorflow: Any, model: Any, inputs: Samples, kind: str) -> bytes:
@@ -95,7 +95,9 @@ def main() -> None:
             layer.set_weights([v if v.ndim > 1 else rng.normal(0, 0.4, v.shape).astype(np.float32) for v in values])
         inputs = samples(tuple(model.input_shape[1:]))
         kinds = ["float", "int8", "int16"]
-        kinds += {"wide": ["dynamic", "fp16"], "convolution": ["dynamic", "fp16"], "classes": ["int8_floats", "uint8"]}.get(stem, [])
+        kinds += {"wide": ["dynamic", "fp16"], "convolution": ["dynamic", "fp16"], "classes": ["int8_floats", "uint8"]}.get(
+            stem, []
+        )
         for kind in kinds:
             content = convert(tensorflow, model, inputs, kind)
             write_whole(FOLDER / f"{stem}_{kind}.tflite", content)
