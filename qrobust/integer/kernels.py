@@ -10,8 +10,9 @@ Source    tflite/kernels/internal/reference/integer_ops/*.h, reference/softmax.h
           XNNPACK src/reference and microkernels qs8-*-fp32: float32 requantization, half to even; for softmax, which it does
           not take, optimized_ops.h. LiteRT commit f6745779
 
-The two differ: over the inputs of the models in tests/data/tflite (8 bits), in up to a few per cent of the outputs, by one
-unit (1/256 of confidence) nearly always; `python -m pytest tests/test_tflite_runtime.py -k differ -s` prints the counts.
+The two differ. At some 20,000 random inputs of each 8-bit model in tests/data/tflite: of `pooling` (two convolutions) 272 of
+20,203 confidences, by two units of 1/256 at most; of `classes` and `wide` (dense layers) 7 of 202,030 and 6 of 101,015, by
+one; of `binary` and `tanh` none. `python -m pytest tests/test_tflite_runtime.py -k differ -s` counts again.
 """
 
 from __future__ import annotations
