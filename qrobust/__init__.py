@@ -11,7 +11,7 @@ from qrobust.certificates import Certificate, load_certificate
 from qrobust.check import certificate_fault
 from qrobust.domains import InputBox, ParameterBox, Point, Points, Polytope
 from qrobust.errors import QRobustError
-from qrobust.formats import load
+from qrobust.formats import load, load_program
 from qrobust.maps import Quantity, RobustnessMap, random_points, robustness_map
 from qrobust.network import Activation, AveragePool2d, Conv2d, Dense, Feature, MaxPool2d, Network, Output
 from qrobust.perturbations import Absolute, HalfStep, Hull, PerLayer
@@ -75,6 +75,7 @@ __all__ = [
     "estimate",
     "load",
     "load_certificate",
+    "load_program",
     "random_points",
     "robustness_map",
 ]

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from qrobust.answers import VERSION, Verdict
+from qrobust.answers import VERSION, Verdict, text_above, text_below
 from qrobust.cli import show
 from qrobust.cli.options import UsageError, Where, domain_of, points_of, read_model
 from qrobust.comparison import UNDECIDED, Agreement, Comparison, Inputs, at_points, compare, on_grid
@@ -168,7 +168,7 @@ def _findings(found: Comparison) -> list[str]:
     count = len(found.inputs)
     changed, open_ = (int((found.agreement == kind).sum()) for kind in (Agreement.CHANGED, Agreement.UNDECIDED))
     steps = found.program.input.scale, found.program.result.scale
-    lines = [f"greatest change of a confidence: in [{low:.9g}, {high:.9g}]"]
+    lines = [f"greatest change of a confidence: in [{text_below(low)}, {text_above(high)}]"]
     lines.append(f"steps of the program: {steps[0]:.6g} of an input, {steps[1]:.6g} of a confidence")
     undecided = f", {open_:,} are undecided" if open_ else ""
     lines.append(f"labels: {changed:,} of {count:,} are others ({100 * changed / count:.3g} %){undecided}")

@@ -89,9 +89,9 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     for stem, layers in models(keras).items():
         model = keras.Sequential(layers)
+        rng = np.random.default_rng(len(stem))
         for layer in model.layers:  # biases of zero would hide a mistake
             values = layer.get_weights()
-            rng = np.random.default_rng(len(stem))
             layer.set_weights([v if v.ndim > 1 else rng.normal(0, 0.4, v.shape).astype(np.float32) for v in values])
         inputs = samples(tuple(model.input_shape[1:]))
         kinds = ["float", "int8", "int16"]
