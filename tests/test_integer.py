@@ -248,6 +248,8 @@ def test_overflow_is_refused_before_anything_runs() -> None:
     (lambda: binary(dense([[1], [1]], [0, 0], IN, MIDDLE)), ShapeError, "takes 1"),
     (lambda: dense([[1]], [0, 1], IN, MIDDLE), ShapeError, "1 channels"),
     (lambda: Windows.over_image((1, 10**5, 10**5), (3, 3), Sliding((1, 1))), ResourceError, "entries"),
+    (lambda: Pool(Windows.over_image((1, 200, 200), (200, 200), Sliding((1, 1)), 1), Encoding(0.5, 0, 16), True),
+     UnsupportedError, "may overflow"),
     (lambda: Windows.over_image((1, 2, 2), (3, 3), Sliding((1, 1))), ShapeError, "do not fit"),
 ])  # fmt: skip
 def test_what_is_no_program(make: object, kind: type[Exception], words: str) -> None:

@@ -233,6 +233,18 @@ def test_weights_named_many_times_are_counted(monkeypatch: pytest.MonkeyPatch) -
         formats.load_program(FILES / "wide_int8.tflite")
 
 
+@pytest.mark.parametrize(("name", "words"), [
+    ("flatbuffer.MOST_TABLES", "tables: at most 3"),
+    ("tflite_file.MOST_SCALES", "more than 3 scales"),
+    ("tflite_file.MOST_SIZES", "4 sizes, at most 3"),
+    ("tflite_file.MOST_INDICES", "4 inputs or outputs, at most 3"),
+])  # fmt: skip
+def test_what_a_small_file_can_name_many_times_is_counted(name: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"qrobust.formats.{name}", 3)
+    with pytest.raises((ModelFileError, UnsupportedError), match=words):
+        formats.load_program(FILES / "pooling_int8.tflite")
+
+
 def test_dense_layers_after_a_flatten_take_channels_first() -> None:
     """The columns of the dense layer are those of TFLite, reordered: (height, width, channel) to (channel, height, width)."""
     network = formats.load(FILES / "convolution_float.tflite")

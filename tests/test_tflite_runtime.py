@@ -148,4 +148,4 @@ def test_how_often_the_kernels_differ(stem: str) -> None:
     a, b = run(program, x).values, run(program, x, Kernels.XNNPACK).values
     print(f"{stem}: {int((a != b).sum())} of {a.size} differ, by at most {np.abs(a - b).max()}")
     assert (a != b).mean() < 0.05
-    assert np.abs(a - b).max() <= 2
+    assert np.abs(a - b).max() <= 3

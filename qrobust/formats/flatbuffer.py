@@ -15,6 +15,8 @@ import numpy.typing as npt
 
 from qrobust.errors import ModelFileError
 
+MOST_TABLES = 2**16  # in one vector; many may be one and the same place of a small file
+
 
 @dataclass(frozen=True, eq=False)
 class Table:
@@ -69,6 +71,8 @@ class Table:
         distances = self.vector(index, "<u4")
         if distances is None:
             return []
+        if len(distances) > MOST_TABLES:
+            raise ModelFileError(f"a vector of {len(distances):,} tables: at most {MOST_TABLES:,} are read")
         start = self._target(index)
         assert start is not None
         return [Table(self.content, start + 4 + 4 * i + distance) for i, distance in enumerate(distances.tolist())]

@@ -30,7 +30,7 @@ from qrobust.formats.untrusted import parsing
 from qrobust.interval import FloatArray
 from qrobust.network import Activation, AveragePool2d, Conv2d, Dense, Layer, MaxPool2d, Network, Output
 
-MOST_PARAMETERS = 2**25  # of all layers together; a small file can name the same stored weights many times
+MOST_PARAMETERS = 2**24  # of all layers together; a small file can name the same stored weights many times
 FUSED = {"none": Activation.LINEAR, "relu": Activation.RELU}
 FUNCTIONS = {"RELU": Activation.RELU, "LOGISTIC": Activation.SIGMOID, "TANH": Activation.TANH}
 AFFINE = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D")

@@ -21,6 +21,8 @@ from qrobust.interval import FloatArray
 from qrobust.layers import IntArray
 
 MOST_VALUES = 2**26  # numbers in one tensor
+MOST_SCALES = 2**22  # of all tensors together; these and the next limits are on what a small file can name many times
+MOST_SIZES, MOST_INDICES = 8, 64  # of one tensor's shape; of one operator's inputs or outputs
 TYPES = {0: "float32", 1: "float16", 2: "int32", 3: "uint8", 4: "int64", 7: "int16", 9: "int8"}
 OPERATORS = {
     0: "ADD",
@@ -183,7 +185,7 @@ def read_content(path: Path | str) -> Content:
     if len(graphs) != 1:
         raise UnsupportedError(f"the file has {len(graphs)} subgraphs, only one is read")
     buffers = model.tables(4)
-    tensors = tuple(_tensor(table, buffers) for table in graphs[0].tables(0))
+    tensors = _tensors(graphs[0], buffers)
     names = [_operator_name(table) for table in model.tables(1)]
     operators = tuple(_operator(table, names, len(tensors)) for table in graphs[0].tables(3))
     ends = [_indices(graphs[0], index, len(tensors)) for index in (1, 2)]
@@ -198,9 +200,21 @@ def read_content(path: Path | str) -> Content:
     return Content(tensors, operators, first, last)
 
 
+def _tensors(graph: Table, buffers: list[Table]) -> tuple[Tensor, ...]:
+    tensors, scales = [], 0
+    for table in graph.tables(0):
+        tensors.append(_tensor(table, buffers))
+        scales += tensors[-1].scales.size
+        if scales > MOST_SCALES:
+            raise ModelFileError(f"the tensors have more than {MOST_SCALES:,} scales together")
+    return tuple(tensors)
+
+
 def _tensor(table: Table, buffers: list[Table]) -> Tensor:
     name, code = table.text(3), table.number(1, "<b")
     shape = table.vector(0, "<i4")
+    if shape is not None and len(shape) > MOST_SIZES:
+        raise ModelFileError(f"tensor {name!r} has {len(shape):,} sizes, at most {MOST_SIZES} are read")
     sizes = () if shape is None else tuple(shape.tolist())
     if any(size < 0 for size in sizes) or prod(sizes) > MOST_VALUES:
         raise ModelFileError(f"tensor {name!r} has the shape {sizes}: at most {MOST_VALUES:,} numbers are read")
@@ -244,6 +258,10 @@ def _operator(table: Table, names: list[str], tensors: int) -> Operator:
 def _indices(table: Table, index: int, tensors: int) -> tuple[int | None, ...]:
     """Return numbers of tensors, None for -1. Raises ModelFileError if one is out of range."""
     numbers = table.vector(index, "<i4")
+    if numbers is not None and len(numbers) > MOST_INDICES:
+        raise UnsupportedError(
+            f"an operator or the model has {len(numbers):,} inputs or outputs, at most {MOST_INDICES} are read"
+        )
     found = [] if numbers is None else numbers.tolist()
     wrong = [number for number in found if not -1 <= number < tensors]
     if wrong:

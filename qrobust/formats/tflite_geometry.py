@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from qrobust.errors import ModelFileError, UnsupportedError
-from qrobust.formats.tflite_file import ACTIVATIONS, MOST_VALUES, Content, Operator, Tensor
-from qrobust.integer.geometry import Sliding
+from qrobust.formats.tflite_file import ACTIVATIONS, Content, Operator, Tensor
+from qrobust.integer.geometry import MOST_ENTRIES, Sliding
 from qrobust.layers import Shape
 
 UNPADDED = Sliding((1, 1))
@@ -165,7 +165,7 @@ def sliding_of(operator: Operator, image: Shape, size: Sequence[int]) -> Sliding
     stride = (down, across)
     sliding = Sliding.same_size(image[1:], size, stride) if padding == 0 else Sliding(stride)
     places = sliding.places(image[1:], size)
-    if min(places) < 1 or prod(places) * prod(size) * image[0] > MOST_VALUES:
+    if min(places) < 1 or prod(places) * prod(size) * image[0] > MOST_ENTRIES:
         raise ModelFileError(
             f"operator {operator.name} slides windows {tuple(size)} over an image {image}: none fit, or too many"
         )

@@ -11,7 +11,7 @@ import numpy as np
 from qrobust.errors import ResourceError, ShapeError
 from qrobust.layers import IntArray
 
-MOST_ENTRIES = 2**26  # of a table of windows: 512 MiB
+MOST_ENTRIES = 2**24  # of a table of windows: 128 MiB
 
 
 @dataclass(frozen=True, eq=False)

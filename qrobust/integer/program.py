@@ -174,12 +174,19 @@ class Affine:
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """The greatest or the mean of each window of each channel, in the units of the input. `windows` have one tap a place."""
+    """The greatest or the mean of each window of each channel, in the units of the input. `windows` has a group a channel.
+
+    Raises    UnsupportedError where a sum can leave 32 bits
+    """
 
     windows: Windows
     input: Encoding
     average: bool
     bounds: Bounds = Bounds()
+
+    def __post_init__(self) -> None:
+        if self.windows.taps << self.input.bits >= 2**31:
+            raise UnsupportedError(f"a pool sums {self.windows.taps:,} numbers of {self.input.bits} bits: it may overflow")
 
     @property
     def output(self) -> Encoding:
