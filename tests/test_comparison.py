@@ -230,7 +230,7 @@ def test_what_cannot_be_compared(models: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["int8", "int16"])
-@pytest.mark.parametrize("stem", ["binary", "tanh", "wide", "convolution", "pooling"])
+@pytest.mark.parametrize("stem", ["binary", "tanh", "wide", "convolution", "grouped", "pooling"])
 def test_converted_models_are_near_their_float_twins(stem: str, kind: str) -> None:
     """Images and flattens lie the same way in both: a wrong order would move confidences by far more."""
     network, program = formats.load(FILES / f"{stem}_float.tflite"), formats.load_program(FILES / f"{stem}_{kind}.tflite")

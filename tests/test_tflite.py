@@ -41,7 +41,7 @@ def outcome(path: Path, content: bytes) -> str:
 
 
 def test_the_files_are_all_there() -> None:
-    assert len(ALL) == 24
+    assert len(ALL) == 31
     assert sum(path.stat().st_size for path in ALL) < 400_000
 
 

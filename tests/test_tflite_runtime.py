@@ -16,10 +16,21 @@ from qrobust.integer.kernels import run
 from qrobust.integer.program import IntegerProgram, Kernels
 from tests.litert import FILES, run_litert, with_random_numbers
 
-FLOATS = ("binary_float", "tanh_float", "wide_float", "convolution_float", "pooling_float", "wide_fp16", "convolution_fp16")
+FLOATS = (
+    "binary_float",
+    "tanh_float",
+    "wide_float",
+    "convolution_float",
+    "grouped_float",
+    "pooling_float",
+    "wide_fp16",
+    "convolution_fp16",
+)
 INTEGERS = (*sorted(path.stem for path in FILES.glob("*_int*.tflite")), "classes_uint8")
-RANDOM = ("binary_int8", "tanh_int8", "classes_int8", "wide_int8", "convolution_int8", "pooling_int8")
-RANDOM_16 = ("binary_int16", "tanh_int16", "classes_int16", "convolution_int16", "pooling_int16")
+DENSE = ("binary_int8", "tanh_int8", "classes_int8", "classes_int8_tensor", "wide_int8")
+RANDOM_XNNPACK = (*DENSE, "grouped_int8", "pooling_int8")  # average pools of XNNPACK are not taken
+RANDOM = (*RANDOM_XNNPACK, "convolution_int8", "convolution_int8_tensor")
+RANDOM_16 = tuple(sorted(path.stem for path in FILES.glob("*_int16*.tflite")))
 POINTS = 3000
 
 
@@ -88,7 +99,7 @@ def test_random_programs_are_bit_for_bit_the_reference_kernels(stem: str, seed: 
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("stem", [stem for stem in RANDOM if stem != "convolution_int8"])
+@pytest.mark.parametrize("stem", RANDOM_XNNPACK)
 def test_random_programs_are_bit_for_bit_xnnpack(stem: str, seed: int, tmp_path: Path) -> None:
     path = tmp_path / "random.tflite"
     path.write_bytes(with_random_numbers((FILES / f"{stem}.tflite").read_bytes(), seed))
@@ -140,7 +151,7 @@ def test_real_inputs_become_integers_as_quantize_makes_them(tmp_path: Path) -> N
     np.testing.assert_array_equal(found, expected.astype(np.float64))
 
 
-@pytest.mark.parametrize("stem", [stem for stem in RANDOM if stem != "convolution_int8"])
+@pytest.mark.parametrize("stem", RANDOM_XNNPACK)
 def test_how_often_the_kernels_differ(stem: str) -> None:
     """The count that the docstring of `kernels` speaks of; -s shows it."""
     program = formats.load_program(FILES / f"{stem}.tflite")
@@ -148,4 +159,4 @@ def test_how_often_the_kernels_differ(stem: str) -> None:
     a, b = run(program, x).values, run(program, x, Kernels.XNNPACK).values
     print(f"{stem}: {int((a != b).sum())} of {a.size} differ, by at most {np.abs(a - b).max()}")
     assert (a != b).mean() < 0.05
-    assert np.abs(a - b).max() <= 3
+    assert np.abs(a - b).max() <= 4

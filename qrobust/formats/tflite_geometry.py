@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -15,6 +15,7 @@ from qrobust.formats.tflite_file import ACTIVATIONS, Content, Operator, Tensor
 from qrobust.integer.geometry import MOST_ENTRIES, Sliding
 from qrobust.layers import Shape
 
+BIAS_FIELD = {"FULLY_CONNECTED": 4, "CONV_2D": 6}  # quantized_bias_type: 2 is int32, 0 and 4 are int64
 UNPADDED = Sliding((1, 1))
 ACTIVATION_FIELD = {
     "FULLY_CONNECTED": 0,
@@ -79,6 +80,7 @@ class Weights:
     layout: Layout
     groups: int = 1
     sliding: Sliding = UNPADDED
+    narrow: bool = False  # whether the operator's options say 32-bit biases for 16-bit activations
 
     @property
     def channels(self) -> int:
@@ -120,6 +122,8 @@ def weights_of(content: Content, operator: Operator, layout: Layout) -> Weights:
         found = Weights(operator.name, weight, bias, activation, layout)
     else:
         found = _convolution(operator, weight, bias, activation, layout)
+    if operator.name in BIAS_FIELD:
+        found = replace(found, narrow=operator.option(BIAS_FIELD[operator.name], "<b") == 2)
     if bias is not None and bias.shape != (found.channels,):
         raise ModelFileError(f"{found.channels} channels have biases of shape {bias.shape}")
     return found

@@ -115,8 +115,9 @@ class _Reader:
         wide = before.bits == 16
         if weight.kind != "int8" or not weight.scales.size:
             raise UnsupportedError(f"weights {weight.name!r} are {weight.kind}: only int8 with scales are read")
-        if bias is not None and bias.kind not in (("int32", "int64") if wide else ("int32",)):
-            raise UnsupportedError(f"biases {bias.name!r} are {bias.kind}: int32 are read, with int16 activations int64, too")
+        wanted = "int64" if wide and not weights.narrow else "int32"
+        if bias is not None and bias.kind != wanted:
+            raise UnsupportedError(f"biases {bias.name!r} are {bias.kind}, where {weights.operator}'s kernel reads {wanted}")
         if (
             not before.signed
             or not after.signed
@@ -150,7 +151,7 @@ class _Reader:
             after,
             zero,
             bounds_of(weights.activation, after, weights.operator),
-            wide=wide and (bias is None or bias.kind == "int64"),
+            wide=wide and not weights.narrow,
             exactly=dense,
         )
 

@@ -18,6 +18,12 @@ from qrobust.files import write_whole
 
 FOLDER = Path(__file__).parent / "tflite"
 SAMPLES = 200
+FURTHER = {
+    "wide": ["dynamic", "fp16"],
+    "convolution": ["dynamic", "fp16", "int8_tensor"],
+    "grouped": ["int16_bias32"],
+    "classes": ["int8_floats", "uint8", "int8_tensor", "int16_bias32"],
+}
 Samples = npt.NDArray[np.float32]
 
 
@@ -39,6 +45,12 @@ def models(keras: Any) -> dict[str, Any]:
             layers.AveragePooling2D(2),
             layers.Flatten(),
             layers.Dense(4, "softmax"),
+        ],
+        "grouped": [
+            keras.Input((6, 6, 4)),
+            layers.Conv2D(6, 3, strides=2, groups=2, padding="same", activation="relu"),
+            layers.Flatten(),
+            layers.Dense(3, "softmax"),
         ],
         "pooling": [
             keras.Input((9, 7, 3)),
@@ -63,7 +75,11 @@ def representative(inputs: Samples) -> Callable[[], Iterator[list[Samples]]]:
 
 
 def convert(tensorflow: Any, model: Any, inputs: Samples, kind: str) -> bytes:
-    """Return a model's file: float, fp16, dynamic (range), int8, int8_floats (between float ends), uint8 or int16."""
+    """Return a model's file, of a kind.
+
+    Accepts   float, fp16, dynamic (range), int8, int8_floats (between float ends), int8_tensor (one scale a tensor of
+              weights), uint8, int16, int16_bias32 (biases of 32 bits)
+    """
     lite = tensorflow.lite
     converter = lite.TFLiteConverter.from_keras_model(model)
     if kind != "float":
@@ -73,11 +89,14 @@ def convert(tensorflow: Any, model: Any, inputs: Samples, kind: str) -> bytes:
     if kind.startswith(("int", "uint")):
         converter.representative_dataset = representative(inputs)
         wanted = "TFLITE_BUILTINS_INT8"
-        if kind == "int16":
+        if kind.startswith("int16"):
             wanted = "EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8"
         converter.target_spec.supported_ops = [getattr(lite.OpsSet, wanted)]
         if kind != "int8_floats":
-            converter.inference_input_type = converter.inference_output_type = getattr(tensorflow, kind)
+            converter.inference_input_type = converter.inference_output_type = getattr(tensorflow, kind.split("_")[0])
+        converter._experimental_disable_per_channel = kind == "int8_tensor"
+        if kind == "int16_bias32":
+            converter._experimental_full_integer_quantization_bias_type = tensorflow.int32
     return bytes(converter.convert())
 
 
@@ -95,9 +114,7 @@ def main() -> None:
             layer.set_weights([v if v.ndim > 1 else rng.normal(0, 0.4, v.shape).astype(np.float32) for v in values])
         inputs = samples(tuple(model.input_shape[1:]))
         kinds = ["float", "int8", "int16"]
-        kinds += {"wide": ["dynamic", "fp16"], "convolution": ["dynamic", "fp16"], "classes": ["int8_floats", "uint8"]}.get(
-            stem, []
-        )
+        kinds += FURTHER.get(stem, [])
         for kind in kinds:
             content = convert(tensorflow, model, inputs, kind)
             write_whole(FOLDER / f"{stem}_{kind}.tflite", content)
