@@ -245,6 +245,21 @@ def test_what_a_small_file_can_name_many_times_is_counted(name: str, words: str,
         formats.load_program(FILES / "pooling_int8.tflite")
 
 
+def test_biases_that_a_kernel_would_read_otherwise_are_refused(tmp_path: Path) -> None:
+    """Without the option that says 32 bits, LiteRT's kernel reads the int32 biases as int64."""
+    content = (FILES / "classes_int16_bias32.tflite").read_bytes()
+    changed = bytearray(content)
+    options = Table.root(content, b"TFL3").tables(2)[0].tables(3)[0].table(4)
+    assert options is not None
+    place = options._field(4)
+    assert place is not None
+    changed[place] = 0
+    path = tmp_path / "model.tflite"
+    path.write_bytes(changed)
+    with pytest.raises(UnsupportedError, match="are int32, where FULLY_CONNECTED's kernel reads int64"):
+        formats.load_program(path)
+
+
 def test_dense_layers_after_a_flatten_take_channels_first() -> None:
     """The columns of the dense layer are those of TFLite, reordered: (height, width, channel) to (channel, height, width)."""
     network = formats.load(FILES / "convolution_float.tflite")

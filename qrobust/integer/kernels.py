@@ -12,7 +12,8 @@ Source    tflite/kernels/internal/reference/integer_ops/*.h, reference/softmax.h
 
 The two differ. At some 20,000 random inputs of each 8-bit model in tests/data/tflite: of `pooling` and `grouped`
 (convolutions) 196 of 20,203 and 481 of 60,609 confidences, by four and three units of 1/256 at most; of `classes` and `wide`
-(dense layers) 4 of 202,030 and 5 of 101,015, by one; of `binary` and `tanh` none. `python -m pytest tests/test_tflite_runtime.py -k differ -s` counts again.
+(dense layers) 4 of 202,030 and 5 of 101,015, by one; of `binary` and `tanh` none.
+`python -m pytest tests/test_tflite_runtime.py -k differ -s` counts again.
 """
 
 from __future__ import annotations
