@@ -81,7 +81,9 @@ class FailOn(StrEnum):
     VIOLATED = "violated"
 
 
-Model = Annotated[Path, typer.Argument(help="A .json (qrobust), .keras, .skops, .tflite or, with --trust-pickle, .joblib file.")]
+Model = Annotated[
+    Path, typer.Argument(help="A .json (qrobust), .keras, .skops, .tflite or, with --trust-pickle, .joblib file.")
+]
 Delta = Annotated[float | None, typer.Option(help="Every parameter may differ from its stored value by at most this.")]
 Deltas = Annotated[list[float] | None, typer.Option("--delta", help="As above; give it again to compare several.")]
 DeltaPerLayer = Annotated[str | None, typer.Option(help="One delta a layer, as in '0.01, 0.002'.")]
