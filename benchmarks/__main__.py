@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import labels, radius, readers
+from benchmarks import integers, labels, radius, readers
 from benchmarks.peers import call_with_limit
 from qrobust.bounds.local import greatest_changes, label_changes
 from qrobust.domains import InputBox
@@ -36,7 +36,7 @@ from qrobust.solve import Session
 FOLDER = Path(__file__).parent
 MODELS = {"CAT": "cat_paper.json", "ATH-ReLU": "ath_relu.json", "ATH-Linear": "ath_linear.json"}
 PEER = "dReal 4.21.06.2, straightforward encoding, precision 1e-4"
-LOCAL_AIM, GLOBAL_AIM, MILLION_AIM = 1000.0, 100.0, 2.0
+LOCAL_AIM, GLOBAL_AIM, MILLION_AIM, ENUMERATION_AIM = 1000.0, 100.0, 2.0, 1.0
 
 Rows = list[dict[str, Any]]
 
@@ -223,7 +223,29 @@ def reader_rows(limit: float) -> Rows:
     ]
 
 
-BENCHMARKS: dict[str, Callable[[float], Rows]] = {"paper": paper, "million": million, "readers": reader_rows}
+def enumerate_int8(limit: float) -> Rows:
+    """Two-feature int8 programs against their float models, at all 65,536 inputs."""
+    name, peer = "enumerate-int8", "LiteRT's reference kernels and a float64 forward pass, no proof"
+    rows: Rows = []
+    for model in integers.PAIRS:
+        seconds, found = timed(lambda m=model: integers.enumerated(m))  # type: ignore[misc]
+        theirs, others = timed(lambda m=model: integers.tested(m))  # type: ignore[misc]
+        work, ours, change = f"{name}-{model}", integers.changed(found), found.greatest
+        rows += [
+            row(work, "seconds for 65,536 inputs", seconds, "s", aim=ENUMERATION_AIM, peer=peer, peer_value=theirs, name=name),
+            row(work, "labels that are others", ours, "inputs", peer=peer, peer_value=others, name=name),
+            row(work, "greatest change, lower end", change[0], "confidence", name=name),
+            row(work, "gap of the two ends", change[1] - change[0], "confidence", name=name),
+        ]
+    return rows
+
+
+BENCHMARKS: dict[str, Callable[[float], Rows]] = {
+    "paper": paper,
+    "million": million,
+    "readers": reader_rows,
+    "enumerate-int8": enumerate_int8,
+}
 BENCHMARKS |= {
     name: lambda _, name=name: on_two_cores(name)  # type: ignore[misc]
     for name in [*labels.works(), "digits-radius", "linear-cost"]

@@ -11,7 +11,7 @@ from qrobust.certificates import Certificate, load_certificate
 from qrobust.check import certificate_fault
 from qrobust.domains import InputBox, ParameterBox, Point, Points, Polytope
 from qrobust.errors import QRobustError
-from qrobust.formats import load, save
+from qrobust.formats import load, load_program, save
 from qrobust.held import held
 from qrobust.maps import Quantity, RobustnessMap, random_points, robustness_map
 from qrobust.network import Activation, AveragePool2d, Conv2d, Dense, Feature, MaxPool2d, Network, Output
@@ -81,6 +81,7 @@ __all__ = [
     "held",
     "load",
     "load_certificate",
+    "load_program",
     "outside",
     "parse_scheme",
     "random_points",

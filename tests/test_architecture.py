@@ -21,6 +21,7 @@ ORDER = (
     "files",
     "layers",
     "network",
+    "integer",
     "formats",
     "domains",
     "quantization",
@@ -36,6 +37,7 @@ ORDER = (
     "bounds",
     "backends",
     "solve",
+    "comparison",
     "cache",
     "parallel",
     "maps",
@@ -47,7 +49,7 @@ ORDER = (
 FRONT = "qrobust"  # the package's own __init__, which re-exports from all
 HEAVY = (
     *("z3", "highspy", "sklearn", "matplotlib", "tensorflow", "h5py", "dreal", "joblib", "distributed", "dask"),
-    *("onnx", "onnxruntime", "torch", "vnnlib", "skops"),
+    *("onnx", "onnxruntime", "torch", "vnnlib", "skops", "ai_edge_litert"),
 )
 VAGUE = {"utils", "util", "helpers", "helper", "common", "misc"}
 

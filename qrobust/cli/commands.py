@@ -1,4 +1,4 @@
-"""The commands: check, estimate, map, replay, demo, doctor, export."""
+"""The commands: check, estimate, map, replay, demo, doctor, export; compare is in a file of its own."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from qrobust.cache import Kind, ResultCache, Task
 from qrobust.certificates import load_certificate
 from qrobust.check import certificate_fault
 from qrobust.cli import show
+from qrobust.cli.compare import EXIT, compare_command
 from qrobust.cli.options import Rule, UsageError, Where, domain_of, parameter_boxes, points_of, read_model
 from qrobust.domains import Domain, ParameterBox, Point, Points
 from qrobust.errors import EnclosureError, NumberError, QRobustError, UnsoundAnswerError
@@ -42,7 +43,6 @@ from qrobust.queries import (
 from qrobust.search import Budget
 from qrobust.solve import Session, check_laws
 
-EXIT = {Verdict.ROBUST: 0, Verdict.VIOLATED: 1, Verdict.UNKNOWN: 3}
 USAGE, INTERNAL, INTERRUPTED = 2, 4, 130
 
 app = typer.Typer(
@@ -91,7 +91,8 @@ class FailOn(StrEnum):
 
 
 Model = Annotated[
-    Path, typer.Argument(help="A .json (qrobust), .keras, .h5, .onnx, .npz, .skops or, with --trust-pickle, .joblib file.")
+    Path,
+    typer.Argument(help="A .json (qrobust), .keras, .h5, .onnx, .npz, .tflite, .skops or, with --trust-pickle, .joblib file."),
 ]
 Delta = Annotated[float | None, typer.Option(help="Every parameter may differ from its stored value by at most this.")]
 Deltas = Annotated[list[float] | None, typer.Option("--delta", help="As above; give it again to compare several.")]
@@ -577,6 +578,9 @@ def doctor(json: Json = False) -> None:
         return
     for finding in found:
         print(finding)
+
+
+app.command("compare")(compare_command)
 
 
 def _version(wanted: bool) -> None:

@@ -12,6 +12,9 @@ from qrobust.formats.npz import read_npz, write_npz
 from qrobust.formats.onnx import read_onnx
 from qrobust.formats.onnx_write import write_onnx
 from qrobust.formats.sklearn import read_joblib, read_skops
+from qrobust.formats.tflite import read_tflite
+from qrobust.formats.tflite_program import read_program
+from qrobust.integer.program import IntegerProgram
 from qrobust.network import Network
 
 READERS: dict[str, Callable[[Path | str], Network]] = {
@@ -22,7 +25,9 @@ READERS: dict[str, Callable[[Path | str], Network]] = {
     ".npz": read_npz,
     ".skops": read_skops,
     ".joblib": read_joblib,
+    ".tflite": read_tflite,
 }
+PROGRAM_READERS: dict[str, Callable[[Path | str], IntegerProgram]] = {".tflite": read_program}
 
 WRITERS: dict[str, Callable[[Network, Path | str], None]] = {
     ".json": write_native,
@@ -46,8 +51,8 @@ def save(network: Network, path: Path | str) -> None:
 def load(path: Path | str, *, trust_pickle: bool = False) -> Network:
     """Read a network from a file, by the ending of its name.
 
-    Accepts   .json (qrobust's own), .keras, .h5 (Keras), .onnx, .npz, .skops; .joblib only with trust_pickle=True, since a
-              pickle runs code
+    Accepts   .json (qrobust's own), .keras, .h5 (Keras), .onnx, .npz, .tflite (of float activations), .skops; .joblib only
+              with trust_pickle=True, since a pickle runs code
     Raises    ModelFileError, UnsupportedError, BackendUnavailableError
     """
     suffix = Path(path).suffix.lower()
@@ -56,3 +61,16 @@ def load(path: Path | str, *, trust_pickle: bool = False) -> Network:
     if suffix not in READERS:
         raise ModelFileError(f"{path} ends in {suffix or 'nothing'!r}: the formats read are {', '.join(READERS)}")
     return READERS[suffix](path)
+
+
+def load_program(path: Path | str) -> IntegerProgram:
+    """Read an integer program from a file, by the ending of its name: .tflite, fully quantized.
+
+    Raises    ModelFileError, UnsupportedError
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in PROGRAM_READERS:
+        raise ModelFileError(
+            f"{path} ends in {suffix or 'nothing'!r}: integer programs are read from {', '.join(PROGRAM_READERS)}"
+        )
+    return PROGRAM_READERS[suffix](path)

@@ -1,0 +1,232 @@
+"""The command compare: a float network beside the integer program that ships in its place."""
+
+from __future__ import annotations
+
+import time
+from enum import StrEnum
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from qrobust.answers import VERSION, Verdict, text_above, text_below
+from qrobust.cli import show
+from qrobust.cli.options import UsageError, Where, domain_of, points_of, read_model
+from qrobust.comparison import UNDECIDED, Agreement, Comparison, Inputs, at_points, compare, on_grid
+from qrobust.domains import MOST_SHOWN, Point
+from qrobust.exact import to_fraction
+from qrobust.formats import load_program
+from qrobust.integer.program import IntegerProgram, Kernels
+from qrobust.network import Network, Output
+
+EXIT = {Verdict.ROBUST: 0, Verdict.VIOLATED: 1, Verdict.UNKNOWN: 3}
+LISTED = 1000  # inputs in a list of the JSON document
+
+
+class KernelsName(StrEnum):
+    """Whose arithmetic the program is run with."""
+
+    REFERENCE = "reference"
+    XNNPACK = "xnnpack"
+    ANY = "any-kernel"
+
+
+def compare_command(
+    model: Annotated[Path, typer.Argument(metavar="FLOAT", help="The float model: any file that `check` reads.")],
+    program: Annotated[Path, typer.Argument(metavar="INTEGER", help="The integer program: a fully quantized .tflite file.")],
+    eps: Annotated[str | None, typer.Option(help="Is any confidence off by more than this?")] = None,
+    label: Annotated[bool, typer.Option("--label", help="Is any label another?")] = False,
+    points: Annotated[Path | None, typer.Option("--points", help="A CSV file of inputs with a header.")] = None,
+    point: Annotated[str | None, typer.Option("--point", help="One input, as in '15, 2'.")] = None,
+    enumerate_all: Annotated[bool, typer.Option("--enumerate", help="Every integer input of the program.")] = False,
+    box: Annotated[
+        str | None, typer.Option("--box", help="With --enumerate: those in this box, as in '6.3:20.5, 2:3.9'.")
+    ] = None,
+    kernels: Annotated[KernelsName, typer.Option(help="Whose arithmetic runs the program.")] = KernelsName.REFERENCE,
+    level: Annotated[str, typer.Option(help="Decision level of a binary model, as in 0.3 or 1/3.")] = "1/2",
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print no progress, and no sentences.")] = False,
+    trust_pickle: Annotated[
+        bool, typer.Option("--trust-pickle", help="Read .joblib files, which run code from the file.")
+    ] = False,
+) -> None:
+    """Compare a float model with its integer program, exactly, at points or at every input of its grid.
+
+    Exit code 0 robust, 1 violated, 3 unknown; 0 if neither --eps nor --label asks.
+
+    \b
+    qrobust compare models/cat_paper.json models/cat_int8.tflite --enumerate --eps 0.02
+    qrobust compare models/cat_paper.json models/cat_int8.tflite --point "15, 2" --label
+    """
+    started = time.monotonic()
+    epsilon, exact_level = None if eps is None else to_fraction(eps), to_fraction(level)
+    network, integers = read_model(model, trust_pickle), load_program(program)
+    inputs = _inputs(network, integers, Where(point, points, box), enumerate_all)
+    with show.waiting("comparing", quiet=quiet or json):
+        found = compare(network, integers, inputs, kernels=Kernels(kernels.value), level=exact_level)
+        asked = _verdicts(found, epsilon, label)
+    seconds = time.monotonic() - started
+    if json:
+        show.document(_document(found, asked, epsilon, seconds))
+    else:
+        for text in _sentences(found, asked, epsilon, seconds):
+            show.line(text, quiet=quiet)
+    codes = [EXIT[verdict] for verdict, _ in asked.values()]
+    raise typer.Exit(1 if 1 in codes else max(codes, default=0))
+
+
+Asked = dict[str, tuple[Verdict, Any]]  # "eps" and "label": the verdict and the indices of the inputs that break it
+
+
+def _inputs(network: Network, program: IntegerProgram, where: Where, enumerate_all: bool) -> Inputs:
+    given = [where.point is not None, where.points is not None, enumerate_all]
+    if sum(given) != 1:
+        raise UsageError("say where: give --points, --point or --enumerate, one of them")
+    if enumerate_all:
+        domain = None if where.box is None else domain_of(network, where)
+        assert not isinstance(domain, Point)
+        return on_grid(program, domain)
+    if where.box is not None:
+        raise UsageError("--box goes with --enumerate: leave it out")
+    named = points_of(network, where)
+    assert named is not None
+    return at_points(program, named)
+
+
+def _verdicts(found: Comparison, epsilon: Fraction | None, label: bool) -> Asked:
+    asked: Asked = {}
+    if epsilon is not None:
+        asked["eps"] = found.epsilon_verdict(epsilon)
+    if label:
+        asked["label"] = found.label_verdict(), np.flatnonzero(found.agreement == Agreement.CHANGED)
+    return asked
+
+
+def _sentences(found: Comparison, asked: Asked, epsilon: Fraction | None, seconds: float) -> list[str]:
+    """Say the verdicts, then the findings."""
+    where = _where(found)
+    names = f"{found.network} and {found.program}"
+    lines = []
+    for question, (verdict, indices) in asked.items():
+        claim = _claim(question, verdict, len(indices), epsilon)
+        lines.append(f"{verdict.value}: at {where}, {claim}: {names}. [{found.kernels.value} kernels, {seconds:.3g} s]")
+        if len(indices):
+            worst = found.changes.lower[indices].argmax()
+            lines += _witness(found, int(indices[worst]))
+    if not asked:
+        lines.append(f"{names} at {where} [{found.kernels.value} kernels, {seconds:.3g} s]")
+    return lines + _findings(found)
+
+
+def _where(found: Comparison) -> str:
+    if found.inputs.enumerated:
+        return f"the {len(found.inputs):,} integer inputs"
+    return "the point" if len(found.inputs) == 1 else f"the {len(found.inputs):,} points"
+
+
+def _claim(question: str, verdict: Verdict, broken: int, epsilon: Fraction | None) -> str:
+    what = (
+        f"a confidence is off by more than {float(epsilon):g}"
+        if epsilon is not None and question == "eps"
+        else "a label is another"
+    )
+    if verdict is Verdict.ROBUST:
+        return what.replace("a ", "no ", 1)
+    return f"{what} ({broken:,} of them)" if verdict is Verdict.VIOLATED else f"whether {what} is undecided"
+
+
+def _witness(found: Comparison, index: int) -> list[str]:
+    """Describe an input: the reals, the integers, both confidences and both labels."""
+    network, encoding = found.network, found.program.result
+    units = [feature.unit for feature in network.features] or [""] * network.inputs
+    pairs = zip(found.inputs.reals[index].tolist(), found.inputs.integers[index].tolist(), units, strict=True)
+    lines = [
+        f"  {network.feature_name(i)} = {real:.10g} {unit}".rstrip() + f" (integer {q})"
+        for i, (real, q, unit) in enumerate(pairs)
+    ]
+    if len(lines) > MOST_SHOWN:
+        lines = [*lines[:3], f"  ... ({len(lines)} inputs in all; --json prints them)", lines[-1]]
+    single = network.output is Output.SIGMOID
+    for place in range(found.confidences.shape[1]):
+        name = network.class_name(1 if single else place)
+        before = found.confidences.middle[index, place]
+        low, high = found.results.lower[index, place], found.results.upper[index, place]
+        ends = encoding.real(np.array([low, high]))
+        after = (
+            f"{ends[0]:.9g} (integer {low})" if low == high else f"{ends[0]:.9g} to {ends[1]:.9g} (integers {low} to {high})"
+        )
+        lines.append(f"  confidence of {name}: {before:.9f} in float, {after}")
+    labels = [found.labels[index], found.program_labels[index]]
+    words = [network.class_name(int(v)) if v != UNDECIDED else "either" for v in labels]
+    return [*lines, f"  label: {words[0]} in float, {words[1]} in integers"]
+
+
+def _findings(found: Comparison) -> list[str]:
+    low, high = found.greatest
+    count = len(found.inputs)
+    changed, open_ = (int((found.agreement == kind).sum()) for kind in (Agreement.CHANGED, Agreement.UNDECIDED))
+    steps = found.program.input.scale, found.program.result.scale
+    lines = [f"greatest change of a confidence: in [{text_below(low)}, {text_above(high)}]"]
+    lines.append(f"steps of the program: {steps[0]:.6g} of an input, {steps[1]:.6g} of a confidence")
+    undecided = f", {open_:,} are undecided" if open_ else ""
+    lines.append(f"labels: {changed:,} of {count:,} are others ({100 * changed / count:.3g} %){undecided}")
+    rule = (
+        f"confidence exactly {found.level}: class 0" if found.network.output is Output.SIGMOID else "the lowest index is taken"
+    )
+    lines.append(
+        f"ties in the program: {found.ties:,} ({rule})" if found.kernels is not Kernels.ANY else "ties: depend on the kernels"
+    )
+    if not found.inputs.enumerated:
+        outside = int(found.inputs.outside.sum())
+        ends = found.program.input.real(np.array([found.program.input.least, found.program.input.greatest]))
+        lines.append(
+            f"inputs outside the program's range [{ends[0]:.6g}, {ends[1]:.6g}]: {outside:,} of {count:,}, cut off there"
+        )
+    if found.saturated is not None and found.counts is not None:
+        triples = zip(found.program.operations, found.saturated.tolist(), found.counts.tolist(), strict=True)
+        parts = [f"{operation}: {cut:,} of {total:,}" for operation, cut, total in triples if cut]
+        lines.append(f"values cut off at the ends of a tensor's type: {'; '.join(parts) or 'none'}")
+    return lines
+
+
+def _document(found: Comparison, asked: Asked, epsilon: Fraction | None, seconds: float) -> dict[str, Any]:
+    """Return the comparison as JSON values; lists of inputs are cut at LISTED."""
+    low, high = found.greatest
+    changed = np.flatnonzero(found.agreement == Agreement.CHANGED)
+    document: dict[str, Any] = {
+        "qrobust": VERSION,
+        "network": found.network.sha256,
+        "program": found.program.sha256,
+        "kernels": found.kernels.value,
+        "level": str(found.level),
+        "inputs": len(found.inputs),
+        "enumerated": found.inputs.enumerated,
+        "eps": None if epsilon is None else str(epsilon),
+        "verdicts": {question: verdict.value for question, (verdict, _) in asked.items()},
+        "violations": {question: len(indices) for question, (_, indices) in asked.items()},
+        "greatest_change": {"lower": low, "upper": high, "at": _point(found, found.witness)},
+        "changed_labels": len(changed),
+        "undecided_labels": int((found.agreement == Agreement.UNDECIDED).sum()),
+        "changed": [_point(found, int(i)) for i in changed[:LISTED]],
+        "listed": min(len(changed), LISTED),
+        "ties": None if found.kernels is Kernels.ANY else found.ties,
+        "outside_input_range": int(found.inputs.outside.sum()),
+        "seconds": seconds,
+    }
+    if found.saturated is not None and found.counts is not None:
+        triples = zip(found.program.operations, found.saturated.tolist(), found.counts.tolist(), strict=True)
+        document["saturation"] = [{"operation": str(o), "cut_off": cut, "values": total} for o, cut, total in triples]
+    return document
+
+
+def _point(found: Comparison, index: int) -> dict[str, Any]:
+    results, labels = found.results[index], (found.labels[index], found.program_labels[index])
+    return {
+        "input": found.inputs.reals[index].tolist(),
+        "integers": found.inputs.integers[index].tolist(),
+        "confidences": {"lower": found.confidences.lower[index].tolist(), "upper": found.confidences.upper[index].tolist()},
+        "results": {"lower": results.lower.tolist(), "upper": results.upper.tolist()},
+        "labels": [None if label == UNDECIDED else int(label) for label in labels],
+    }
