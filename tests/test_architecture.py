@@ -175,7 +175,7 @@ def test_check_shares_no_code_with_what_it_checks() -> None:
 
 def test_import_is_light() -> None:
     script = (
-        "import sys, time; start = time.perf_counter(); import qrobust; print(time.perf_counter() - start);"
+        "import sys, time; start = time.thread_time(); import qrobust; print(time.thread_time() - start);"
         f"print(*[name for name in {HEAVY} if name in sys.modules])"
     )
     seconds = []
