@@ -14,8 +14,9 @@ from qrobust.errors import QRobustError
 from qrobust.formats import load
 from qrobust.maps import Quantity, RobustnessMap, random_points, robustness_map
 from qrobust.network import Activation, AveragePool2d, Conv2d, Dense, Feature, MaxPool2d, Network, Output
-from qrobust.perturbations import Absolute, HalfStep, Hull, PerLayer
+from qrobust.perturbations import Absolute, Copy, HalfStep, Hull, PerLayer
 from qrobust.queries import (
+    ChangeOf,
     GlobalConfidence,
     GlobalEpsilon,
     GlobalLabel,
@@ -39,7 +40,9 @@ __all__ = [
     "AveragePool2d",
     "Budget",
     "Certificate",
+    "ChangeOf",
     "Conv2d",
+    "Copy",
     "Counterexample",
     "Dense",
     "Estimate",

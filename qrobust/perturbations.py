@@ -117,12 +117,7 @@ class Hull(Perturbation):
     other: Network
 
     def around(self, network: Network) -> ParameterBox:
-        shapes = [[layer.weight.shape for layer in n.layers] for n in (network, self.other)]
-        if shapes[0] != shapes[1]:
-            raise ShapeError(f"the second network has weights {shapes[1]}, the first {shapes[0]}")
-        for number, (a, b) in enumerate(zip(network.layers, self.other.layers, strict=True), start=1):
-            if type(a) is not type(b) or a.geometry != b.geometry:
-                raise ShapeError(f"layer {number} of the second network is no layer like that of the first")
+        _check_alike(network, self.other)
         pairs = list(zip(network.layers, self.other.layers, strict=True))
         return ParameterBox.from_arrays(
             [(np.minimum(a.weight, b.weight), np.minimum(a.bias, b.bias)) for a, b in pairs],
@@ -131,10 +126,37 @@ class Hull(Perturbation):
         )
 
 
+@dataclass(frozen=True)
+class Copy(Perturbation):
+    """Exactly the parameters of a second network, such as a quantized copy; the stored ones need not be among them.
+
+    Raises ShapeError if the two differ in shape.
+    """
+
+    other: Network
+
+    def around(self, network: Network) -> ParameterBox:
+        _check_alike(network, self.other)
+        stored = [(layer.weight, layer.bias) for layer in self.other.layers]
+        return ParameterBox.from_arrays(
+            stored, stored, shifted=True, rule=f"exactly the parameters of {self.other.name or 'a second network'}"
+        )
+
+
 def check_delta(delta: float) -> None:
     """Raise NumberError unless delta is a finite number >= 0."""
     if not (math.isfinite(delta) and delta >= 0):
         raise NumberError(f"delta is {delta}, it must be a finite number >= 0, such as 0.01")
+
+
+def _check_alike(network: Network, other: Network) -> None:
+    """Raise ShapeError unless two networks have the same layers."""
+    shapes = [[layer.weight.shape for layer in n.layers] for n in (network, other)]
+    if shapes[0] != shapes[1]:
+        raise ShapeError(f"the second network has weights {shapes[1]}, the first {shapes[0]}")
+    for number, (a, b) in enumerate(zip(network.layers, other.layers, strict=True), start=1):
+        if type(a) is not type(b) or a.geometry != b.geometry:
+            raise ShapeError(f"layer {number} of the second network is no layer like that of the first")
 
 
 def _perturbed(weights: bool, biases: bool) -> str:

@@ -25,6 +25,7 @@ from qrobust.files import write_whole
 from qrobust.network import Network
 from qrobust.parallel import answer_all, check_points
 from qrobust.queries import (
+    ChangeOf,
     EpsilonEstimate,
     GlobalConfidence,
     GlobalEpsilon,
@@ -56,6 +57,7 @@ class What(StrEnum):
     """What is estimated."""
 
     EPS = "eps"
+    LOGITS = "logits"
     SIGMA = "sigma"
     DELTA = "delta"
 
@@ -81,11 +83,12 @@ class FailOn(StrEnum):
     VIOLATED = "violated"
 
 
-Model = Annotated[Path, typer.Argument(help="A .json (qrobust), .keras, .skops or, with --trust-pickle, .joblib file.")]
+Model = Annotated[Path, typer.Argument(help="A .json (qrobust), .keras, .nnet, .skops or, with --trust-pickle, .joblib file.")]
 Delta = Annotated[float | None, typer.Option(help="Every parameter may differ from its stored value by at most this.")]
 Deltas = Annotated[list[float] | None, typer.Option("--delta", help="As above; give it again to compare several.")]
 DeltaPerLayer = Annotated[str | None, typer.Option(help="One delta a layer, as in '0.01, 0.002'.")]
 Against = Annotated[Path | None, typer.Option(help="A second model: every parameter between the two.")]
+CopyOf = Annotated[Path | None, typer.Option("--copy", help="A second model: exactly its parameters, as in a quantized copy.")]
 WeightsOnly = Annotated[bool, typer.Option("--weights-only", help="Perturb no biases.")]
 Bits = Annotated[int | None, typer.Option(help="Every rounding to this many bits: half a step of each tensor's own scale.")]
 PerChannel = Annotated[bool, typer.Option("--per-channel", help="With --bits: one scale for each output channel.")]
@@ -126,6 +129,7 @@ def check(
     delta: Delta = None,
     delta_per_layer: DeltaPerLayer = None,
     against: Against = None,
+    copy: CopyOf = None,
     weights_only: WeightsOnly = False,
     bits: Bits = None,
     per_channel: PerChannel = False,
@@ -158,7 +162,7 @@ def check(
         raise UsageError("--jobs and --scheduler do not go together: give one of them")
     budget = Budget(timeout)
     network = read_model(model, trust_pickle)
-    rule = Rule(_one_delta(delta), delta_per_layer, against, weights_only, bits, per_channel)
+    rule = Rule(_one_delta(delta), delta_per_layer, against, weights_only, bits, per_channel, copy)
     (parameters,) = parameter_boxes(network, rule, trust_pickle)
     domain = domain_of(network, Where(point, points, box, tuple(where or ())))
     query = _decision(network, parameters, domain, eps, label, sigma, level)
@@ -241,10 +245,13 @@ def _show_answer(answer: Answer, quiet: bool) -> None:
 @app.command()
 def estimate(
     model: Model,
-    what: Annotated[What, typer.Argument(help="eps, sigma, or delta (the greatest one that changes no label).")],
+    what: Annotated[
+        What, typer.Argument(help="eps, logits (eps of raw outputs), sigma, or delta (the greatest that changes no label).")
+    ],
     delta: Deltas = None,
     delta_per_layer: DeltaPerLayer = None,
     against: Against = None,
+    copy: CopyOf = None,
     weights_only: WeightsOnly = False,
     bits: Bits = None,
     per_channel: PerChannel = False,
@@ -274,16 +281,16 @@ def estimate(
     domain = domain_of(network, Where(point, points, box, tuple(where or ())))
     queries: list[AnyQuery]
     if what is What.DELTA:
-        if delta or delta_per_layer or against or bits or per_channel:
+        if delta or delta_per_layer or against or bits or per_channel or copy:
             raise UsageError(
-                "the greatest delta is what is estimated: leave out --delta, --delta-per-layer, --bits and --against"
+                "the greatest delta is what is estimated: leave out --delta, --delta-per-layer, --bits, --against, --copy"
             )
         margin = to_fraction(sigma or "0")
         queries = [GreatestDelta(network, domain, margin, to_fraction(level), biases=not weights_only)]
     else:
         if sigma is not None:
             raise UsageError("--sigma goes with the estimate of delta: leave it out")
-        rule = Rule(tuple(delta or ()), delta_per_layer, against, weights_only, bits, per_channel)
+        rule = Rule(tuple(delta or ()), delta_per_layer, against, weights_only, bits, per_channel, copy)
         boxes = parameter_boxes(network, rule, trust_pickle)
         queries = _estimates(network, boxes, domain, what, class_name, level)
     session, kept, documents = Session(), _cache(cache), []
@@ -308,9 +315,10 @@ def estimate(
 def _estimates(
     network: Network, boxes: list[ParameterBox], domain: Domain, what: What, class_name: str | None, level: str
 ) -> list[AnyQuery]:
-    if what is What.EPS:
+    if what in (What.EPS, What.LOGITS):
         kind = LocalEpsilon if isinstance(domain, Point) else GlobalEpsilon
-        return [kind(network, parameters, domain) for parameters in boxes]
+        of = ChangeOf.LOGIT if what is What.LOGITS else ChangeOf.CONFIDENCE
+        return [kind(network, parameters, domain, of) for parameters in boxes]
     labels = list(range(network.class_count))
     if class_name is not None:
         names = {network.class_name(i): i for i in labels} | {str(i): i for i in labels}

@@ -16,7 +16,7 @@ from qrobust.formats import load
 from qrobust.formats.table import read_rows, read_table
 from qrobust.interval import FloatArray
 from qrobust.network import Network
-from qrobust.perturbations import Absolute, HalfStep, Hull, PerLayer
+from qrobust.perturbations import Absolute, Copy, HalfStep, Hull, PerLayer
 
 CUT = re.compile(r"(.*?)(<=|>=)(.*)")
 
@@ -61,13 +61,17 @@ class Rule:
     weights_only: bool = False
     bits: int | None = None
     per_channel: bool = False
+    copy: Path | None = None
 
 
 def parameter_boxes(network: Network, rule: Rule, trust_pickle: bool) -> list[ParameterBox]:
     """Return one parameter box for each --delta, or the one that --delta-per-layer, --against or --bits gives."""
-    given = [bool(rule.deltas), rule.per_layer is not None, rule.against is not None, rule.bits is not None]
+    given = [bool(rule.deltas), *(o is not None for o in (rule.per_layer, rule.against, rule.bits, rule.copy))]
     if sum(given) != 1:
-        raise UsageError("say which parameters are allowed: give --delta, --delta-per-layer, --bits or --against, one of them")
+        options = "--delta, --delta-per-layer, --bits, --against or --copy"
+        raise UsageError(f"say which parameters are allowed: give {options}, one of them")
+    if rule.copy is not None and rule.weights_only:
+        raise UsageError("--weights-only does not go with --copy: leave it out")
     if rule.per_channel and rule.bits is None:
         raise UsageError("--per-channel goes with --bits: give for example --bits 8 --per-channel")
     if rule.bits is not None:
@@ -79,6 +83,8 @@ def parameter_boxes(network: Network, rule: Rule, trust_pickle: bool) -> list[Pa
         return [PerLayer(deltas, biases=not rule.weights_only).around(network)]
     if rule.against is not None:
         return [Hull(load(rule.against, trust_pickle=trust_pickle)).around(network)]
+    if rule.copy is not None:
+        return [Copy(load(rule.copy, trust_pickle=trust_pickle)).around(network)]
     return [Absolute(delta, biases=not rule.weights_only).around(network) for delta in rule.deltas]
 
 
