@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import labels, radius
+from benchmarks import acasxu, labels, radius
 from benchmarks.peers import call_with_limit
 from qrobust.bounds.local import greatest_changes, label_changes
 from qrobust.domains import InputBox
@@ -177,6 +177,8 @@ def inner(name: str) -> Rows:
         return radius_rows(name)
     if name == "linear-cost":
         return cost_rows(name)
+    if name == "acasxu-float16":
+        return acasxu_rows(name)
     return label_rows(name)
 
 
@@ -207,6 +209,19 @@ def radius_rows(name: str) -> Rows:
     ]
 
 
+def acasxu_rows(name: str) -> Rows:
+    """The greatest change of a score between each ACAS Xu network and its float16 copy, over each property's box."""
+    found = acasxu.measure(say=lambda text: print(text, file=sys.stderr, flush=True))
+    seconds = [one.seconds for one in found]
+    within = sum(one.gap <= acasxu.AIM for one in found) / len(found)
+    return [
+        row(name, "relative_gap", max(one.gap for one in found), "worst of all boxes", aim=acasxu.AIM, name=name),
+        row(name, "decided", within, f"share of {len(found)} boxes with a relative gap of at most 10 %", aim=1.0, name=name),
+        row(name, "median_seconds", float(np.median(seconds)), "s a box, two cores", aim=acasxu.SECONDS, name=name),
+        row(name, "worst_seconds", max(seconds), "s a box, two cores", name=name),
+    ]
+
+
 def cost_rows(name: str) -> Rows:
     """The linear bounds of 784-100-100-100-10 in forward passes."""
     found = radius.forward_passes()
@@ -217,7 +232,7 @@ def cost_rows(name: str) -> Rows:
 BENCHMARKS: dict[str, Callable[[float], Rows]] = {"paper": paper, "million": million}
 BENCHMARKS |= {
     name: lambda _, name=name: on_two_cores(name)  # type: ignore[misc]
-    for name in [*labels.works(), "digits-radius", "linear-cost"]
+    for name in [*labels.works(), "digits-radius", "linear-cost", "acasxu-float16"]
 }
 
 

@@ -134,8 +134,9 @@ def test_acas_xu_and_its_copies(acas_xu: Path) -> None:
         stored, copy = (read_nnet(acas_xu / f"ACASXU_run2a_{number}_batch_2000{end}.nnet") for end in ("", "_16bit"))
         assert [layer.weight.shape for layer in stored.layers] == [(50, 5), *[(50, 50)] * 5, (5, 50)]
         for layer, other in zip(stored.layers, copy.layers, strict=True):
-            np.testing.assert_array_equal(other.weight, layer.weight.astype(np.float16))
-            np.testing.assert_array_equal(other.bias, layer.bias.astype(np.float16))
+            for before, after in ((layer.weight, other.weight), (layer.bias, other.bias)):
+                step = 2.0**-10 * np.maximum(np.abs(before), 2.0**-14)  # of float16; those of 2_1 to 2_3 are not nearest
+                assert (np.abs(after - before) < step).all()
         assert stored.features[0].lower == (0.0 - 1.9791091e4) / 60261.0
 
 
