@@ -14,7 +14,8 @@ Property  sound. For a single copy the bounds converge to the greatest change as
 Rounding  centres and generators are data: what a step computes wrongly is added to the radius, as `sum_slack` of the sums of
           absolute values, which also covers the rounding of the radius itself
 Source    Paulsen, Wang, Wang, ICSE 2020 (ReluDiff), Paulsen et al., ASE 2020 (NeuroDiff) for the difference as a symbolic
-          value; Singh et al., NeurIPS 2018 (DeepZ) for zonotopes with slopes; the band of a difference is ours
+          value; Singh et al., NeurIPS 2018 (DeepZ) for zonotopes, POPL 2019 (DeepPoly) for slopes of 0 and 1; the band of a
+          difference is ours
 """
 
 from __future__ import annotations
@@ -108,14 +109,13 @@ class Symbols:
 
 
 def relu_band(z: Interval) -> Band:
-    """Enclose max(z, 0): where z changes sign, max(z, 0) - slope z lies in [0, max(-slope lower, (1 - slope) upper)].
+    """Enclose max(z, 0): where z changes sign, max(z, 0) - slope z lies in [0, most], most the lesser of -lower and upper.
 
-    That holds for every slope in [0, 1], so the slope may be rounded.
+    The slope is 1 where z is mostly above 0, and 0 where it is not: h then falls below 0 by little, or not at all.
     """
     switches = (z.lower < 0) & (z.upper > 0)
-    width = np.where(switches, z.upper - z.lower, 1.0)
-    slope = np.where(switches, np.clip(z.upper / width, 0.0, 1.0), (z.lower >= 0).astype(np.float64))
-    most = np.where(switches, np.maximum(up(-slope * z.lower), up(up(1.0 - slope) * z.upper)), 0.0)
+    most = np.where(switches, np.minimum(-z.lower, z.upper), 0.0)
+    slope = np.where(switches, z.upper > -z.lower, z.lower >= 0).astype(np.float64)
     return Band(slope, 0.5 * most, np.where(switches, up(0.5 * most), 0.0))
 
 
