@@ -4,7 +4,7 @@ Accepts   dense networks of linear and ReLU units; any parameter box; points, bo
 Gives     a certified upper end and a witness
 Method    `search.explore` over boxes of inputs, bounded by `bounds.zonotopes`. A box is halved along the input that moves most
           of what the neurons that may switch cost its bound. Random points, the middles of boxes and the corners that their
-          bounds favour are tried; the best of each batch is polished by pattern search
+          bounds favour are tried; a new best one is polished by pattern search
 Property  sound. The ends meet for a single copy (a parameter box of no width); for wider ones the upper end keeps what the
           rows' independence costs, and parameters are chosen by sign steps
 Source    Paulsen, Wang, Wang, ICSE 2020 (ReluDiff), for bisection of the inputs under differential bounds
@@ -72,7 +72,7 @@ class ChangeTree:
         values = self.value(points)
         self.greatest_logit = float(np.abs(_stored_logits(self.network, points)).max())
         for index in np.argsort(-values)[:CLIMBS].tolist():
-            self._offer(points[[index]], values[[index]])
+            self._offer(points[[index]], values[[index]], always=True)
 
     def value(self, points: FloatArray) -> FloatArray:
         """The greatest change at points; over a parameter box with width, its upper bound. Shapes: (n, inputs); (n,)."""
@@ -85,10 +85,10 @@ class ChangeTree:
         matrix, limit = self.query.domain.inequalities
         return np.where((points @ matrix.T <= limit).all(axis=1), changes, -np.inf)
 
-    def _offer(self, points: FloatArray, values: FloatArray) -> None:
-        """Climb from the best of some points, even if it is no new best: the greatest change may be a narrow peak."""
+    def _offer(self, points: FloatArray, values: FloatArray, *, always: bool = False) -> None:
+        """Climb from the best of some points, if it is a new best or `always`."""
         index = int(values.argmax())
-        if values[index] == -np.inf:
+        if not values[index] > (-np.inf if always else self.best):
             return
         value, point = polished(self, points[index], float(values[index]), self.deadline)
         if value > self.best:
