@@ -135,6 +135,13 @@ def test_nothing_changes_in_an_identical_copy(random_network: RandomNetwork) -> 
     assert found.seconds < 5.0
 
 
+def test_an_overflow_gives_an_infinite_end() -> None:
+    layers = tuple(Dense(np.full((2, 2), 1e200), np.zeros(2), Activation.RELU) for _ in range(3))
+    network = Network((*layers, Dense(np.ones((1, 2)), np.zeros(1))), Output.SIGMOID)
+    found = Session().estimate(over(network, network, InputBox([-1.0] * 2, [1.0] * 2)), budget=Budget(5.0))
+    assert (found.lower, found.upper) == (0.0, np.inf)
+
+
 def test_a_search_cut_off_still_bounds(random_network: RandomNetwork) -> None:
     network = random_network(np.random.default_rng(2), (5, 30, 30, 4))
     query = over(network, rounded_copy(network, 5), InputBox([-1.0] * 5, [1.0] * 5))

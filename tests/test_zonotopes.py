@@ -175,6 +175,17 @@ def test_the_rounding_of_sums_is_counted(monkeypatch: pytest.MonkeyPatch) -> Non
     assert wrong(), "bounds without their rounding slack pass this test: it shows nothing"
 
 
+def test_sums_that_overflow_leave_true_bounds() -> None:
+    layers = tuple(Dense(np.full((3, 3), 1e200), np.zeros(3), Activation.RELU) for _ in range(3))
+    network = Network((*layers, Dense(np.full((1, 3), 1.0), np.zeros(1))), Output.SIGMOID)
+    copy = Network(
+        (*layers[:2], layers[2].with_parameters(np.full((3, 3), 1.5e200), np.zeros(3)), network.layers[3]), Output.SIGMOID
+    )
+    boxes = Interval(np.full((2, 3), -1.0), np.full((2, 3), 1.0))
+    found = TwinZonotopes(network, Copy(copy).around(network)).changes(boxes).change
+    assert (found.upper == np.inf).all()
+
+
 def random_pairs(rng: np.random.Generator) -> tuple[Pair, FloatArray, FloatArray]:
     """Many z and z' = z + dz, and intervals around them, some touching 0."""
     z, change = rng.normal(size=(40, 500)), rng.normal(size=(40, 500)) * rng.choice([0.01, 1.0, 100.0], (40, 500))

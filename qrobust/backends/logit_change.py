@@ -80,8 +80,9 @@ class ChangeTree:
             found = self.zonotopes.changes(Interval.point(points)).change
             changes = np.maximum(-found.lower, found.upper).max(axis=1)
         else:
-            after = perturbed_logits(self.network, self.copy, points, FloatArithmetic())
-            changes = np.abs(after - _stored_logits(self.network, points)).max(axis=1)
+            with np.errstate(over="ignore", invalid="ignore"):
+                after = perturbed_logits(self.network, self.copy, points, FloatArithmetic())
+                changes = np.abs(after - _stored_logits(self.network, points)).max(axis=1)
         matrix, limit = self.query.domain.inequalities
         return np.where((points @ matrix.T <= limit).all(axis=1), changes, -np.inf)
 
@@ -144,7 +145,8 @@ def single_copy(parameters: ParameterBox) -> Parameters | None:
 
 
 def _stored_logits(network: Network, points: FloatArray) -> FloatArray:
-    return logits(network, points, FloatArithmetic())
+    with np.errstate(over="ignore", invalid="ignore"):
+        return logits(network, points, FloatArithmetic())
 
 
 def _axes(boxes: Interval, influence: FloatArray) -> npt.NDArray[np.intp]:

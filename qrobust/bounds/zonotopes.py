@@ -53,10 +53,13 @@ class Form:
 
     @property
     def range(self) -> Interval:
-        """Enclose the values. Shape: (neurons, boxes)."""
+        """Enclose the values; all numbers where a sum overflowed. Shape: (neurons, boxes)."""
         reach = np.abs(self.generators).sum(axis=1) + self.radius
         slack = sum_slack(self.generators.shape[1], reach + np.abs(self.centre))
-        return Interval(down(self.centre - reach - slack), up(self.centre + reach + slack))
+        lower, upper = down(self.centre - reach - slack), up(self.centre + reach + slack)
+        if (lower <= upper).all():
+            return Interval(lower, upper)
+        return Interval(np.where(np.isnan(lower), -np.inf, lower), np.where(np.isnan(upper), np.inf, upper))
 
     def product(self, weight: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return weight @ centre and weight @ generators, rounded."""
@@ -157,7 +160,7 @@ class _Layer:
 
 def _ball(box: Interval) -> tuple[FloatArray, FloatArray]:
     """A middle and a reach that cover a box; the reach is 0 where the box is one number."""
-    middle = box.middle
+    middle = np.where(box.lower == box.upper, box.lower, box.middle)
     reach = np.where(box.lower == box.upper, 0.0, up(np.maximum(box.upper - middle, middle - box.lower)))
     return middle, reach
 
@@ -190,7 +193,8 @@ class TwinZonotopes:
 
     def changes(self, boxes: Interval) -> Changes:
         """Bound the change of every logit. Shapes: boxes (boxes, inputs)."""
-        parts = [self._changes(boxes[chunk]) for chunk in self._chunks(len(boxes))]
+        with np.errstate(over="ignore", invalid="ignore"):
+            parts = [self._changes(boxes[chunk]) for chunk in self._chunks(len(boxes))]
         ends = [np.concatenate([getattr(part.change, end) for part in parts]) for end in ("lower", "upper")]
         influence, favoured = (np.concatenate([getattr(p, name) for p in parts]) for name in ("influence", "favoured"))
         return Changes(Interval(*ends), influence, favoured)
