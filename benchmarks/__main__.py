@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import integers, labels, radius, readers
+from benchmarks import acasxu, integers, labels, radius, readers
 from benchmarks.peers import call_with_limit
 from qrobust.bounds.local import greatest_changes, label_changes
 from qrobust.domains import InputBox
@@ -37,6 +37,8 @@ FOLDER = Path(__file__).parent
 MODELS = {"CAT": "cat_paper.json", "ATH-ReLU": "ath_relu.json", "ATH-Linear": "ath_linear.json"}
 PEER = "dReal 4.21.06.2, straightforward encoding, precision 1e-4"
 LOCAL_AIM, GLOBAL_AIM, MILLION_AIM, ENUMERATION_AIM = 1000.0, 100.0, 2.0, 1.0
+
+ONE_CORE = ("acasxu-float16",)  # its matrix products are too small for a second thread
 
 Rows = list[dict[str, Any]]
 
@@ -162,11 +164,12 @@ def million(limit: float) -> Rows:
     ]
 
 
-def on_two_cores(name: str) -> Rows:
-    """Run a benchmark of labels or radii in a process whose matrix products take two threads, as its aims say."""
-    two_cores = {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}
+def on_cores(name: str) -> Rows:
+    """Run a benchmark in a process whose matrix products take two threads, as the aims of labels and radii say, or one."""
+    cores = "1" if name in ONE_CORE else "2"
+    threads = {"OMP_NUM_THREADS": cores, "OPENBLAS_NUM_THREADS": cores}
     script = f"import json, sys; from benchmarks.__main__ import inner; rows = inner({name!r}); print(json.dumps(rows))"
-    done = subprocess.run([sys.executable, "-c", script], env=os.environ | two_cores, stdout=subprocess.PIPE, check=True)
+    done = subprocess.run([sys.executable, "-c", script], env=os.environ | threads, stdout=subprocess.PIPE, check=True)
     result: Rows = json.loads(done.stdout.splitlines()[-1])
     return result
 
@@ -177,6 +180,8 @@ def inner(name: str) -> Rows:
         return radius_rows(name)
     if name == "linear-cost":
         return cost_rows(name)
+    if name == "acasxu-float16":
+        return acasxu_rows(name)
     return label_rows(name)
 
 
@@ -204,6 +209,19 @@ def radius_rows(name: str) -> Rows:
     return [
         row(name, "radius_ratio", min(ratios), f"certified / attacked, worst of {len(found)} images", aim=0.999, name=name),
         row(name, "median_seconds", float(np.median([s for *_, s in found])), "s an image, two cores", name=name),
+    ]
+
+
+def acasxu_rows(name: str) -> Rows:
+    """The greatest change of a score between each ACAS Xu network and its float16 copy, over each property's box."""
+    found = acasxu.measure(say=lambda text: print(text, file=sys.stderr, flush=True))
+    seconds = [one.seconds for one in found]
+    within = sum(one.gap <= acasxu.AIM for one in found) / len(found)
+    return [
+        row(name, "relative_gap", max(one.gap for one in found), "worst of all boxes", aim=acasxu.AIM, name=name),
+        row(name, "decided", within, f"share of {len(found)} boxes with a relative gap of at most 10 %", aim=1.0, name=name),
+        row(name, "median_seconds", float(np.median(seconds)), "s a box, one core", aim=acasxu.SECONDS, name=name),
+        row(name, "worst_seconds", max(seconds), "s a box, one core", name=name),
     ]
 
 
@@ -247,8 +265,8 @@ BENCHMARKS: dict[str, Callable[[float], Rows]] = {
     "enumerate-int8": enumerate_int8,
 }
 BENCHMARKS |= {
-    name: lambda _, name=name: on_two_cores(name)  # type: ignore[misc]
-    for name in [*labels.works(), "digits-radius", "linear-cost"]
+    name: lambda _, name=name: on_cores(name)  # type: ignore[misc]
+    for name in [*labels.works(), "digits-radius", "linear-cost", "acasxu-float16"]
 }
 
 

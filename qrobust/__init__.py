@@ -18,6 +18,7 @@ from qrobust.network import Activation, AveragePool2d, Conv2d, Dense, Feature, M
 from qrobust.perturbations import Absolute, Copy, HalfStep, Hull, PerLayer, Rounding
 from qrobust.quantization import Scheme, outside, parse_scheme
 from qrobust.queries import (
+    ChangeOf,
     GlobalConfidence,
     GlobalEpsilon,
     GlobalLabel,
@@ -41,6 +42,7 @@ __all__ = [
     "AveragePool2d",
     "Budget",
     "Certificate",
+    "ChangeOf",
     "Conv2d",
     "Copy",
     "Counterexample",

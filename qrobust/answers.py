@@ -294,7 +294,7 @@ def quantity(query: AnyQuery) -> str:
     where = str(query.domain)
     match query:
         case EpsilonEstimate():
-            return f"the greatest change of a confidence over {where} ({query.parameters.rule})"
+            return f"the greatest change of a {query.of.value} over {where} ({query.parameters.rule})"
         case SigmaEstimate():
             label = query.network.class_name(query.label)
             return f"the greatest margin of a changed label {label} over {where} ({query.parameters.rule})"

@@ -96,6 +96,10 @@ class Replay:
             self._fixed[key] = values
         return values
 
+    def logit_change(self) -> list[Exact]:
+        """Signed change of each logit, perturbed minus nominal."""
+        return [b - a for a, b in zip(self.nominal(), self.perturbed(), strict=True)]
+
     def change(self) -> list[Exact]:
         """Signed change of each confidence, perturbed minus nominal."""
         nominal, perturbed = self.nominal(), self.perturbed()
@@ -217,7 +221,8 @@ def witness_bounds(query: EpsilonEstimate | SigmaEstimate, example: Counterexamp
         raise UnsoundAnswerError(f"the witness does not count: {fault}")
     replay = Replay(query.network, example)
     if isinstance(query, EpsilonEstimate):
-        bounds = [float_bounds(lambda i=i: abs(replay.change()[i])) for i in range(len(replay.change()))]  # type: ignore[misc]
+        change = replay.logit_change if query.of_logits else replay.change
+        bounds = [float_bounds(lambda i=i: abs(change()[i])) for i in range(len(change()))]  # type: ignore[misc]
         return max(0.0, *(lower for lower, _ in bounds)), max(0.0, *(upper for _, upper in bounds))
     before, after = replay.label(False, query.level), replay.label(True, query.level)
     if before != query.label or after is None or after == before:

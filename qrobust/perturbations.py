@@ -150,19 +150,20 @@ class Hull(Perturbation):
         )
 
 
+def check_delta(delta: float) -> None:
+    """Raise NumberError unless delta is a finite number >= 0."""
+    if not (math.isfinite(delta) and delta >= 0):
+        raise NumberError(f"delta is {delta}, it must be a finite number >= 0, such as 0.01")
+
+
 def _check_alike(network: Network, other: Network) -> None:
+    """Raise ShapeError unless two networks have the same layers."""
     shapes = [[layer.weight.shape for layer in n.layers] for n in (network, other)]
     if shapes[0] != shapes[1]:
         raise ShapeError(f"the second network has weights {shapes[1]}, the first {shapes[0]}")
     for number, (a, b) in enumerate(zip(network.layers, other.layers, strict=True), start=1):
         if type(a) is not type(b) or a.geometry != b.geometry:
             raise ShapeError(f"layer {number} of the second network is no layer like that of the first")
-
-
-def check_delta(delta: float) -> None:
-    """Raise NumberError unless delta is a finite number >= 0."""
-    if not (math.isfinite(delta) and delta >= 0):
-        raise NumberError(f"delta is {delta}, it must be a finite number >= 0, such as 0.01")
 
 
 def _perturbed(weights: bool, biases: bool) -> str:

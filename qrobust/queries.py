@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from abc import ABC
 from dataclasses import dataclass, fields
+from enum import StrEnum
 from fractions import Fraction
 from typing import Any, ClassVar
 
@@ -140,9 +141,26 @@ class MarginLabel(LabelQuery):
     """
 
 
+class ChangeOf(StrEnum):
+    """Whose change is meant: a confidence's, or a logit's (a raw output, before sigmoid or softmax)."""
+
+    CONFIDENCE = "confidence"
+    LOGIT = "logit"
+
+
 @dataclass(frozen=True, eq=False)
 class EpsilonEstimate(Query):
-    """The greatest change of a confidence: sup abs(f_p0(x) - f_p(x)) over x in D, p in P."""
+    """The greatest change of a confidence: sup abs(f_p0(x) - f_p(x)) over x in D, p in P.
+
+    With `of` LOGIT: sup over the rows i as well of abs(z_p0(x)_i - z_p(x)_i), z the logits; it may exceed 1.
+    """
+
+    of: ChangeOf = ChangeOf.CONFIDENCE
+
+    @property
+    def of_logits(self) -> bool:
+        """Whether the change of a logit is meant."""
+        return self.of is ChangeOf.LOGIT
 
 
 @dataclass(frozen=True, eq=False)

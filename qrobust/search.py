@@ -133,12 +133,19 @@ def explore(
             reason = f"{MOST_BOXES:,} boxes are open at once, the most that memory is given to"
 
 
-class Problem(Protocol):
-    """A maximisation over a box of variables."""
+class Landscape(Protocol):
+    """What a climb needs: a box of variables, and an objective."""
 
     @property
     def root(self) -> Interval:
         """The whole box. Shape: (variables,)."""
+
+    def value(self, points: FloatArray) -> FloatArray:
+        """Objective at points, -inf where infeasible; a forecast. Shapes: (batch, variables); (batch,)."""
+
+
+class Problem(Landscape, Protocol):
+    """A maximisation over a box of variables."""
 
     @property
     def scale(self) -> FloatArray:
@@ -146,9 +153,6 @@ class Problem(Protocol):
 
     def upper(self, boxes: Interval) -> FloatArray:
         """Certified upper bounds of the objective; -inf where nothing is feasible. Shapes: (batch, variables); (batch,)."""
-
-    def value(self, points: FloatArray) -> FloatArray:
-        """Objective at points, -inf where infeasible; a forecast. Shapes: (batch, variables); (batch,)."""
 
 
 class BoxTree:
@@ -212,9 +216,13 @@ def _halved(boxes: Interval, scale: FloatArray) -> Interval | None:
     middle = boxes.middle
     splittable = (boxes.lower < middle) & (middle < boxes.upper)
     weighted = np.where(splittable, boxes.width * scale + np.finfo(float).tiny, -1.0)
-    axis = weighted.argmax(axis=1)
-    rows = np.arange(len(axis))
-    if not splittable[rows, axis].all():
+    return halved_along(boxes, weighted.argmax(axis=1))
+
+
+def halved_along(boxes: Interval, axis: npt.NDArray[np.intp]) -> Interval | None:
+    """Halve each box along its own axis: first all lower halves, then all upper ones. None if one has no float in between."""
+    middle, rows = boxes.middle, np.arange(len(axis))
+    if not ((boxes.lower < middle) & (middle < boxes.upper))[rows, axis].all():
         return None
     first_upper, second_lower = boxes.upper.copy(), boxes.lower.copy()
     first_upper[rows, axis] = second_lower[rows, axis] = middle[rows, axis]
@@ -237,10 +245,10 @@ def _improved(
     index = int(values.argmax())
     if not values[index] > best:
         return best, point
-    return _polished(problem, points[index], float(values[index]), deadline)
+    return polished(problem, points[index], float(values[index]), deadline)
 
 
-def _polished(problem: Problem, point: FloatArray, value: float, deadline: float) -> tuple[float, FloatArray]:
+def polished(problem: Landscape, point: FloatArray, value: float, deadline: float) -> tuple[float, FloatArray]:
     """Climb along the axes and diagonals with steps that shrink (Hooke and Jeeves 1961)."""
     root = problem.root
     dimensions = len(point)

@@ -386,7 +386,7 @@ def query_at(query: Query, index: int) -> Query:
     if isinstance(query, LabelQuery):
         return LocalLabel(query.network, query.parameters, point, query.level, query.sigma)
     if isinstance(query, EpsilonEstimate):
-        return LocalEpsilon(query.network, query.parameters, point)
+        return LocalEpsilon(query.network, query.parameters, point, query.of)
     return replace(query, domain=point)
 
 
@@ -411,12 +411,12 @@ def _law(small: Estimate, large: Estimate) -> str | None:
         return None
     if not _box_within(a, b) or not _domain_within(a.domain, b.domain):
         return None
-    both_epsilon = isinstance(a, EpsilonEstimate) and isinstance(b, EpsilonEstimate)
+    both_epsilon = isinstance(a, EpsilonEstimate) and isinstance(b, EpsilonEstimate) and a.of is b.of
     both_sigma = isinstance(a, SigmaEstimate) and isinstance(b, SigmaEstimate) and (a.label, a.level) == (b.label, b.level)
     if both_epsilon or both_sigma:
         return "estimates do not fall as the parameter box or the domain grows"
     two_classes = a.network.output is Output.SIGMOID or a.network.class_count == 2
-    if isinstance(a, SigmaEstimate) and isinstance(b, EpsilonEstimate) and two_classes:
+    if isinstance(a, SigmaEstimate) and isinstance(b, EpsilonEstimate) and not b.of_logits and two_classes:
         return "sigma is at most eps"
     return None
 

@@ -42,6 +42,15 @@ def shared_bench(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture(scope="session")
+def acas_xu(request: pytest.FixtureRequest) -> Path:
+    """The folder of ACAS Xu networks and their float16 copies, outside the repository."""
+    path: Path = request.config.getoption("--shared-data") / "bench" / "acasxu"
+    if not path.is_dir():
+        pytest.skip(f"needs the ACAS Xu networks at {path}: name the folder above bench with --shared-data")
+    return path
+
+
+@pytest.fixture(scope="session")
 def models() -> Path:
     """The folder of trained networks."""
     return ROOT / "models"

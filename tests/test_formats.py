@@ -17,7 +17,7 @@ from tests.conftest import RandomNetwork
 from tests.damage import refusal
 
 
-@pytest.mark.parametrize("suffix", [".json", ".keras", ".h5", ".onnx", ".npz", ".skops"])
+@pytest.mark.parametrize("suffix", [".json", ".keras", ".h5", ".onnx", ".npz", ".nnet", ".skops"])
 def test_what_is_no_file_is_refused(suffix: str, tmp_path: Path) -> None:
     assert "does not exist" in refusal(tmp_path / f"missing{suffix}")
     assert "is empty" in refusal(tmp_path / f"empty{suffix}", b"")
@@ -29,7 +29,7 @@ def test_what_is_no_file_is_refused(suffix: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["model.xyz", "model", "model.hdf5", "model.txt"])
 def test_an_unknown_ending_is_refused(name: str, tmp_path: Path) -> None:
-    assert "the formats read are .json, .keras, .h5, .onnx, .npz, .skops, .joblib" in refusal(tmp_path / name, b"x")
+    assert "the formats read are .json, .keras, .h5, .onnx, .npz, .nnet, .skops, .joblib" in refusal(tmp_path / name, b"x")
 
 
 @pytest.mark.parametrize("suffix", [".json", ".npz", ".onnx"])

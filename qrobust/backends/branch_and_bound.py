@@ -18,7 +18,7 @@ from fractions import Fraction
 import numpy as np
 
 from qrobust.answers import AnyQuery, Assurance, Candidate, Claim, Counterexample, EstimateClaim, Robust, Unknown
-from qrobust.backends import deep
+from qrobust.backends import deep, logit_change
 from qrobust.bounds.objectives import LargestChange, LargestGap, Space
 from qrobust.check import violation_fault
 from qrobust.domains import Point, Points
@@ -57,6 +57,8 @@ class BranchAndBound:
             return "the greatest delta is found by bisection over label queries"
         if isinstance(query.domain, Points):
             return "a set of points is answered point by point"
+        if isinstance(query, EpsilonEstimate) and query.of_logits:
+            return logit_change.why_not(query)
         if not query.network.is_dense and not isinstance(query.domain, Point):
             return "the bounds on differences of neurons cover dense layers, not convolutions and pools"
         return None
@@ -89,6 +91,8 @@ class BranchAndBound:
         return Unknown(claim.reason or "rounding hides the answer", None, claim.upper)
 
     def estimate(self, query: EpsilonEstimate | SigmaEstimate, budget: Budget) -> EstimateClaim:
+        if isinstance(query, EpsilonEstimate) and query.of_logits:
+            return logit_change.estimate(query, budget)
         if is_deep(query) and not _is_small(query):
             if isinstance(query, EpsilonEstimate):
                 return deep.estimate_change(query, budget, self.tolerance)

@@ -41,6 +41,8 @@ class ClosedForm:
     def why_not(self, query: AnyQuery) -> str | None:
         if isinstance(query, GreatestDelta):
             return "the greatest delta is found by bisection over label queries"
+        if isinstance(query, EpsilonEstimate) and query.of_logits:
+            return "the closed form has no rule for the change of a logit: use branch-and-bound"
         if not isinstance(query.domain, Point):
             return "the closed form answers one point at a time, the domain has more"
         confidences = isinstance(query, ConfidenceQuery | EpsilonEstimate)

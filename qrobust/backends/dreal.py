@@ -96,6 +96,8 @@ class DReal:
     def why_not(self, query: AnyQuery) -> str | None:
         if isinstance(query, GreatestDelta):
             return "the greatest delta is found by bisection over label queries"
+        if isinstance(query, EpsilonEstimate) and query.of_logits:
+            return "the formulas have no objective for the change of a logit: use branch-and-bound"
         if isinstance(query.domain, Points):
             return "a set of points is answered point by point"
         if not query.network.is_dense:

@@ -28,6 +28,7 @@ from qrobust.network import Network
 from qrobust.parallel import answer_all, check_points
 from qrobust.quantization import parse_scheme
 from qrobust.queries import (
+    ChangeOf,
     EpsilonEstimate,
     GlobalConfidence,
     GlobalEpsilon,
@@ -58,6 +59,7 @@ class What(StrEnum):
     """What is estimated."""
 
     EPS = "eps"
+    LOGITS = "logits"
     SIGMA = "sigma"
     DELTA = "delta"
 
@@ -92,7 +94,9 @@ class FailOn(StrEnum):
 
 Model = Annotated[
     Path,
-    typer.Argument(help="A .json (qrobust), .keras, .h5, .onnx, .npz, .tflite, .skops or, with --trust-pickle, .joblib file."),
+    typer.Argument(
+        help="A .json (qrobust), .keras, .h5, .onnx, .npz, .nnet, .tflite, .skops or, with --trust-pickle, .joblib file."
+    ),
 ]
 Delta = Annotated[float | None, typer.Option(help="Every parameter may differ from its stored value by at most this.")]
 Deltas = Annotated[list[float] | None, typer.Option("--delta", help="As above; give it again to compare several.")]
@@ -277,7 +281,9 @@ def _show_answer(answer: Answer, quiet: bool) -> None:
 @app.command()
 def estimate(
     model: Model,
-    what: Annotated[What, typer.Argument(help="eps, sigma, or delta (the greatest one that changes no label).")],
+    what: Annotated[
+        What, typer.Argument(help="eps, logits (eps of raw outputs), sigma, or delta (the greatest that changes no label).")
+    ],
     delta: Deltas = None,
     delta_per_layer: DeltaPerLayer = None,
     against: Against = None,
@@ -347,9 +353,10 @@ def estimate(
 def _estimates(
     network: Network, boxes: list[ParameterBox], domain: Domain, what: What, class_name: str | None, level: str
 ) -> list[AnyQuery]:
-    if what is What.EPS:
+    if what in (What.EPS, What.LOGITS):
         kind = LocalEpsilon if isinstance(domain, Point) else GlobalEpsilon
-        return [kind(network, parameters, domain) for parameters in boxes]
+        of = ChangeOf.LOGIT if what is What.LOGITS else ChangeOf.CONFIDENCE
+        return [kind(network, parameters, domain, of) for parameters in boxes]
     labels = list(range(network.class_count))
     if class_name is not None:
         names = {network.class_name(i): i for i in labels} | {str(i): i for i in labels}

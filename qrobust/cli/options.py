@@ -89,6 +89,8 @@ def parameter_boxes(network: Network, rule: Rule, trust_pickle: bool) -> list[Pa
         return [PerLayer(deltas, biases=not rule.weights_only).around(network)]
     if rule.against is not None:
         return [Hull(load(rule.against, trust_pickle=trust_pickle)).around(network)]
+    if rule.copy is not None:
+        return [Copy(load(rule.copy, trust_pickle=trust_pickle)).around(network)]
     return [Absolute(delta, biases=not rule.weights_only).around(network) for delta in rule.deltas]
 
 

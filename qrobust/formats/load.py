@@ -8,6 +8,7 @@ from pathlib import Path
 from qrobust.errors import ModelFileError, UnsupportedError
 from qrobust.formats.keras import read_h5, read_keras
 from qrobust.formats.native import read_native, write_native
+from qrobust.formats.nnet import read_nnet
 from qrobust.formats.npz import read_npz, write_npz
 from qrobust.formats.onnx import read_onnx
 from qrobust.formats.onnx_write import write_onnx
@@ -23,6 +24,7 @@ READERS: dict[str, Callable[[Path | str], Network]] = {
     ".h5": read_h5,
     ".onnx": read_onnx,
     ".npz": read_npz,
+    ".nnet": read_nnet,
     ".skops": read_skops,
     ".joblib": read_joblib,
     ".tflite": read_tflite,
@@ -51,8 +53,8 @@ def save(network: Network, path: Path | str) -> None:
 def load(path: Path | str, *, trust_pickle: bool = False) -> Network:
     """Read a network from a file, by the ending of its name.
 
-    Accepts   .json (qrobust's own), .keras, .h5 (Keras), .onnx, .npz, .tflite (of float activations), .skops; .joblib only
-              with trust_pickle=True, since a pickle runs code
+    Accepts   .json (qrobust's own), .keras, .h5 (Keras), .onnx, .npz, .nnet, .tflite (of float activations), .skops; .joblib
+              only with trust_pickle=True, since a pickle runs code
     Raises    ModelFileError, UnsupportedError, BackendUnavailableError
     """
     suffix = Path(path).suffix.lower()

@@ -109,6 +109,8 @@ class Encoder(ABC):
         elif isinstance(self.query, SigmaEstimate):
             objectives, exact = self._gap_objectives(self.query)
         elif isinstance(self.query, EpsilonEstimate):
+            if self.query.of_logits:
+                raise UnsupportedError("the formulas have no objective for the change of a logit: use branch-and-bound")
             objectives = self._change_objectives()
         return Problem(self.query, self.encoding, all_of(self.constraints), violation, objectives, exact)
 

@@ -1,0 +1,296 @@
+"""Differential zonotopes: the stored network, a perturbed one and their difference as affine forms over a box of inputs.
+
+Accepts   dense layers; linear and ReLU; any parameter box, a single copy among them; batches of boxes of inputs
+Gives     enclosures of every logit of both networks and of its change; what part of it the neurons that may switch cost,
+          shared among the inputs; the corner of the box that the form of the greatest change favours
+Method    A value is centre + generators @ e + d with e in [-1, 1]**symbols and abs(d) <= radius. The first symbols are the
+          inputs; each neuron that may be on and off adds one to its network's form. For the difference, with W' = W + D:
+          z' - z = W (h' - h) + D h', in which symbols that h' has besides the inputs count as radius (D is small). A ReLU's
+          chords have slopes in [0, 1], so h' - h lies within abs(z' - z) / 2 of (z' - z) / 2, and between -max(h) and
+          max(h'); the narrower band is taken. The three enclosures then narrow each other
+Property  sound. For a single copy the bounds converge to the greatest change as the boxes shrink; over a wider parameter box
+          each row of a layer moves by itself, so they converge to something larger. A smaller box may be bounded less
+          tightly where a neuron changes its band
+Rounding  centres and generators are data: what a step computes wrongly is added to the radius, as `sum_slack` of the sums of
+          absolute values, which also covers the rounding of the radius itself
+Source    Paulsen, Wang, Wang, ICSE 2020 (ReluDiff), Paulsen et al., ASE 2020 (NeuroDiff) for the difference as a symbolic
+          value; Singh et al., NeurIPS 2018 (DeepZ) for zonotopes, POPL 2019 (DeepPoly) for slopes of 0 and 1; the band of a
+          difference is ours
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from qrobust.bounds.differential import Pair
+from qrobust.domains import Bounds, ParameterBox
+from qrobust.errors import UnsupportedError
+from qrobust.interval import TINY, BoolArray, FloatArray, Interval, down, sum_slack, up
+from qrobust.network import Activation, Dense, Network
+
+NUMBERS = 2**21  # generators of one form that a batch may take at a time
+UNDERFLOW = 2.0**-500  # more than all products of a form may lose by underflow; far above TINY, as sums of subnormals are slow
+LINES = (Activation.LINEAR, Activation.RELU)
+
+
+@dataclass(frozen=True, eq=False)
+class Form:
+    """Shapes: centre and radius (neurons, boxes); generators (neurons, symbols, boxes)."""
+
+    centre: FloatArray
+    generators: FloatArray
+    radius: FloatArray
+
+    @property
+    def size(self) -> FloatArray:
+        """The sum of all absolute values. Shape: (neurons, boxes)."""
+        size: FloatArray = np.abs(self.centre) + np.abs(self.generators).sum(axis=1) + self.radius
+        return size
+
+    @property
+    def range(self) -> Interval:
+        """Enclose the values; all numbers where a sum overflowed. Shape: (neurons, boxes)."""
+        reach = np.abs(self.generators).sum(axis=1) + self.radius
+        slack = sum_slack(self.generators.shape[1], reach + np.abs(self.centre))
+        lower, upper = down(self.centre - reach - slack), up(self.centre + reach + slack)
+        if (lower <= upper).all():
+            return Interval(lower, upper)
+        return Interval(np.where(np.isnan(lower), -np.inf, lower), np.where(np.isnan(upper), np.inf, upper))
+
+    def product(self, weight: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return weight @ centre and weight @ generators, rounded."""
+        neurons, symbols, boxes = self.generators.shape
+        flat = weight @ self.generators.reshape(neurons, symbols * boxes)
+        return weight @ self.centre, flat.reshape(len(weight), symbols, boxes)
+
+
+@dataclass(frozen=True, eq=False)
+class Band:
+    """slope * z + centre +- reach, entry by entry; a symbol stands for the reach where it is above 0."""
+
+    slope: FloatArray
+    centre: FloatArray
+    reach: FloatArray
+
+    def of(self, form: Form) -> tuple[Form, Symbols]:
+        """Return the form of what lies in the band around a form, and its new symbols."""
+        neurons, symbols, boxes = form.generators.shape
+        new = Symbols.of(self.reach > 0)
+        generators = np.zeros((neurons, symbols + new.count, boxes))
+        np.multiply(form.generators, self.slope[:, None], out=generators[:, :symbols])
+        generators[new.neurons, symbols + new.places, new.boxes] = self.reach[new.neurons, new.boxes]
+        slack = sum_slack(2, self.slope * form.size + np.abs(self.centre)) + UNDERFLOW
+        radius = up(self.slope * form.radius + slack)
+        return Form(self.slope * form.centre + self.centre, generators, radius), new
+
+
+@dataclass(frozen=True, eq=False)
+class Symbols:
+    """One symbol a marked neuron of each box: neuron, place among the box's symbols, and box, in three arrays."""
+
+    neurons: npt.NDArray[np.intp]
+    places: npt.NDArray[np.intp]
+    boxes: npt.NDArray[np.intp]
+    count: int
+
+    @classmethod
+    def of(cls, marked: BoolArray) -> Symbols:
+        """Number the marked neurons of each box. Shape: marked (neurons, boxes)."""
+        places = np.cumsum(marked, axis=0) - 1
+        neurons, boxes = np.nonzero(marked)
+        return cls(neurons, places[neurons, boxes], boxes, int(marked.sum(axis=0).max(initial=0)))
+
+    def spread(self, values: FloatArray) -> FloatArray:
+        """Lay out values of neurons (n, neurons, boxes) by symbol: (n, symbols, boxes)."""
+        laid = np.zeros((len(values), self.count, values.shape[2]))
+        laid[:, self.places, self.boxes] = values[:, self.neurons, self.boxes]
+        return laid
+
+
+def relu_band(z: Interval) -> Band:
+    """Enclose max(z, 0): where z changes sign, max(z, 0) - slope z lies in [0, most], most the lesser of -lower and upper.
+
+    The slope is 1 where z is mostly above 0, and 0 where it is not: h then falls below 0 by little, or not at all.
+    """
+    switches = (z.lower < 0) & (z.upper > 0)
+    most = np.where(switches, np.minimum(-z.lower, z.upper), 0.0)
+    slope = np.where(switches, z.upper > -z.lower, z.lower >= 0).astype(np.float64)
+    return Band(slope, 0.5 * most, np.where(switches, up(0.5 * most), 0.0))
+
+
+def difference_band(z: Pair) -> Band:
+    """Enclose max(z', 0) - max(z, 0) by a band around z' - z; see the module."""
+    on = (z.stored.lower >= 0) & (z.perturbed.lower >= 0)
+    off = (z.stored.upper <= 0) & (z.perturbed.upper <= 0)
+    switches = ~(on | off)
+    half = 0.5 * np.maximum(-z.difference.lower, z.difference.upper)
+    least = np.maximum(np.minimum(z.difference.lower, 0.0), -np.maximum(z.stored.upper, 0.0))
+    greatest = np.minimum(np.maximum(z.difference.upper, 0.0), np.maximum(z.perturbed.upper, 0.0))
+    middle = 0.5 * least + 0.5 * greatest
+    reach = up(np.maximum(greatest - middle, middle - least))
+    flat = switches & (reach < half)
+    slope = np.where(flat, 0.0, np.where(switches, 0.5, on.astype(np.float64)))
+    return Band(slope, np.where(flat, middle, 0.0), np.where(switches, np.where(flat, reach, up(half)), 0.0))
+
+
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """One layer: stored numbers, a perturbed choice and its reach, perturbed minus stored and its reach; biases as columns."""
+
+    activation: Activation
+    stored: tuple[FloatArray, FloatArray]
+    perturbed: tuple[FloatArray, FloatArray]
+    perturbed_reach: tuple[FloatArray, FloatArray]
+    change: tuple[FloatArray, FloatArray]
+    change_reach: tuple[FloatArray, FloatArray]
+
+    @classmethod
+    def of(cls, layer: Dense, weight: Bounds, bias: Bounds) -> _Layer:
+        stored = layer.weight, layer.bias[:, None]
+        boxes = weight.interval, bias.interval[:, None]
+        changes = boxes[0] - Interval.point(stored[0]), boxes[1] - Interval.point(stored[1])
+        perturbed, reach = zip(*(_ball(box) for box in boxes), strict=True)
+        change, change_reach = zip(*(_ball(box) for box in changes), strict=True)
+        return cls(layer.activation, stored, perturbed, reach, change, change_reach)
+
+
+def _ball(box: Interval) -> tuple[FloatArray, FloatArray]:
+    """A middle and a reach that cover a box; the reach is 0 where the box is one number."""
+    middle = np.where(box.lower == box.upper, box.lower, box.middle)
+    reach = np.where(box.lower == box.upper, 0.0, up(np.maximum(box.upper - middle, middle - box.lower)))
+    return middle, reach
+
+
+@dataclass(frozen=True, eq=False)
+class Changes:
+    """Bounds over a batch of boxes.
+
+    Shapes: change, its least and greatest value, (boxes, logits); influence, how much of the greatest change's bound comes
+    from neurons that an input switches, (boxes, inputs); favoured, a point of each box, (boxes, inputs).
+    """
+
+    change: Interval
+    influence: FloatArray
+    favoured: FloatArray
+
+
+class TwinZonotopes:
+    """A network and a box of its parameters, prepared for bounding batches of input boxes.
+
+    Raises    UnsupportedError if a layer is not dense, or its activation neither linear nor ReLU
+    """
+
+    def __init__(self, network: Network, parameters: ParameterBox) -> None:
+        self.network, self.layers = network, []
+        for layer, box in zip(network.layers, parameters.layers, strict=True):
+            if not isinstance(layer, Dense) or layer.activation not in LINES:
+                raise UnsupportedError("differential zonotopes have rules for dense layers of linear and ReLU units")
+            self.layers.append(_Layer.of(layer, box.weight, box.bias))
+
+    def changes(self, boxes: Interval) -> Changes:
+        """Bound the change of every logit. Shapes: boxes (boxes, inputs)."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            parts = [self._changes(boxes[chunk]) for chunk in self._chunks(len(boxes))]
+        ends = [np.concatenate([getattr(part.change, end) for part in parts]) for end in ("lower", "upper")]
+        influence, favoured = (np.concatenate([getattr(p, name) for p in parts]) for name in ("influence", "favoured"))
+        return Changes(Interval(*ends), influence, favoured)
+
+    def _chunks(self, boxes: int) -> Iterator[slice]:
+        """Split a batch so that its forms, with a symbol for every neuron, stay within NUMBERS."""
+        widths = [layer.outputs for layer in self.network.layers]
+        step = max(1, NUMBERS // (max(widths) * (self.network.inputs + sum(widths))))
+        return (slice(start, start + step) for start in range(0, boxes, step))
+
+    def _changes(self, boxes: Interval) -> Changes:
+        inputs = self.network.inputs
+        stored = perturbed = _input_form(boxes)
+        change = Form(np.zeros_like(stored.centre), np.zeros_like(stored.generators), np.zeros_like(stored.radius))
+        known = np.repeat(np.eye(inputs)[:, :, None], len(boxes), axis=2)
+        shares: list[FloatArray] = []
+        for layer in self.layers[:-1]:
+            change = _changed(layer, change, perturbed, inputs)
+            stored, perturbed = _affine(layer.stored, None, stored), _affine(layer.perturbed, layer.perturbed_reach, perturbed)
+            if layer.activation is Activation.LINEAR:
+                continue
+            z = Pair(stored.range, perturbed.range, change.range).tightened()
+            bands = difference_band(z), relu_band(z.stored), relu_band(z.perturbed)
+            share = _shares(stored, known, (bands[0].reach > 0) | (bands[1].reach > 0))
+            change, moved = bands[0].of(change)
+            stored, switched = bands[1].of(stored)
+            perturbed, _ = bands[2].of(perturbed)
+            shares.append(moved.spread(share))
+            known = np.concatenate([known, switched.spread(share)], axis=1)
+        change = _changed(self.layers[-1], change, perturbed, inputs)
+        stored = _affine(self.layers[-1].stored, None, stored)
+        perturbed = _affine(self.layers[-1].perturbed, self.layers[-1].perturbed_reach, perturbed)
+        ends = Pair(stored.range, perturbed.range, change.range).tightened().difference
+        return self._outcome(boxes, change, ends, shares)
+
+    def _outcome(self, boxes: Interval, change: Form, ends: Interval, shares: list[FloatArray]) -> Changes:
+        inputs, each = self.network.inputs, np.arange(len(boxes))
+        row = np.maximum(-ends.lower, ends.upper).argmax(axis=0)
+        slopes = change.generators[row, :, each]
+        lost = np.abs(slopes[:, inputs:])
+        influence = 1e-3 * np.abs(slopes[:, :inputs])
+        if shares:
+            influence = influence + np.einsum("isb,bs->bi", np.concatenate(shares, axis=1), lost)
+        rises = change.centre[row, each] >= 0
+        favoured = np.where((slopes[:, :inputs] > 0) == rises[:, None], boxes.upper, boxes.lower)
+        return Changes(Interval(ends.lower.T, ends.upper.T), influence, favoured)
+
+
+def _shares(form: Form, known: FloatArray, wanted: BoolArray) -> FloatArray:
+    """Share what moves each wanted neuron among the inputs, by the shares of its symbols; a heuristic, no bound.
+
+    Shapes    known (inputs, symbols, boxes); wanted (neurons, boxes); result (inputs, neurons, boxes)
+    """
+    shares = np.zeros((len(known), *wanted.shape))
+    neurons, boxes = np.nonzero(wanted)
+    parts = np.einsum("ks,isk->ik", np.abs(form.generators[neurons, :, boxes]), known[:, :, boxes])
+    shares[:, neurons, boxes] = parts / np.maximum(parts.sum(axis=0), TINY)
+    return shares
+
+
+def _input_form(boxes: Interval) -> Form:
+    middle, reach = _ball(boxes)
+    count, inputs = middle.shape
+    generators = np.zeros((inputs, inputs, count))
+    generators[np.arange(inputs), np.arange(inputs)] = reach.T
+    return Form(middle.T, generators, np.zeros((inputs, count)))
+
+
+def _affine(rows: tuple[FloatArray, FloatArray], reach: tuple[FloatArray, FloatArray] | None, form: Form) -> Form:
+    """Enclose (weight + E) @ value + bias + e for abs(E), abs(e) at most the reaches, each row with its own."""
+    weight, bias = rows
+    centre, generators = form.product(weight)
+    magnitude, size = np.abs(weight), form.size
+    radius, sizes = magnitude @ form.radius, magnitude @ size + np.abs(bias)
+    if reach is not None and (reach[0].any() or reach[1].any()):
+        spread = reach[0] @ size + reach[1]
+        radius, sizes = radius + spread, sizes + spread
+    return Form(centre + bias, generators, up(radius + _slack(form, sizes)))
+
+
+def _changed(layer: _Layer, change: Form, perturbed: Form, inputs: int) -> Form:
+    """Enclose z' - z = W (h' - h) + D h' + (b' - b): the symbols of h' - h, and of h' those of the inputs alone."""
+    (weight, _), (deviation, bias), (reach, bias_reach) = layer.stored, layer.change, layer.change_reach
+    centre, generators = change.product(weight)
+    shared = Form(perturbed.centre, perturbed.generators[:, :inputs], perturbed.radius)
+    own = np.abs(perturbed.generators[:, inputs:]).sum(axis=1) + perturbed.radius
+    more_centre, more_generators = shared.product(deviation)
+    generators[:, :inputs] += more_generators
+    magnitude, size = np.abs(deviation), perturbed.size
+    radius = np.abs(weight) @ change.radius + magnitude @ own + reach @ size + bias_reach
+    sizes = np.abs(weight) @ change.size + (magnitude + reach) @ size + np.abs(bias) + bias_reach
+    slack = _slack(change, sizes) + _slack(perturbed, sizes)
+    return Form(centre + more_centre + bias, generators, up(radius + slack))
+
+
+def _slack(form: Form, sizes: FloatArray) -> FloatArray:
+    """Bound what sums over a form's neurons, symbol by symbol, err by, underflow of every product included."""
+    neurons, symbols, _ = form.generators.shape
+    return sum_slack(neurons + symbols, sizes) + UNDERFLOW
