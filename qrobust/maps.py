@@ -135,7 +135,7 @@ def robustness_map(
         lower, upper = np.zeros(len(points)), np.ones(len(points))
         status, name, todo = np.full(len(points), Status.UNDECIDED), backend, np.arange(len(points))
         if quantity is Quantity.LABEL and backend in ("auto", "branch-and-bound"):
-            status[screen_labels(Leads(network, level), parameters, points)] = Status.SAFE
+            status[screen_labels(Leads(network, level), parameters, points, budget or Budget())] = Status.SAFE
             name, todo = "branch-and-bound", np.flatnonzero(status == Status.UNDECIDED)
             progress(len(points) - len(todo))
     tasks = [_task(network, parameters, Point(points[i]), quantity, level, backend, budget) for i in todo.tolist()]

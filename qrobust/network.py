@@ -32,6 +32,7 @@ from qrobust.layers import (
     W,
     read_only,
 )
+from qrobust.memory import MEMORY, Part, at_a_time
 
 __all__ = [
     "Activation",
@@ -55,7 +56,7 @@ __all__ = [
     "stored_parameters",
 ]
 
-MOST_GATHERED = 2**24  # numbers that a convolution of a batch of floats gathers at a time
+GATHERED = 16  # bytes that a convolution of floats takes for each number of a window: as it gathers them and as it multiplies
 
 
 class Output(Enum):
@@ -247,7 +248,7 @@ class FloatArithmetic:
         kernels = weight.reshape(len(weight), -1).T
         padded = np.concatenate([x, np.zeros((len(x), 1))], axis=1)
         result = np.empty((len(x), len(weight), len(windows)))
-        step = max(1, MOST_GATHERED // windows.size)
+        step = at_a_time(GATHERED * windows.size, MEMORY, Part.INPUTS, "a convolution", max(len(x), 1))
         for start in range(0, len(x), step):
             here = slice(start, start + step)
             result[here] = (padded[here][:, windows] @ kernels + bias).swapaxes(1, 2)

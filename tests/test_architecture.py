@@ -15,6 +15,7 @@ PACKAGE = ROOT / "qrobust"
 
 ORDER = (
     "errors",
+    "memory",
     "interval",
     "exact",
     "dyadic",

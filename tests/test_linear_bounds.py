@@ -11,7 +11,7 @@ from flint import arb
 from qrobust import interval
 from qrobust.answers import Counterexample
 from qrobust.backends.deep import levels_at
-from qrobust.bounds import linear, stages
+from qrobust.bounds import linear
 from qrobust.bounds.attack import climb, forward, parameters_at
 from qrobust.bounds.envelopes import ENVELOPES
 from qrobust.bounds.linear import Above, Tuning, backward, first_alpha, pre_activations, refreshed, top_bounds
@@ -253,11 +253,10 @@ def test_refreshing_loses_no_point(random_network: RandomNetwork) -> None:
                 assert ((z.lower - 1e-9 <= own) & (own <= z.upper + 1e-9)).all()
 
 
-def test_too_large_a_network_is_refused(monkeypatch: pytest.MonkeyPatch, random_network: RandomNetwork) -> None:
+def test_too_large_a_network_is_refused(random_network: RandomNetwork) -> None:
     network = random_network(np.random.default_rng(10), (3, 5, 2))
-    monkeypatch.setattr(stages, "MOST_BYTES", 100)
     with pytest.raises(ResourceError, match="GiB"):
-        stages_of(network, Absolute(0.123).around(network))
+        stages_of(network, Absolute(0.123).around(network), memory=100)
 
 
 def test_first_slopes_are_those_of_least_area() -> None:

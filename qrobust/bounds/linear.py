@@ -26,9 +26,13 @@ from qrobust.bounds.ibp import INTERVALS
 from qrobust.bounds.stages import Stage, interval_step
 from qrobust.errors import EnclosureError
 from qrobust.interval import BoolArray, FloatArray, Interval, sum_slack, up
+from qrobust.memory import Part, at_a_time
 from qrobust.network import Activation, activate
+from qrobust.search import Budget
 
-ROWS = 4096  # objectives substituted at a time
+ROWS = 8192  # objectives substituted at a time, at most
+ROW_ARRAYS = 48  # float64 arrays over all levels that one objective takes while it is tuned
+DEFAULT = Budget()
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,16 @@ class Levels:
     def terms(self) -> int:
         """How many terms the longest chain of sums has, for the rounding error."""
         return sum(sum(stage.weight.shape) for stage in self.stages)
+
+    @property
+    def row_bytes(self) -> int:
+        """What one objective takes while it is substituted and tuned."""
+        return 8 * ROW_ARRAYS * sum(int(stage.weight.shape[1]) for stage in self.stages)
+
+    def rows(self, budget: Budget) -> int:
+        """Return how many objectives are substituted at a time, 2 at least. Raises ResourceError if these do not fit."""
+        pairs = at_a_time(2 * self.row_bytes, budget.memory, Part.OBJECTIVES, "a pair of linear bounds", ROWS // 2)
+        return 2 * pairs
 
     def sizes(self, bounds: Sequence[Interval]) -> list[FloatArray]:
         """For each level, bound abs(z) + abs(W) abs(h) + R abs(h) + abs(b) + r: the terms that a multiplier of z meets.
@@ -287,7 +301,11 @@ class Proof:
 
 
 def pre_activations(
-    levels: Levels, start: Interval, tuning: Tuning | None = None, proofs: list[Proof] | None = None
+    levels: Levels,
+    start: Interval,
+    tuning: Tuning | None = None,
+    proofs: list[Proof] | None = None,
+    budget: Budget = DEFAULT,
 ) -> list[Interval]:
     """Enclose the pre-activations of all hidden levels: interval steps, and linear bounds where those leave a sign open.
 
@@ -301,7 +319,7 @@ def pre_activations(
         z = interval_step(levels.stages[level - 1], h)
         if level > 1:  # over a box of inputs one stage's intervals are exact
             sizes = levels.sizes(bounds)
-            z, empty = _tightened(levels, level, z, bounds, sizes, tuning or Tuning(0), everywhere, proofs)
+            z, empty = _tightened(levels, level, z, bounds, sizes, tuning or Tuning(0), everywhere, budget, proofs)
             if empty.any():
                 raise EnclosureError("linear and interval bounds contradict each other: please report this bug")
         bounds.append(z)
@@ -309,7 +327,11 @@ def pre_activations(
 
 
 def refreshed(
-    levels: Levels, known: Sequence[Interval], sizes: Sequence[FloatArray], since: npt.NDArray[np.intp]
+    levels: Levels,
+    known: Sequence[Interval],
+    sizes: Sequence[FloatArray],
+    since: npt.NDArray[np.intp],
+    budget: Budget = DEFAULT,
 ) -> tuple[list[Interval], BoolArray]:
     """Tighten pre-activation bounds that hold already, after one at level `since` (batch,) was narrowed; say which are empty.
 
@@ -321,7 +343,7 @@ def refreshed(
         h = activate(levels.activation(level - 1), bounds[-1], INTERVALS)
         z, gone = intersected(known[level], interval_step(levels.stages[level - 1], h))
         empty |= gone
-        z, gone = _tightened(levels, level, z, bounds, sizes, Tuning(0), (since < level) & ~empty)
+        z, gone = _tightened(levels, level, z, bounds, sizes, Tuning(0), (since < level) & ~empty, budget)
         empty |= gone
         bounds.append(z)
     return bounds, empty
@@ -343,6 +365,7 @@ def _tightened(
     sizes: Sequence[FloatArray],
     tuning: Tuning,
     wanted: BoolArray,
+    budget: Budget,
     proofs: list[Proof] | None = None,
 ) -> tuple[Interval, BoolArray]:
     """Meet bounds with linear ones at the neurons whose sign is open (all of them, where the activation is curved)."""
@@ -350,8 +373,9 @@ def _tightened(
     open_ = (z.lower < 0) & (z.upper > 0) if is_relu else z.lower < z.upper
     boxes, neurons = np.nonzero(open_ & wanted[:, None])
     lower, upper = np.full(z.shape, -np.inf), np.full(z.shape, np.inf)
-    for first in range(0, len(boxes), ROWS):
-        box, neuron = boxes[first : first + ROWS], neurons[first : first + ROWS]
+    pairs = levels.rows(budget) // 2
+    for first in range(0, len(boxes), pairs):
+        box, neuron = boxes[first : first + pairs], neurons[first : first + pairs]
         both, twice = np.concatenate([box, box]), np.concatenate([neuron, neuron])
         signs = np.repeat([1.0, -1.0], len(box))
         own = [_of(part, both) for part in bounds]
@@ -375,13 +399,20 @@ def _of(z: Interval, boxes: npt.NDArray[np.intp]) -> Interval:
 
 
 def top_bounds(
-    levels: Levels, bounds: Sequence[Interval], nu: FloatArray, offset: FloatArray, boxes: npt.NDArray[np.intp], tuning: Tuning
+    levels: Levels,
+    bounds: Sequence[Interval],
+    nu: FloatArray,
+    offset: FloatArray,
+    boxes: npt.NDArray[np.intp],
+    tuning: Tuning,
+    budget: Budget = DEFAULT,
 ) -> FloatArray:
     """Bound rows over the logits from above. Shapes: nu (rows, logits); offset, boxes (rows,): which box each is about."""
     sizes = levels.sizes(bounds)
     result = np.empty(len(nu))
-    for first in range(0, len(nu), ROWS):
-        part = slice(first, first + ROWS)
+    rows = levels.rows(budget)
+    for first in range(0, len(nu), rows):
+        part = slice(first, first + rows)
         own, size = [_of(z, boxes[part]) for z in bounds], [s if len(s) == 1 else s[boxes[part]] for s in sizes]
         above = Above.of_rows(levels.stages[-1], nu[part], offset[part], size[-1])
         result[part] = tuned(levels, levels.top, above, own, size, tuning)

@@ -30,12 +30,13 @@ from qrobust.bounds.ibp import INTERVALS
 from qrobust.bounds.linear import Above, Adam, Levels, Step, Tuning, backward, derivatives, refreshed, short
 from qrobust.interval import FloatArray, Interval
 from qrobust.network import Activation, activate
-from qrobust.search import Nodes
+from qrobust.search import Budget, Nodes
 
 CANDIDATES = 16  # neurons whose halves are bounded before one is split
 AT_ONCE = 128  # halves that are bounded together, so that the arrays stay in the cache
 LAST_TUNING = Tuning(steps=200, rate=0.2, decay=0.98)  # of nodes without open neurons
 BETA_RATE = 3.0  # steps of beta, in units of the mean multiplier of its level
+DEFAULT = Budget()
 BELOW_ZERO = -5e-324  # the greatest float below 0: bounds above it are at least 0
 
 
@@ -87,12 +88,13 @@ class NeuronTree:
         climbs: bool = False,
         tuning: Tuning | None = None,
         log: Log | None = None,
+        budget: Budget = DEFAULT,
     ) -> None:
         self.full = levels
         self.kept = alive(levels, bounds)
         self.levels, self.bounds = restricted(levels, bounds, self.kept)
         self.rows, self.tuning = rows, tuning or Tuning()
-        self.best, self.climbs, self.log = cut, climbs, log
+        self.best, self.climbs, self.log, self.budget = cut, climbs, log, budget
         self.point: Best | None = None
         self.sizes = self.levels.sizes(self.bounds)
         self.names = 0
@@ -101,6 +103,10 @@ class NeuronTree:
         self.slices = [slice(0, 0)] + [slice(a, b) for a, b in pairwise(ends.tolist())]
         relus = [self.levels.activation(k) is Activation.RELU for k in range(1, self.levels.top)]
         self.is_relu = np.repeat(np.array(relus, dtype=bool), widths)
+
+    def batch(self, most: int) -> int:
+        """Return how many nodes, at most `most`, may be split together: their halves are tuned together."""
+        return max(1, min(most, self.levels.rows(self.budget) // 2))
 
     def roots(self) -> Nodes:
         """One node a row."""
@@ -135,7 +141,7 @@ class NeuronTree:
             return self._bounded(twice[0], names, twice[1], lower, upper, twice[2], twice[3])
         known = [self.bounds[0], *(Interval(a, b) for a, b in zip(self._cut(lower), self._cut(upper), strict=True))]
         since = np.searchsorted([part.stop for part in self.slices], twice[4], side="right")
-        bounds, empty = refreshed(self.levels, known, self.sizes, since)
+        bounds, empty = refreshed(self.levels, known, self.sizes, since, self.budget)
         lower, upper = (np.concatenate([getattr(z, end) for z in bounds[1:]], axis=1) for end in ("lower", "upper"))
         return self._bounded(np.where(empty, -np.inf, twice[0]), names, twice[1], lower, upper, twice[2], twice[3])
 

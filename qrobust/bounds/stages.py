@@ -20,13 +20,13 @@ import numpy as np
 import numpy.typing as npt
 
 from qrobust.domains import Bounds, LayerBox, ParameterBox
-from qrobust.errors import ResourceError
 from qrobust.interval import FloatArray, Interval, affine_ball, up
 from qrobust.layers import Activation, AveragePool2d, Conv2d, Dense, Layer, MaxPool2d
+from qrobust.memory import MEMORY, Part, check_fits
 from qrobust.network import Network
 
 SAME = 1e-9  # radii of a row that differ relatively by less are taken as one, the greatest
-MOST_BYTES = 4 * 2**30  # of matrices
+SETS = 3  # of matrices at once: the stored network's, those of a box, and those of the box before it
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,29 +88,56 @@ class Stage:
         return replace(self, weight=weight, radius=radius, bias=self.bias[rows], bias_radius=self.bias_radius[rows])
 
 
-@lru_cache(maxsize=4)
-def stages_of(network: Network, parameters: ParameterBox) -> tuple[Stage, ...]:
-    """Return the stages of all layers; kept for the last few networks and boxes, since many queries share them.
+def stages_of(network: Network, parameters: ParameterBox, memory: int = MEMORY) -> tuple[Stage, ...]:
+    """Return the stages of all layers; those of the last network and box are kept, since many queries share them.
 
-    Raises    ResourceError if the matrices need more than MOST_BYTES
+    Raises    ResourceError if the matrices need more than their part of `memory`
     """
-    needed = sum(24 * layer.inputs * layer.outputs for layer in network.layers)
-    if needed > MOST_BYTES:
-        raise ResourceError(
-            f"the linear bounds of {network} need {needed / 2**30:.1f} GiB of matrices, at most {MOST_BYTES / 2**30:.0f} GiB"
-            " are taken: use --backend closed-form or a smaller network"
-        )
+    check_fits(matrix_bytes(network), memory, Part.MATRICES, f"the linear bounds of {network}")
+    return _stages(network, parameters)
+
+
+def stored_stages(network: Network, memory: int = MEMORY) -> tuple[Stage, ...]:
+    """Return the stages of the stored network, none of whose parameters moves. Kept, and raises, as `stages_of`."""
+    check_fits(matrix_bytes(network), memory, Part.MATRICES, f"the linear bounds of {network}")
+    return _stored(network)
+
+
+def matrix_bytes(network: Network) -> int:
+    """Bound what the stages take, in bytes: the weights as they are, transposed, as sizes, and radii; SETS of all, and once
+    more the largest layer's while its balls are made."""
+    each = [_matrix_numbers(layer) for layer in network.layers]
+    if isinstance(network.layers[0], Conv2d):  # at one point it is a map of its parameters, too (`first_convolution`)
+        each.append(network.layers[0].outputs * sum(array.size for array in (network.layers[0].weight, network.layers[0].bias)))
+    return 8 * (4 * SETS * sum(each) + 8 * max(each))
+
+
+def _matrix_numbers(layer: Layer) -> int:
+    """Count the numbers of a layer's weights; of a pool's stages, with those that make them."""
+    if not isinstance(layer, MaxPool2d):
+        return layer.inputs * layer.outputs
+    size, numbers = layer.windows.shape[1], 0
+    columns = layer.inputs
+    while size > 1:
+        rows = layer.outputs * (3 * (size // 2) + 2 * (size % 2))
+        numbers += rows * columns + rows * layer.outputs * size
+        size, columns = (size + 1) // 2, rows
+    return numbers + layer.outputs * columns
+
+
+@lru_cache(maxsize=1)
+def _stages(network: Network, parameters: ParameterBox) -> tuple[Stage, ...]:
     stages: list[Stage] = []
     for layer, box in zip(network.layers, parameters.layers, strict=True):
         stages += _lowered(layer, box)
     return tuple(stages)
 
 
-@lru_cache(maxsize=4)
-def stored_stages(network: Network) -> tuple[Stage, ...]:
-    """Return the stages of the stored network, none of whose parameters moves."""
+@lru_cache(maxsize=1)
+def _stored(network: Network) -> tuple[Stage, ...]:
     exact = tuple((layer.weight, layer.bias) for layer in network.layers)
-    return stages_of(network, ParameterBox.from_arrays(exact, exact))
+    box = ParameterBox.from_arrays(exact, exact)
+    return tuple(stage for layer, part in zip(network.layers, box.layers, strict=True) for stage in _lowered(layer, part))
 
 
 def _lowered(layer: Layer, box: LayerBox) -> Iterator[Stage]:

@@ -17,7 +17,7 @@ from qrobust.cache import Kind, ResultCache, Task
 from qrobust.certificates import load_certificate
 from qrobust.check import certificate_fault
 from qrobust.cli import show
-from qrobust.cli.options import Rule, UsageError, Where, domain_of, parameter_boxes, points_of, read_model
+from qrobust.cli.options import Rule, UsageError, Where, domain_of, parameter_boxes, points_of, read_budget, read_model
 from qrobust.domains import Domain, ParameterBox, Point, Points
 from qrobust.errors import EnclosureError, NumberError, QRobustError, UnsoundAnswerError
 from qrobust.exact import to_fraction
@@ -98,6 +98,7 @@ Cuts = Annotated[list[str] | None, typer.Option("--where", help="Cut the box, as
 Level = Annotated[str, typer.Option(help="Decision level of a binary model, as in 0.3 or 1/3.")]
 BackendName = Annotated[str, typer.Option("--backend", help="auto, closed-form, z3, branch-and-bound, milp or dreal.")]
 Timeout = Annotated[float, typer.Option(help="Seconds for each query.")]
+Memory = Annotated[float, typer.Option("--memory", metavar="GIB", help="GiB that the linear bounds and their search may take.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress, and no sentences.")]
 TrustPickle = Annotated[bool, typer.Option("--trust-pickle", help="Read .joblib files, which run code from the file.")]
@@ -136,6 +137,7 @@ def check(
     level: Level = "1/2",
     backend: BackendName = "auto",
     timeout: Timeout = 60.0,
+    memory: Memory = 4.0,
     jobs: Jobs = 1,
     scheduler: Scheduler = None,
     cache: Cache = None,
@@ -156,7 +158,7 @@ def check(
     """
     if scheduler is not None and jobs > 1:
         raise UsageError("--jobs and --scheduler do not go together: give one of them")
-    budget = Budget(timeout)
+    budget = read_budget(timeout, memory)
     network = read_model(model, trust_pickle)
     rule = Rule(_one_delta(delta), delta_per_layer, against, weights_only, bits, per_channel)
     (parameters,) = parameter_boxes(network, rule, trust_pickle)
@@ -257,6 +259,7 @@ def estimate(
     level: Level = "1/2",
     backend: BackendName = "auto",
     timeout: Timeout = 60.0,
+    memory: Memory = 4.0,
     cache: Cache = None,
     minimize: Annotated[bool, typer.Option("--minimize", help="Also print dReal's Minimize, for comparison only.")] = False,
     json: Json = False,
@@ -269,7 +272,7 @@ def estimate(
     qrobust estimate models/cat_paper.json eps --delta 0.005 --delta 0.01
     qrobust estimate models/cat_paper.json delta --point "15, 2"
     """
-    budget = Budget(timeout)
+    budget = read_budget(timeout, memory)
     network = read_model(model, trust_pickle)
     domain = domain_of(network, Where(point, points, box, tuple(where or ())))
     queries: list[AnyQuery]
@@ -341,6 +344,7 @@ def map_command(
     level: Level = "1/2",
     backend: BackendName = "auto",
     timeout: Timeout = 10.0,
+    memory: Memory = 4.0,
     jobs: Jobs = 1,
     scheduler: Scheduler = None,
     cache: Cache = None,
@@ -357,7 +361,7 @@ def map_command(
     from qrobust.maps import Quantity, random_points, robustness_map
     from qrobust.plotting import check_two_inputs, draw_map
 
-    budget = Budget(timeout)
+    budget = read_budget(timeout, memory)
     network = read_model(model, trust_pickle)
     rule = Rule(_one_delta(delta), delta_per_layer, against, weights_only, bits, per_channel)
     (parameters,) = parameter_boxes(network, rule, trust_pickle)

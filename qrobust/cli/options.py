@@ -15,8 +15,10 @@ from qrobust.exact import to_fraction
 from qrobust.formats import load
 from qrobust.formats.table import read_rows, read_table
 from qrobust.interval import FloatArray
+from qrobust.memory import GIB
 from qrobust.network import Network
 from qrobust.perturbations import Absolute, HalfStep, Hull, PerLayer
+from qrobust.search import Budget
 
 CUT = re.compile(r"(.*?)(<=|>=)(.*)")
 
@@ -38,6 +40,13 @@ class Where:
 def read_model(path: Path, trust_pickle: bool) -> Network:
     """Read the model."""
     return load(path, trust_pickle=trust_pickle)
+
+
+def read_budget(seconds: float, gib: float) -> Budget:
+    """Return what --timeout and --memory allow. Raises NumberError."""
+    if not 0 < gib < 2**20:
+        raise NumberError(f"--memory is {gib:g}, give GiB above 0, as in --memory 4")
+    return Budget(seconds, memory=int(gib * GIB))
 
 
 def numbers(text: str, what: str) -> list[float]:
