@@ -15,6 +15,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from qrobust.arrays import Array, namespace_of
 from qrobust.errors import NumberError, ShapeError
 from qrobust.interval import FloatArray
 from qrobust.layers import (
@@ -235,7 +236,7 @@ def confidence(network: Network, values: V, arithmetic: Arithmetic[W, V]) -> V:
 
 
 class FloatArithmetic:
-    """Batches of floats, rounded to nearest. Shapes: x (batch, n)."""
+    """Batches of floats, rounded to nearest; the activations take arrays of any library. Shapes: x (batch, n)."""
 
     def constant(self, values: FloatArray) -> FloatArray:
         return values
@@ -262,15 +263,16 @@ class FloatArithmetic:
         result: FloatArray = x[:, windows].max(axis=2)
         return result
 
-    def relu(self, x: FloatArray) -> FloatArray:
-        return np.maximum(x, 0.0)
+    def relu(self, x: Array) -> Array:
+        return namespace_of(x).maximum(x, 0.0)
 
-    def sigmoid(self, x: FloatArray) -> FloatArray:
-        power = np.exp(-np.abs(x))
-        return np.where(x >= 0, 1.0, power) / (1.0 + power)
+    def sigmoid(self, x: Array) -> Array:
+        xp = namespace_of(x)
+        power = xp.exp(-xp.abs(x))
+        return xp.where(x >= 0, 1.0, power) / (1.0 + power)
 
-    def tanh(self, x: FloatArray) -> FloatArray:
-        return np.tanh(x)
+    def tanh(self, x: Array) -> Array:
+        return namespace_of(x).tanh(x)
 
     def softmax(self, x: FloatArray) -> FloatArray:
         powers = np.exp(x - x.max(axis=-1, keepdims=True))

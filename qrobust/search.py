@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from qrobust.arrays import Arrays
 from qrobust.errors import EnclosureError, NumberError
 from qrobust.interval import FloatArray, Interval
 from qrobust.memory import GIB, MEMORY, Part, at_a_time
@@ -29,7 +30,7 @@ LEAST_MEMORY = 2**24
 
 @dataclass(frozen=True)
 class Budget:
-    """What an answer may cost: seconds, boxes of a search, and bytes of memory (see `memory`).
+    """What an answer may cost: seconds, boxes of a search, bytes of memory (see `memory`), and whose arrays propose (`arrays`).
 
     Raises    NumberError if one is too small
     """
@@ -37,6 +38,7 @@ class Budget:
     seconds: float = 60.0
     boxes: int = 5_000_000
     memory: int = MEMORY
+    arrays: Arrays | None = None
 
     def __post_init__(self) -> None:
         if not self.seconds > 0:

@@ -17,6 +17,7 @@ ORDER = (
     "errors",
     "memory",
     "interval",
+    "arrays",
     "exact",
     "dyadic",
     "files",
@@ -44,7 +45,20 @@ ORDER = (
     "__main__",
 )
 FRONT = "qrobust"  # the package's own __init__, which re-exports from all
-HEAVY = ("z3", "highspy", "sklearn", "matplotlib", "tensorflow", "h5py", "dreal", "joblib", "distributed", "dask")
+HEAVY = (
+    "z3",
+    "highspy",
+    "sklearn",
+    "matplotlib",
+    "tensorflow",
+    "h5py",
+    "dreal",
+    "joblib",
+    "distributed",
+    "dask",
+    "torch",
+    "array_api_compat",
+)
 VAGUE = {"utils", "util", "helpers", "helper", "common", "misc"}
 
 SOURCES = {

@@ -105,7 +105,7 @@ class Situation:
         starts = max(1, min(STARTS, self.levels.rows(self.budget) // len(rows.nu)))
         nu, offset = np.repeat(rows.nu, starts, axis=0), np.repeat(rows.offset, starts)
         ends = [np.where(rng.random((len(nu), z.shape[1])) < 0.5, -1.0, 1.0) for z in self.bounds]
-        found = climb(self.levels, self.bounds[0], nu, offset, ends)
+        found = climb(self.levels, self.bounds[0], nu, offset, ends, arrays=self.budget.arrays)
         best = found.value.reshape(-1, starts).argmax(axis=1) + starts * np.arange(len(rows.nu))
         return Found(found.value[best], [p[best] for p in found.positions])
 

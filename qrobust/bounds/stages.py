@@ -19,6 +19,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from qrobust.arrays import Arrays, namespace_of
 from qrobust.domains import Bounds, LayerBox, ParameterBox
 from qrobust.interval import FloatArray, Interval, affine_ball, up
 from qrobust.layers import Activation, AveragePool2d, Conv2d, Dense, Layer, MaxPool2d
@@ -49,7 +50,7 @@ class Stage:
     @cached_property
     def transposed(self) -> FloatArray:
         """The weights as (in, out), in memory order."""
-        return np.ascontiguousarray(self.weight.T)
+        return np.ascontiguousarray(self.weight.T) if isinstance(self.weight, np.ndarray) else self.weight.T
 
     @cached_property
     def magnitude(self) -> FloatArray:
@@ -66,20 +67,31 @@ class Stage:
     @cached_property
     def fixed(self) -> bool:
         """Whether no parameter of the stage may move."""
-        return not self.radius.any() and not self.bias_radius.any()
+        xp = namespace_of(self.radius)
+        return not xp.any(self.radius != 0) and not xp.any(self.bias_radius != 0)
 
     def spread(self, multipliers: FloatArray) -> FloatArray:
         """Return abs(multipliers) @ R. Shapes: multipliers (batch, out); result (batch, 1) or (batch, in)."""
-        sizes = np.abs(multipliers)
+        sizes = namespace_of(multipliers).abs(multipliers)
         result: FloatArray = (sizes @ self.radius)[:, None] if self.radius.ndim == 1 else sizes @ self.radius
         return result
 
     def reach(self, h: FloatArray) -> FloatArray:
         """Return R @ abs(h) + r. Shapes: h (batch, in); result (batch, out)."""
-        sizes = np.abs(h)
-        moved = sizes.sum(axis=1, keepdims=True) * self.radius if self.radius.ndim == 1 else sizes @ self.radius.T
+        xp = namespace_of(h)
+        sizes = xp.abs(h)
+        moved = xp.sum(sizes, axis=1, keepdims=True) * self.radius if self.radius.ndim == 1 else sizes @ self.radius.T
         result: FloatArray = moved + self.bias_radius
         return result
+
+    def on(self, arrays: Arrays) -> Stage:
+        """Return the stage in a device's arrays, for proposals; kept, for many batches share it."""
+        copies: dict[Arrays, Stage] = self.__dict__.setdefault("copies", {})
+        if arrays not in copies:
+            weight, radius = arrays.to_device(self.weight), arrays.to_device(self.radius)
+            bias, bias_radius = arrays.to_device(self.bias), arrays.to_device(self.bias_radius)
+            copies[arrays] = Stage(weight, radius, bias, bias_radius, self.activation)
+        return copies[arrays]
 
     def restricted(self, rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp]) -> Stage:
         """Return the stage with these outputs and inputs alone."""

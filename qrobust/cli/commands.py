@@ -99,6 +99,14 @@ Level = Annotated[str, typer.Option(help="Decision level of a binary model, as i
 BackendName = Annotated[str, typer.Option("--backend", help="auto, closed-form, z3, branch-and-bound, milp or dreal.")]
 Timeout = Annotated[float, typer.Option(help="Seconds for each query.")]
 Memory = Annotated[float, typer.Option("--memory", metavar="GIB", help="GiB that the linear bounds and their search may take.")]
+ArraysText = Annotated[
+    str | None,
+    typer.Option(
+        "--arrays",
+        metavar="LIBRARY[:DEVICE]",
+        help="Tune the linear bounds in this array library, as in torch:cuda; NumPy still certifies them.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress, and no sentences.")]
 TrustPickle = Annotated[bool, typer.Option("--trust-pickle", help="Read .joblib files, which run code from the file.")]
@@ -138,6 +146,7 @@ def check(
     backend: BackendName = "auto",
     timeout: Timeout = 60.0,
     memory: Memory = 4.0,
+    arrays: ArraysText = None,
     jobs: Jobs = 1,
     scheduler: Scheduler = None,
     cache: Cache = None,
@@ -158,7 +167,7 @@ def check(
     """
     if scheduler is not None and jobs > 1:
         raise UsageError("--jobs and --scheduler do not go together: give one of them")
-    budget = read_budget(timeout, memory)
+    budget = read_budget(timeout, memory, arrays)
     network = read_model(model, trust_pickle)
     rule = Rule(_one_delta(delta), delta_per_layer, against, weights_only, bits, per_channel)
     (parameters,) = parameter_boxes(network, rule, trust_pickle)
@@ -260,6 +269,7 @@ def estimate(
     backend: BackendName = "auto",
     timeout: Timeout = 60.0,
     memory: Memory = 4.0,
+    arrays: ArraysText = None,
     cache: Cache = None,
     minimize: Annotated[bool, typer.Option("--minimize", help="Also print dReal's Minimize, for comparison only.")] = False,
     json: Json = False,
@@ -272,7 +282,7 @@ def estimate(
     qrobust estimate models/cat_paper.json eps --delta 0.005 --delta 0.01
     qrobust estimate models/cat_paper.json delta --point "15, 2"
     """
-    budget = read_budget(timeout, memory)
+    budget = read_budget(timeout, memory, arrays)
     network = read_model(model, trust_pickle)
     domain = domain_of(network, Where(point, points, box, tuple(where or ())))
     queries: list[AnyQuery]
@@ -345,6 +355,7 @@ def map_command(
     backend: BackendName = "auto",
     timeout: Timeout = 10.0,
     memory: Memory = 4.0,
+    arrays: ArraysText = None,
     jobs: Jobs = 1,
     scheduler: Scheduler = None,
     cache: Cache = None,
@@ -361,7 +372,7 @@ def map_command(
     from qrobust.maps import Quantity, random_points, robustness_map
     from qrobust.plotting import check_two_inputs, draw_map
 
-    budget = read_budget(timeout, memory)
+    budget = read_budget(timeout, memory, arrays)
     network = read_model(model, trust_pickle)
     rule = Rule(_one_delta(delta), delta_per_layer, against, weights_only, bits, per_channel)
     (parameters,) = parameter_boxes(network, rule, trust_pickle)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from qrobust.arrays import Arrays
 from qrobust.domains import Domain, InputBox, ParameterBox, Point, Points, Polytope
 from qrobust.errors import DomainError, NumberError, QRobustError, ShapeError
 from qrobust.exact import to_fraction
@@ -42,11 +43,11 @@ def read_model(path: Path, trust_pickle: bool) -> Network:
     return load(path, trust_pickle=trust_pickle)
 
 
-def read_budget(seconds: float, gib: float) -> Budget:
-    """Return what --timeout and --memory allow. Raises NumberError."""
+def read_budget(seconds: float, gib: float, arrays: str | None) -> Budget:
+    """Return what --timeout, --memory and --arrays allow. Raises NumberError, BackendUnavailableError."""
     if not 0 < gib < 2**20:
         raise NumberError(f"--memory is {gib:g}, give GiB above 0, as in --memory 4")
-    return Budget(seconds, memory=int(gib * GIB))
+    return Budget(seconds, memory=int(gib * GIB), arrays=None if arrays is None else Arrays.named(arrays))
 
 
 def numbers(text: str, what: str) -> list[float]:
