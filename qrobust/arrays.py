@@ -79,7 +79,11 @@ class Arrays:
 
             if compat.is_torch_array(values) or compat.is_cupy_array(values):
                 values = compat.to_device(values, "cpu")
-        found: FloatArray = np.array(values, dtype=np.float64)
+        try:
+            found: FloatArray = np.asarray(values).astype(np.float64)  # a copy
+        except (RuntimeError, TypeError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            raise BackendUnavailableError(f"the arrays of {self} do not come back to this host: {reason}") from None
         if found.shape != shape:
             raise ShapeError(f"{self} gave an array of shape {found.shape}, expected {shape}: use --arrays numpy")
         found[~np.isfinite(found)] = otherwise
