@@ -226,10 +226,10 @@ class Session:
         confidences = isinstance(query, ConfidenceQuery)
         closed = backend in ("auto", "closed-form") and local.why_not(query.network, confidences=confidences) is None
         if isinstance(query, ConfidenceQuery) and closed:
-            upper = local.greatest_changes(query.network, query.parameters, values).upper
+            upper = local.greatest_changes(query.network, query.parameters, values, budget.memory).upper
             return "closed-form", [int(i) for i in np.argsort(-upper) if upper[i] > round_fraction_down(query.epsilon)]
         if isinstance(query, LabelQuery) and closed:
-            statuses, _ = local.label_changes(Leads(query.network, query.level), query.parameters, values)
+            statuses, _ = local.label_changes(Leads(query.network, query.level), query.parameters, values, budget.memory)
             return "closed-form", [int(i) for i in np.flatnonzero(statuses != local.Status.SAFE)]
         if isinstance(query, LabelQuery) and backend in ("auto", "branch-and-bound"):
             safe = screen_labels(Leads(query.network, query.level), query.parameters, values, budget)

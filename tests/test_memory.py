@@ -12,7 +12,7 @@ import pytest
 
 from qrobust.backends import deep
 from qrobust.backends.deep import levels_at, screen_labels
-from qrobust.bounds import linear
+from qrobust.bounds import linear, local
 from qrobust.bounds.linear import Tuning, pre_activations, top_bounds
 from qrobust.bounds.stages import matrix_bytes, stages_of
 from qrobust.domains import Point
@@ -130,6 +130,21 @@ def test_chunks_change_nothing_but_rounding(
     for run in runs[1:]:
         for values, whole in zip(run, runs[0], strict=True):
             np.testing.assert_allclose(values, whole, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("sizes", "activation"), [((60, 40, 30), Activation.TANH), ((30, 200, 3), Activation.RELU)])
+def test_points_in_closed_form_take_what_is_stated(
+    sizes: tuple[int, ...], activation: Activation, random_network: RandomNetwork
+) -> None:
+    rng = np.random.default_rng(7)
+    network = random_network(rng, sizes, activation)
+    box, leads, points = Absolute(0.5).around(network), Leads(network, HALF), rng.normal(size=(2000, sizes[0]))
+    kept: list[Any] = []
+    for memory in (32 * MIB, MEMORY):
+        assert peak(lambda m=memory: kept.append(local.label_changes(leads, box, points, m))) <= memory  # type: ignore[misc]
+    assert (kept[0][0] == kept[1][0]).all()
+    taken = peak(lambda: local.label_changes(leads, box, points[:500]))
+    assert taken <= 500 * local.point_bytes(network)
 
 
 class _Endless:
