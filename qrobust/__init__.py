@@ -7,6 +7,7 @@ print(qrobust.check(qrobust.LocalLabel(network, parameters, qrobust.Point([15.0,
 
 from qrobust.answers import VERSION as __version__  # noqa: N811
 from qrobust.answers import Answer, Assurance, Counterexample, Estimate, Verdict
+from qrobust.arrays import Arrays
 from qrobust.certificates import Certificate, load_certificate
 from qrobust.check import certificate_fault
 from qrobust.domains import InputBox, ParameterBox, Point, Points, Polytope
@@ -38,6 +39,7 @@ __all__ = [
     "Absolute",
     "Activation",
     "Answer",
+    "Arrays",
     "Assurance",
     "AveragePool2d",
     "Budget",

@@ -51,7 +51,7 @@ class Task(NamedTuple):
             "query": self.query.to_json(),
             "kind": self.kind.value,
             "backend": self.backend,
-            "budget": [float(self.budget.seconds), int(self.budget.boxes)],
+            "budget": [float(self.budget.seconds), self.budget.boxes, self.budget.memory, str(self.budget.arrays)],
         }
         return hashlib.sha256(_canonical(parts)).hexdigest()
 

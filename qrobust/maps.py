@@ -128,14 +128,14 @@ def robustness_map(
     started = time.monotonic()
     closed = local.why_not(network, confidences=quantity is Quantity.EPSILON) is None
     if closed and backend in ("auto", "closed-form"):
-        lower, upper, status = _closed_form(network, parameters, points, quantity, level)
+        lower, upper, status = _closed_form(network, parameters, points, quantity, level, (budget or Budget()).memory)
         progress(int((status != Status.UNDECIDED).sum()))
         name, todo = "closed-form", np.flatnonzero(status == Status.UNDECIDED)
     else:
         lower, upper = np.zeros(len(points)), np.ones(len(points))
         status, name, todo = np.full(len(points), Status.UNDECIDED), backend, np.arange(len(points))
         if quantity is Quantity.LABEL and backend in ("auto", "branch-and-bound"):
-            status[screen_labels(Leads(network, level), parameters, points)] = Status.SAFE
+            status[screen_labels(Leads(network, level), parameters, points, budget or Budget())] = Status.SAFE
             name, todo = "branch-and-bound", np.flatnonzero(status == Status.UNDECIDED)
             progress(len(points) - len(todo))
     tasks = [_task(network, parameters, Point(points[i]), quantity, level, backend, budget) for i in todo.tolist()]
@@ -168,11 +168,11 @@ def _task(
 
 
 def _closed_form(
-    network: Network, parameters: ParameterBox, points: FloatArray, quantity: Quantity, level: Fraction
+    network: Network, parameters: ParameterBox, points: FloatArray, quantity: Quantity, level: Fraction, memory: int
 ) -> tuple[FloatArray, FloatArray, npt.NDArray[np.int64]]:
     if quantity is Quantity.EPSILON:
-        change = local.greatest_changes(network, parameters, points)
+        change = local.greatest_changes(network, parameters, points, memory)
         status = np.where(change.width <= ENOUGH, Status.SAFE, Status.UNDECIDED)
         return change.lower.copy(), np.minimum(change.upper, 1.0), status
-    status, _ = local.label_changes(Leads(network, level), parameters, points)
+    status, _ = local.label_changes(Leads(network, level), parameters, points, memory)
     return np.zeros(len(points)), np.ones(len(points)), status

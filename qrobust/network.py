@@ -15,6 +15,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from qrobust.arrays import Array, namespace_of
 from qrobust.errors import NumberError, ShapeError
 from qrobust.interval import FloatArray
 from qrobust.layers import (
@@ -32,6 +33,7 @@ from qrobust.layers import (
     W,
     read_only,
 )
+from qrobust.memory import MEMORY, Part, at_a_time
 
 __all__ = [
     "Activation",
@@ -55,7 +57,7 @@ __all__ = [
     "stored_parameters",
 ]
 
-MOST_GATHERED = 2**24  # numbers that a convolution of a batch of floats gathers at a time
+GATHERED = 16  # bytes that a convolution of floats takes for each number of a window: as it gathers them and as it multiplies
 
 
 class Output(Enum):
@@ -234,7 +236,7 @@ def confidence(network: Network, values: V, arithmetic: Arithmetic[W, V]) -> V:
 
 
 class FloatArithmetic:
-    """Batches of floats, rounded to nearest. Shapes: x (batch, n)."""
+    """Batches of floats, rounded to nearest; the activations take arrays of any library. Shapes: x (batch, n)."""
 
     def constant(self, values: FloatArray) -> FloatArray:
         return values
@@ -247,7 +249,7 @@ class FloatArithmetic:
         kernels = weight.reshape(len(weight), -1).T
         padded = np.concatenate([x, np.zeros((len(x), 1))], axis=1)
         result = np.empty((len(x), len(weight), len(windows)))
-        step = max(1, MOST_GATHERED // windows.size)
+        step = at_a_time(GATHERED * windows.size, MEMORY, Part.INPUTS, "a convolution", max(len(x), 1))
         for start in range(0, len(x), step):
             here = slice(start, start + step)
             result[here] = (padded[here][:, windows] @ kernels + bias).swapaxes(1, 2)
@@ -261,15 +263,16 @@ class FloatArithmetic:
         result: FloatArray = x[:, windows].max(axis=2)
         return result
 
-    def relu(self, x: FloatArray) -> FloatArray:
-        return np.maximum(x, 0.0)
+    def relu(self, x: Array) -> Array:
+        return namespace_of(x).maximum(x, 0.0)
 
-    def sigmoid(self, x: FloatArray) -> FloatArray:
-        power = np.exp(-np.abs(x))
-        return np.where(x >= 0, 1.0, power) / (1.0 + power)
+    def sigmoid(self, x: Array) -> Array:
+        xp = namespace_of(x)
+        power = xp.exp(-xp.abs(x))
+        return xp.where(x >= 0, 1.0, power) / (1.0 + power)
 
-    def tanh(self, x: FloatArray) -> FloatArray:
-        return np.tanh(x)
+    def tanh(self, x: Array) -> Array:
+        return namespace_of(x).tanh(x)
 
     def softmax(self, x: FloatArray) -> FloatArray:
         powers = np.exp(x - x.max(axis=-1, keepdims=True))

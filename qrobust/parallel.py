@@ -107,11 +107,11 @@ def check_points(
 
     Accepts   `budget` is for each point; the rest as `answer_all`
     """
-    started, session = time.monotonic(), Session()
+    started, session, budget = time.monotonic(), Session(), budget or Budget()
     assert isinstance(query.domain, Points)
-    name, todo = session.unsettled(query, backend)
+    name, todo = session.unsettled(query, backend, budget)
     progress(len(query.domain.values) - len(todo))
-    tasks = [Task(query_at(query, index), Kind.CHECK, backend, budget or Budget()) for index in todo]
+    tasks = [Task(query_at(query, index), Kind.CHECK, backend, budget) for index in todo]
     found = answer_all(tasks, jobs=jobs, scheduler=scheduler, cache=cache, session=session, progress=progress)
     answers = [result for result in found if isinstance(result, Answer)]
     return of_points(query, answers, name, time.monotonic() - started)

@@ -15,27 +15,38 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from qrobust.arrays import Arrays
 from qrobust.errors import EnclosureError, NumberError
 from qrobust.interval import FloatArray, Interval
+from qrobust.memory import GIB, MEMORY, Part, at_a_time
 
 BATCH = 1024
 FEW = 256  # boxes below which a batch is split further
 SPLITS = 5  # halvings of a box in one step, at most
-MOST_BOXES = 2_000_000
+MOST_BOXES = 2_000_000  # open at once: beyond it the sorting takes longer than the bounds
+COPIES = 4  # of the open nodes, while some are taken out and others put in
+LEAST_MEMORY = 2**24
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Limits of one search. Raises NumberError unless both are above zero."""
+    """What an answer may cost: seconds, boxes of a search, bytes of memory (see `memory`), and whose arrays propose (`arrays`).
+
+    Raises    NumberError if one is too small
+    """
 
     seconds: float = 60.0
     boxes: int = 5_000_000
+    memory: int = MEMORY
+    arrays: Arrays | None = None
 
     def __post_init__(self) -> None:
         if not self.seconds > 0:
             raise NumberError(f"the time limit is {self.seconds:g} s, it must be above 0: give for example 10")
         if self.boxes < 1:
             raise NumberError(f"the limit on boxes is {self.boxes}, it must be at least 1")
+        if not self.memory >= LEAST_MEMORY:
+            raise NumberError(f"the memory is {self.memory / GIB:.3g} GiB, it must be at least {LEAST_MEMORY / GIB:.3g} GiB")
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +58,11 @@ class Nodes:
 
     def __len__(self) -> int:
         return len(self.upper)
+
+    @property
+    def each(self) -> int:
+        """Bytes that one node takes in a search."""
+        return COPIES * sum(part[:1].nbytes for part in (self.upper, *self.parts))
 
     def take(self, index: npt.NDArray[Any]) -> Nodes:
         """Return some of the nodes, by number or by mask."""
@@ -107,6 +123,7 @@ def explore(
     nodes = tree.roots() if resumed is None or resumed.open is None else resumed.open
     evaluated, dropped = (len(nodes), -np.inf) if resumed is None else (resumed.boxes, resumed.dropped)
     limit, reason, size = evaluated + budget.boxes - 1, "", first_batch
+    room = at_a_time(nodes.each, budget.memory, Part.NODES, "one node of the search", MOST_BOXES)
     while True:
         if np.isnan(nodes.upper).any():  # a NaN compares false with everything: its node would be dropped in silence
             raise EnclosureError("a bound in the search is NaN: please report this bug")
@@ -129,8 +146,8 @@ def explore(
             reason = f"the time limit of {budget.seconds:.3g} s was reached"
         elif evaluated > limit:
             reason = f"the limit of {budget.boxes:,} boxes was reached"
-        elif len(nodes) > MOST_BOXES:
-            reason = f"{MOST_BOXES:,} boxes are open at once, the most that memory is given to"
+        elif len(nodes) > room:
+            reason = f"{room:,} boxes are open at once, the most that a memory of {budget.memory / GIB:.3g} GiB is given to"
 
 
 class Landscape(Protocol):

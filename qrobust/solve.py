@@ -209,7 +209,7 @@ class Session:
         """Answer point by point, but only the points that bounds over all of them leave open."""
         started = time.monotonic()
         answers: list[Answer] = []
-        name, todo = self.unsettled(query, backend)
+        name, todo = self.unsettled(query, backend, budget)
         for index in todo:
             left = budget.seconds - (time.monotonic() - started)
             if left <= 0:
@@ -219,20 +219,20 @@ class Session:
                 break
         return of_points(query, answers, name, time.monotonic() - started)
 
-    def unsettled(self, query: Query, backend: str) -> tuple[str, list[int]]:
+    def unsettled(self, query: Query, backend: str, budget: Budget) -> tuple[str, list[int]]:
         """Return the points that quick bounds over all of them leave open, and what these bounds are called."""
         assert isinstance(query.domain, Points)
         values = query.domain.values
         confidences = isinstance(query, ConfidenceQuery)
         closed = backend in ("auto", "closed-form") and local.why_not(query.network, confidences=confidences) is None
         if isinstance(query, ConfidenceQuery) and closed:
-            upper = local.greatest_changes(query.network, query.parameters, values).upper
+            upper = local.greatest_changes(query.network, query.parameters, values, budget.memory).upper
             return "closed-form", [int(i) for i in np.argsort(-upper) if upper[i] > round_fraction_down(query.epsilon)]
         if isinstance(query, LabelQuery) and closed:
-            statuses, _ = local.label_changes(Leads(query.network, query.level), query.parameters, values)
+            statuses, _ = local.label_changes(Leads(query.network, query.level), query.parameters, values, budget.memory)
             return "closed-form", [int(i) for i in np.flatnonzero(statuses != local.Status.SAFE)]
         if isinstance(query, LabelQuery) and backend in ("auto", "branch-and-bound"):
-            safe = screen_labels(Leads(query.network, query.level), query.parameters, values)
+            safe = screen_labels(Leads(query.network, query.level), query.parameters, values, budget)
             return "branch-and-bound", [int(i) for i in np.flatnonzero(~safe)]
         return backend, list(range(len(values)))
 

@@ -15,7 +15,9 @@ PACKAGE = ROOT / "qrobust"
 
 ORDER = (
     "errors",
+    "memory",
     "interval",
+    "arrays",
     "exact",
     "dyadic",
     "files",
@@ -49,7 +51,7 @@ ORDER = (
 FRONT = "qrobust"  # the package's own __init__, which re-exports from all
 HEAVY = (
     *("z3", "highspy", "sklearn", "matplotlib", "tensorflow", "h5py", "dreal", "joblib", "distributed", "dask"),
-    *("onnx", "onnxruntime", "torch", "vnnlib", "skops", "ai_edge_litert"),
+    *("onnx", "onnxruntime", "torch", "vnnlib", "skops", "ai_edge_litert", "array_api_compat"),
 )
 VAGUE = {"utils", "util", "helpers", "helper", "common", "misc"}
 

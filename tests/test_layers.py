@@ -25,7 +25,7 @@ from qrobust.formats.native import from_document, read_native, to_document, writ
 from qrobust.formula import Encoding, encode
 from qrobust.interval import FloatArray, Interval
 from qrobust.layers import AveragePool2d, Conv2d, Layer, MaxPool2d
-from qrobust.network import Activation, Dense, FloatArithmetic, Network, Output, logits, perturbed_logits
+from qrobust.network import GATHERED, Activation, Dense, FloatArithmetic, Network, Output, logits, perturbed_logits
 from qrobust.perturbations import Absolute, Hull, PerLayer
 from tests.damage import packed, refusal
 
@@ -174,7 +174,7 @@ def test_a_large_batch_is_convolved_in_parts(monkeypatch: pytest.MonkeyPatch) ->
     layer = convolution(rng)
     x = rng.normal(size=(7, layer.inputs))
     whole = layer.apply(FloatArithmetic(), layer.weight, x, layer.bias)
-    monkeypatch.setattr("qrobust.network.MOST_GATHERED", 2 * layer.windows.size)
+    monkeypatch.setattr("qrobust.network.MEMORY", 2 * 8 * GATHERED * layer.windows.size)
     np.testing.assert_allclose(layer.apply(FloatArithmetic(), layer.weight, x, layer.bias), whole, rtol=1e-13)
     assert layer.apply(FloatArithmetic(), layer.weight, x[:0], layer.bias).shape == (0, layer.outputs)
 

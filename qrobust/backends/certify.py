@@ -31,18 +31,24 @@ def certify_label(query: LabelQuery, budget: Budget) -> Certificate | None:
     """
     x = query.domain.box.lower
     leads = Leads(query.network, query.level)
-    label = stored_label(leads, x)
+    label = stored_label(leads, x, budget.memory)
     plain = all(layer.activation in (Activation.LINEAR, Activation.RELU) for layer in query.network.layers)
     if label is None or query.sigma or not plain or not query.network.is_dense:
         return None
     pairs = leads.of_label(label)
     rows = Rows(leads.directions[pairs], leads.offset.upper[pairs], leads.strict[pairs])
-    levels, start = levels_at(query.network, query.parameters, x[None], whole=True)
+    levels, start = levels_at(query.network, query.parameters, x[None], whole=True, budget=budget)
     proofs: list[Proof] = []
-    bounds = pre_activations(levels, start, LEVEL_TUNING, proofs)
+    bounds = pre_activations(levels, start, LEVEL_TUNING, proofs, budget)
     log = Log()
-    tree = NeuronTree(levels, bounds, rows, log=log)
-    outcome = explore(tree, budget, tolerance=0.0, stop=lambda _: tree.point is not None and tree.point.value > 0, batch=BATCH)
+    tree = NeuronTree(levels, bounds, rows, log=log, budget=budget)
+    outcome = explore(
+        tree,
+        budget,
+        tolerance=0.0,
+        stop=lambda _: tree.point is not None and tree.point.value > 0,
+        batch=tree.batch(BATCH),
+    )
     if outcome.open is None or len(outcome.open) or outcome.upper > BELOW_ZERO:
         return None
     point = LocalLabel(query.network, query.parameters, Point(x), query.level)

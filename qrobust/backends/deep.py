@@ -33,6 +33,7 @@ from qrobust.domains import ParameterBox, Parameters
 from qrobust.exact import decide, float_bounds, to_exact
 from qrobust.interval import FloatArray, Interval, up
 from qrobust.leads import Leads
+from qrobust.memory import MEMORY, Part, at_a_time
 from qrobust.network import Activation, Network, Output, activate
 from qrobust.queries import ConfidenceQuery, EpsilonEstimate, LabelQuery, SigmaEstimate
 from qrobust.search import Budget, Nodes, Outcome, explore
@@ -40,13 +41,15 @@ from qrobust.search import Budget, Nodes, Outcome, explore
 ROOT_TUNING = Tuning(steps=13)
 LEVEL_TUNING = Tuning(steps=5)  # of the intermediate bounds of one input
 STARTS = 64  # random starts of the first attack, for each open row
-BATCH = 256
+BATCH = 256  # nodes that are split together, at most
 SPLITTING, CUTTING = 0.2, 0.3  # of the time: splits alone, then cuts at the root; the rest goes to splits again
-AT_A_TIME = 128  # inputs that are screened together
+AT_A_TIME = 128  # inputs that are screened together, at most
+INPUT_ARRAYS = 24  # float64 arrays over all layers that one input takes while it is bounded
+DEFAULT = Budget()
 
 
 def levels_at(
-    network: Network, parameters: ParameterBox, points: FloatArray, *, whole: bool = False
+    network: Network, parameters: ParameterBox, points: FloatArray, *, whole: bool = False, budget: Budget = DEFAULT
 ) -> tuple[Levels, Interval]:
     """Return the network after its first layer that may move, and the range of that layer's pre-activations at each point.
 
@@ -54,7 +57,8 @@ def levels_at(
     weights move together: level 0 is the input itself.
     Shapes: points (batch, inputs)
     """
-    return advanced(Levels(Activation.LINEAR, stages_of(network, parameters)), Interval.point(points), whole)
+    stages = stages_of(network, parameters, budget.memory)
+    return advanced(Levels(Activation.LINEAR, stages), Interval.point(points), whole)
 
 
 def advanced(levels: Levels, start: Interval, whole: bool) -> tuple[Levels, Interval]:
@@ -79,24 +83,33 @@ class Situation:
     x: FloatArray
     levels: Levels
     bounds: list[Interval]
+    budget: Budget = DEFAULT
 
     @classmethod
-    def at(cls, network: Network, parameters: ParameterBox, x: FloatArray, tuning: Tuning = LEVEL_TUNING) -> Situation:
+    def at(
+        cls,
+        network: Network,
+        parameters: ParameterBox,
+        x: FloatArray,
+        tuning: Tuning = LEVEL_TUNING,
+        budget: Budget = DEFAULT,
+    ) -> Situation:
         """Bound all hidden levels. Shapes: x (inputs,)."""
-        levels, start = levels_at(network, parameters, x[None])
-        return cls(network, parameters, x, levels, pre_activations(levels, start, tuning))
+        levels, start = levels_at(network, parameters, x[None], budget=budget)
+        return cls(network, parameters, x, levels, pre_activations(levels, start, tuning, budget=budget), budget)
 
     def upper(self, rows: Rows, tuning: Tuning = ROOT_TUNING) -> FloatArray:
         """Bound rows over the logits from above."""
         zero = np.zeros(len(rows.nu), dtype=np.intp)
-        return top_bounds(self.levels, self.bounds, rows.nu, rows.offset, zero, tuning)
+        return top_bounds(self.levels, self.bounds, rows.nu, rows.offset, zero, tuning, self.budget)
 
     def attacked(self, rows: Rows, rng: np.random.Generator) -> Found:
-        """Attack each row from STARTS random ends; the best of each row. Shapes: value (rows,)."""
-        nu, offset = np.repeat(rows.nu, STARTS, axis=0), np.repeat(rows.offset, STARTS)
+        """Attack each row from STARTS random ends (fewer if memory is short); the best of each row. Shapes: value (rows,)."""
+        starts = max(1, min(STARTS, self.levels.rows(self.budget) // len(rows.nu)))
+        nu, offset = np.repeat(rows.nu, starts, axis=0), np.repeat(rows.offset, starts)
         ends = [np.where(rng.random((len(nu), z.shape[1])) < 0.5, -1.0, 1.0) for z in self.bounds]
-        found = climb(self.levels, self.bounds[0], nu, offset, ends)
-        best = found.value.reshape(-1, STARTS).argmax(axis=1) + STARTS * np.arange(len(rows.nu))
+        found = climb(self.levels, self.bounds[0], nu, offset, ends, arrays=self.budget.arrays)
+        best = found.value.reshape(-1, starts).argmax(axis=1) + starts * np.arange(len(rows.nu))
         return Found(found.value[best], [p[best] for p in found.positions])
 
     def example(self, positions: list[FloatArray], nu: FloatArray) -> Counterexample | None:
@@ -141,7 +154,7 @@ def decide_label(query: LabelQuery, budget: Budget) -> Claim:
     deadline = time.monotonic() + budget.seconds
     x = query.domain.box.lower
     leads = Leads(query.network, query.level)
-    label = stored_label(leads, x)
+    label = stored_label(leads, x, budget.memory)
     if label is None:
         return Unknown("no precision settles the label at this input")
     if query.sigma:
@@ -153,7 +166,7 @@ def decide_label(query: LabelQuery, budget: Budget) -> Claim:
     pairs = leads.of_label(label)
     rows = Rows(leads.directions[pairs], leads.offset.upper[pairs], leads.strict[pairs])
     for tuning in (Tuning(0), LEVEL_TUNING):  # most inputs need no tuning
-        situation = Situation.at(query.network, query.parameters, x, tuning)
+        situation = Situation.at(query.network, query.parameters, x, tuning, budget)
         upper = situation.upper(rows)
         open_ = np.flatnonzero(np.where(rows.strict, upper > 0, upper >= 0))
         if not len(open_):
@@ -174,15 +187,15 @@ def _flipping(query: LabelQuery, situation: Situation, rows: Rows) -> Counterexa
     return None
 
 
-def stored_label(leads: Leads, x: FloatArray) -> int | None:
+def stored_label(leads: Leads, x: FloatArray, memory: int = MEMORY) -> int | None:
     """Return the stored network's label at an input, exactly; None if no precision settles it."""
-    label = int(stored_labels(leads, x[None])[0])
+    label = int(stored_labels(leads, x[None], memory)[0])
     return label if label >= 0 else _stored(leads.network, x).label(False, leads.level)
 
 
-def stored_labels(leads: Leads, points: FloatArray) -> npt.NDArray[np.int64]:
+def stored_labels(leads: Leads, points: FloatArray, memory: int = MEMORY) -> npt.NDArray[np.int64]:
     """Return the stored network's labels where bounds settle them, else -1. Shapes: points (n, inputs); result (n,)."""
-    logits = stored_logits(leads.network, points)
+    logits = stored_logits(leads.network, points, memory)
     gains, losses = np.maximum(leads.directions, 0.0), np.minimum(leads.directions, 0.0)
     lead = up(logits.upper @ gains.T + logits.lower @ losses.T)  # two terms at most: one rounding
     behind = up(lead + leads.offset.upper) < 0
@@ -192,10 +205,10 @@ def stored_labels(leads: Leads, points: FloatArray) -> npt.NDArray[np.int64]:
     return labels
 
 
-def stored_logits(network: Network, points: FloatArray) -> Interval:
+def stored_logits(network: Network, points: FloatArray, memory: int = MEMORY) -> Interval:
     """Enclose the stored network's logits. Shapes: points (batch, inputs); result (batch, logits)."""
     z, activation = Interval.point(points), Activation.LINEAR
-    for stage in stored_stages(network):
+    for stage in stored_stages(network, memory):
         z, activation = interval_step(stage, activate(activation, z, INTERVALS)), stage.activation
     return z
 
@@ -214,7 +227,7 @@ def estimate_margin(query: SigmaEstimate, budget: Budget) -> EstimateClaim:
     """Enclose sigma at one input: its margin if its label can change, else 0."""
     x = query.domain.box.lower
     leads = Leads(query.network, query.level)
-    own = stored_label(leads, x)
+    own = stored_label(leads, x, budget.memory)
     if own is not None and own != query.label:
         return EstimateClaim(0.0, None, Assurance.ROUNDED)
     claim = decide_label(LabelQuery(query.network, query.parameters, query.domain, query.level), budget)
@@ -227,7 +240,7 @@ def estimate_margin(query: SigmaEstimate, budget: Budget) -> EstimateClaim:
 
 
 def _searched(query: LabelQuery, situation: Situation, rows: Rows, budget: Budget, deadline: float) -> Claim:
-    tree = NeuronTree(situation.levels, situation.bounds, rows, attacks=query.network.is_dense)
+    tree = NeuronTree(situation.levels, situation.bounds, rows, attacks=query.network.is_dense, budget=budget)
     replayed: list[Counterexample] = []
 
     def flips(outcome: Outcome) -> bool:
@@ -241,11 +254,11 @@ def _searched(query: LabelQuery, situation: Situation, rows: Rows, budget: Budge
 
     left = deadline - time.monotonic()
     first = deadline - (1 - SPLITTING) * left if covers(query.network) else deadline
-    outcome = explore(tree, budget, tolerance=0.0, stop=flips, batch=BATCH, deadline=first)
+    outcome = explore(tree, budget, tolerance=0.0, stop=flips, batch=tree.batch(BATCH), deadline=first)
     if not replayed and first < deadline and outcome.open is not None and len(outcome.open):
         still = _cut(query, situation, rows, outcome.open, CUTTING * left)
         rest = replace(outcome, open=still, reason="")
-        outcome = explore(tree, budget, tolerance=0.0, stop=flips, resumed=rest, batch=BATCH, deadline=deadline)
+        outcome = explore(tree, budget, tolerance=0.0, stop=flips, resumed=rest, batch=tree.batch(BATCH), deadline=deadline)
     if replayed:
         return Candidate(replayed[0])
     if outcome.open is not None and not len(outcome.open) and outcome.upper <= BELOW_ZERO:
@@ -262,18 +275,21 @@ def _cut(query: LabelQuery, situation: Situation, rows: Rows, nodes: Nodes, seco
     return nodes.take(~np.isin(nodes.parts[0], closed))
 
 
-def screen_labels(leads: Leads, parameters: ParameterBox, points: FloatArray) -> npt.NDArray[np.bool_]:
+def screen_labels(
+    leads: Leads, parameters: ParameterBox, points: FloatArray, budget: Budget = DEFAULT
+) -> npt.NDArray[np.bool_]:
     """Return which points' labels surely hold, by linear bounds alone, many together. Shapes: points (n, inputs); (n,)."""
-    parts = [_screened(leads, parameters, points[i : i + AT_A_TIME]) for i in range(0, len(points), AT_A_TIME)]
-    return np.concatenate(parts)
+    each = 8 * INPUT_ARRAYS * (leads.network.inputs + sum(layer.outputs for layer in leads.network.layers))
+    step = at_a_time(each, budget.memory, Part.INPUTS, "one input", AT_A_TIME)
+    return np.concatenate([_screened(leads, parameters, points[i : i + step], budget) for i in range(0, len(points), step)])
 
 
-def _screened(leads: Leads, parameters: ParameterBox, points: FloatArray) -> npt.NDArray[np.bool_]:
-    labels = stored_labels(leads, points)
-    levels, start = levels_at(leads.network, parameters, points)
-    bounds = pre_activations(levels, start, Tuning(0))
+def _screened(leads: Leads, parameters: ParameterBox, points: FloatArray, budget: Budget) -> npt.NDArray[np.bool_]:
+    labels = stored_labels(leads, points, budget.memory)
+    levels, start = levels_at(leads.network, parameters, points, budget=budget)
+    bounds = pre_activations(levels, start, Tuning(0), budget=budget)
     boxes, pairs = np.nonzero(leads.pairs[:, 0][None] == labels[:, None])
-    upper = top_bounds(levels, bounds, leads.directions[pairs], leads.offset.upper[pairs], boxes, ROOT_TUNING)
+    upper = top_bounds(levels, bounds, leads.directions[pairs], leads.offset.upper[pairs], boxes, ROOT_TUNING, budget)
     beaten = np.where(leads.strict[pairs], upper > 0, upper >= 0)
     safe = labels >= 0
     safe[boxes[beaten]] = False
@@ -284,26 +300,27 @@ def estimate_change(query: EpsilonEstimate | ConfidenceQuery, budget: Budget, to
     """Enclose the greatest change of a confidence at one input: an upper end, and a witness of the lower."""
     if query.network.output is Output.SIGMOID:
         return _change_of_sigmoid(query, budget, tolerance)
-    return _change_of_softmax(query)
+    return _change_of_softmax(query, budget)
 
 
 def _change_of_sigmoid(query: EpsilonEstimate | ConfidenceQuery, budget: Budget, tolerance: float) -> EstimateClaim:
     x = query.domain.box.lower
-    situation = Situation.at(query.network, query.parameters, x)
-    before = interval.sigmoid(stored_logits(query.network, x[None]))
+    situation = Situation.at(query.network, query.parameters, x, budget=budget)
+    before = interval.sigmoid(stored_logits(query.network, x[None], budget.memory))
     upper, reason, witnesses = 0.0, "", []
     for sign in (1.0, -1.0):
         example: Counterexample | None = None
         rows = Rows(np.array([[sign]]), np.zeros(1), np.zeros(1, dtype=bool))
         if query.network.is_dense:
             found = situation.attacked(rows, np.random.default_rng(0))
-            tree = NeuronTree(situation.levels, situation.bounds, rows, cut=float(found.value[0]), climbs=True)
+            tree = NeuronTree(situation.levels, situation.bounds, rows, cut=float(found.value[0]), climbs=True, budget=budget)
             tree.offer_full(found, np.zeros(1, dtype=np.intp))
         else:
             example, value = situation.attacked_parameters(rows.nu[0])
-            tree = NeuronTree(situation.levels, situation.bounds, rows, cut=value, attacks=False)
+            tree = NeuronTree(situation.levels, situation.bounds, rows, cut=value, attacks=False, budget=budget)
         # The sigmoid's slope is at most 1/4: four times the tolerance on the logit is enough.
-        outcome = explore(tree, Budget(budget.seconds / 2, budget.boxes), tolerance=4 * tolerance, batch=BATCH)
+        half = replace(budget, seconds=budget.seconds / 2)
+        outcome = explore(tree, half, tolerance=4 * tolerance, batch=tree.batch(BATCH))
         end = Interval.point(np.array([[sign * outcome.upper]]))
         after = interval.sigmoid(end)
         change = (after - before).upper if sign > 0 else (before - after).upper
@@ -314,15 +331,15 @@ def _change_of_sigmoid(query: EpsilonEstimate | ConfidenceQuery, budget: Budget,
     return EstimateClaim(min(upper, 1.0), _largest(query, witnesses), Assurance.ROUNDED, reason=reason)
 
 
-def _change_of_softmax(query: EpsilonEstimate | ConfidenceQuery) -> EstimateClaim:
+def _change_of_softmax(query: EpsilonEstimate | ConfidenceQuery, budget: Budget) -> EstimateClaim:
     x, classes = query.domain.box.lower, query.network.class_count
-    situation = Situation.at(query.network, query.parameters, x)
+    situation = Situation.at(query.network, query.parameters, x, budget=budget)
     leads = Leads(query.network, Fraction(1, 2))
     rows = Rows(leads.directions, np.zeros(len(leads.pairs)), leads.strict)
     greatest = situation.upper(rows)  # of z_rival - z_label
     table = np.zeros((classes, classes))
     table[leads.pairs[:, 0], leads.pairs[:, 1]] = greatest
-    before = interval.softmax(stored_logits(query.network, x[None]))
+    before = interval.softmax(stored_logits(query.network, x[None], budget.memory))
     ends = []
     for values in (-table.T, table):  # the least and the greatest z_j - z_c: confidence c at its greatest and least
         shifted = Interval.point(np.where(np.eye(classes, dtype=bool), 0.0, values))

@@ -7,28 +7,36 @@ Method    An objective nu . z_k becomes (nu W + sign |nu| R) . h_(k-1) + ..., ex
           (weak duality), so they are tuned by projected gradients: alpha, the lower slopes of unstable ReLUs, and beta, the
           multipliers of splits. The derivative of the bound is a forward pass through the relaxed network
 Property  sound, not complete. Rounding: the multipliers are data, and everything computed from them errs by at most
-          `interval.sum_slack` of the sum of the absolute values, which is taken off last
+          `interval.sum_slack` of the sum of the absolute values, which is taken off last. Any array library may do the
+          tuning; the bounds that count are computed from what it proposes by NumPy, on the host
 Source    Zhang et al. 2018, arXiv 1811.00866; Xu et al. 2021, arXiv 2011.13824 (alpha); Wang et al. 2021, arXiv 2103.06624
           (beta); Dvijotham et al. 2018, arXiv 1803.06567; for the elimination THEORY.md, sections 3 and 4
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from qrobust.arrays import Array, Arrays, namespace_of
 from qrobust.bounds.envelopes import ENVELOPES
 from qrobust.bounds.ibp import INTERVALS
+from qrobust.bounds.spans import Span
 from qrobust.bounds.stages import Pulled, Stage, interval_step
 from qrobust.errors import EnclosureError
 from qrobust.interval import BoolArray, FloatArray, Interval, sum_slack, up
+from qrobust.memory import Part, at_a_time
 from qrobust.network import Activation, activate
+from qrobust.search import Budget
 
-ROWS = 4096  # objectives substituted at a time
+ROWS = 8192  # objectives substituted at a time, at most
+ROW_ARRAYS = 48  # float64 arrays over all levels that one objective takes while it is tuned
+DEFAULT = Budget()
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Substitution:
-    """Certified upper bounds (batch,) of the objectives, and the steps from level 0 up to below the objective's."""
+    """Upper bounds (batch,) of objectives (certified over Intervals), and the steps from level 0 to below the objectives'."""
 
     upper: FloatArray
     steps: list[Step]
@@ -68,6 +76,10 @@ class Levels:
         """The level of the logits."""
         return len(self.stages)
 
+    def on(self, arrays: Arrays) -> Levels:
+        """Return the same on a device."""
+        return Levels(self.first, tuple(stage.on(arrays) for stage in self.stages))
+
     def activation(self, level: int) -> Activation:
         return self.first if level == 0 else self.stages[level - 1].activation
 
@@ -75,6 +87,16 @@ class Levels:
     def terms(self) -> int:
         """How many terms the longest chain of sums has, for the rounding error."""
         return sum(stage.terms for stage in self.stages)
+
+    @property
+    def row_bytes(self) -> int:
+        """What one objective takes while it is substituted and tuned."""
+        return sum(8 * ROW_ARRAYS * int(stage.weight.shape[1]) + stage.kernel_bytes for stage in self.stages)
+
+    def rows(self, budget: Budget) -> int:
+        """Return how many objectives are substituted at a time, 2 at least. Raises ResourceError if these do not fit."""
+        pairs = at_a_time(2 * self.row_bytes, budget.memory, Part.OBJECTIVES, "a pair of linear bounds", ROWS // 2)
+        return 2 * pairs
 
     def sizes(self, bounds: Sequence[Interval]) -> list[FloatArray]:
         """For each level, bound abs(z) + abs(W) abs(h) + R abs(h) + abs(b) + r: the terms that a multiplier of z meets.
@@ -106,6 +128,10 @@ class Above:
     met: FloatArray
     pulled: Pulled | None = None
 
+    def on(self, arrays: Arrays) -> Above:
+        """Return the same on a device."""
+        return Above(*(arrays.to_device(part) for part in (self.rise, self.fall, self.value, self.met)))
+
     def take(self, index: npt.NDArray[Any]) -> Above:
         return Above(self.rise[index], self.fall[index], self.value[index], self.met[index])
 
@@ -117,8 +143,9 @@ class Above:
 
         `below` bounds the values h below, which a stage with a kernel needs. Shape: (batch or 1, in)
         """
-        magnitude = np.abs(nu)
-        met = np.abs(offset) + (magnitude * size).sum(axis=1)
+        xp = namespace_of(nu)
+        magnitude = xp.abs(nu)
+        met = xp.abs(offset) + xp.sum(magnitude * size, axis=1)
         value = offset + nu @ stage.bias
         rise = fall = nu @ stage.weight
         if stage.kernel is not None and below is not None:
@@ -148,7 +175,7 @@ def backward(
     levels: Levels,
     level: int,
     above: Above,
-    bounds: Sequence[Interval],
+    bounds: Sequence[Interval] | Sequence[Span],
     sizes: Sequence[FloatArray],
     *,
     alpha: Sequence[FloatArray] | None = None,
@@ -157,15 +184,17 @@ def backward(
 ) -> Substitution:
     """Bound objectives over the pre-activations of a level from above; with `given`, by these multipliers of each level.
 
+    Property  certified where `bounds` are Intervals; over Spans, of any library's arrays, what comes out is a forecast
     Shapes    above: over the values of level - 1; bounds, sizes: each level's (batch or 1, n); alpha, beta: levels 0 to
               level - 1, (batch, n) each (level 0's is not used)
     """
+    xp = namespace_of(above.value)
     value, met = above.value, above.met
     steps: list[Step] = []
     for number in range(level - 1, -1, -1):
         envelope, z = ENVELOPES[levels.activation(number)], bounds[number]
         if number == 0:
-            nu = chosen = np.zeros_like(above.rise)
+            nu = chosen = xp.zeros_like(above.rise)
         elif given is not None:
             nu = chosen = given[number]
         else:
@@ -174,16 +203,18 @@ def backward(
                 nu = nu + beta[number]
         found = envelope.conjugate(above.rise, above.fall, nu, z) if number else envelope.peak(above.rise, above.fall, z)
         lost, place, h = found
-        value = value + lost.sum(axis=1)
+        value = value + xp.sum(lost, axis=1)
         steps.append(Step(above, lost, chosen, nu, place, h))
         if number > 0:
-            stage, below = levels.stages[number - 1], None
-            if stage.kernel is not None:
-                below = activate(levels.activation(number - 1), bounds[number - 1], INTERVALS)
+            stage, before, below = levels.stages[number - 1], bounds[number - 1], None
+            if stage.kernel is not None and isinstance(before, Interval):  # a device's stages have none
+                below = activate(levels.activation(number - 1), before, INTERVALS)
             above = Above.of_rows(stage, nu, value, sizes[number], below)
             value, met = above.value, met + above.met
-    upper = up(value + sum_slack(levels.terms, met))
-    return Substitution(np.where(np.isnan(upper), np.inf, upper), steps[::-1])
+    upper = value + sum_slack(levels.terms, met)
+    if isinstance(bounds[0], Interval):
+        upper = up(upper)
+    return Substitution(xp.where(xp.isnan(upper), xp.inf, upper), steps[::-1])
 
 
 def short(multipliers: Sequence[FloatArray]) -> list[FloatArray]:
@@ -200,10 +231,11 @@ class Slopes:
     reached: list[FloatArray]
 
 
-def derivatives(levels: Levels, level: int, steps: Sequence[Step], bounds: Sequence[Interval]) -> Slopes:
+def derivatives(levels: Levels, level: int, steps: Sequence[Step], bounds: Sequence[Interval] | Sequence[Span]) -> Slopes:
     """Return the derivatives of a substitution's bound with respect to alpha and beta (Danskin's theorem), in floats."""
     h = steps[0].h
-    zero = np.zeros_like(h)
+    xp = namespace_of(h)
+    zero = xp.zeros_like(h)
     alphas, betas, reached = [zero], [zero], [steps[0].place]
     for number in range(1, level):
         stage, step, z = levels.stages[number - 1], steps[number], bounds[number]
@@ -212,15 +244,15 @@ def derivatives(levels: Levels, level: int, steps: Sequence[Step], bounds: Seque
         if stage.kernel is not None and pulled is not None:
             relaxed = relaxed + stage.kernel.moved(h, pulled.slopes, pulled.signs)
         elif not stage.fixed:
-            relaxed = relaxed + np.where(step.nu < 0, -1.0, 1.0) * stage.reach(h)
+            relaxed = relaxed + xp.where(step.nu < 0, -1.0, xp.ones_like(step.nu)) * stage.reach(h)
         excess = relaxed - step.place
         free = (z.lower < 0) & (z.upper > 0) & (step.rise < 0)
-        alphas.append(np.where(free, step.rise * excess, 0.0))
+        alphas.append(xp.where(free, step.rise * excess, 0.0))
         betas.append(excess)
         reached.append(relaxed)
         with np.errstate(divide="ignore", invalid="ignore"):
-            slope = np.where(step.rise != 0, step.chosen / step.rise, 0.0)
-        h = step.h + excess * np.clip(slope, 0.0, 1.0)
+            slope = xp.where(step.rise != 0, step.chosen / step.rise, 0.0)
+        h = step.h + excess * xp.clip(slope, 0.0, 1.0)
     return Slopes(alphas, betas, reached)
 
 
@@ -236,21 +268,22 @@ class Tuning:
 class Adam:
     """Adam (Kingma, Ba 2015) on one array."""
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self.mean, self.square, self.count = np.zeros(shape), np.zeros(shape), 0
+    def __init__(self, like: Array) -> None:
+        self.xp = namespace_of(like)
+        self.mean, self.square, self.count = self.xp.zeros_like(like), self.xp.zeros_like(like), 0
 
     def take(self, mask: npt.NDArray[np.bool_]) -> Adam:
         """Return the state of some rows."""
-        part = Adam(())
-        part.mean, part.square, part.count = self.mean[mask], self.square[mask], self.count
+        part = copy.copy(self)
+        part.mean, part.square = self.mean[mask], self.square[mask]
         return part
 
-    def step(self, slope: FloatArray) -> FloatArray:
+    def step(self, slope: Array) -> Array:
         """Return the direction of steepest ascent, of size about 1."""
         self.count += 1
         self.mean = 0.9 * self.mean + 0.1 * slope
         self.square = 0.999 * self.square + 0.001 * slope * slope
-        direction: FloatArray = (self.mean / (1 - 0.9**self.count)) / (np.sqrt(self.square / (1 - 0.999**self.count)) + 1e-12)
+        direction: Array = (self.mean / (1 - 0.9**self.count)) / (self.xp.sqrt(self.square / (1 - 0.999**self.count)) + 1e-12)
         return direction
 
 
@@ -262,29 +295,80 @@ def tuned(
     sizes: Sequence[FloatArray],
     tuning: Tuning,
     kept: list[FloatArray] | None = None,
+    arrays: Arrays | None = None,
 ) -> FloatArray:
-    """Return the least of the bounds that tuning alpha meets. Shapes as `backward`; result (batch,).
+    """Return the least of the certified bounds that tuning alpha meets; with `arrays` the device tunes, and its best counts.
 
-    `kept`, arrays of the levels' shapes, is overwritten with the multipliers that gave it.
+    `kept`, arrays of the levels' shapes, gets the multipliers that gave it. Shapes as `backward`; result (batch,)
     """
-    batch = len(above.value)
-    alpha = [first_alpha(z, batch) for z in bounds[:level]]
-    adams = [Adam(a.shape) for a in alpha]
-    best = np.full(batch, np.inf)
-    rate = tuning.rate
-    for count in range(tuning.steps + 1):
-        found = backward(levels, level, above, bounds, sizes, alpha=alpha)
+    alpha = [first_alpha(z, len(above.value)) for z in bounds[:level]]
+    if arrays is not None and tuning.steps:
+        alpha, tuning = proposed(levels, level, above, bounds, tuning, alpha, arrays), Tuning(0)
+    best = np.full(len(above.value), np.inf)
+    for _, found in ascent(levels, level, above, bounds, sizes, tuning, alpha):
         if kept is not None:
             for old, step in zip(kept, found.steps, strict=True):
                 old[found.upper < best] = step.nu[found.upper < best]
         best = np.minimum(best, found.upper)
+    return best
+
+
+def ascent(
+    levels: Levels,
+    level: int,
+    above: Above,
+    bounds: Sequence[Interval] | Sequence[Span],
+    sizes: Sequence[Array],
+    tuning: Tuning,
+    alpha: list[Array],
+) -> Iterator[tuple[list[Array], Substitution]]:
+    """Yield alpha and what it gives, from the alpha that is given on, step by step. Shapes as `backward`."""
+    adams = [Adam(a) for a in alpha]
+    rate = tuning.rate
+    for count in range(tuning.steps + 1):
+        found = backward(levels, level, above, bounds, sizes, alpha=alpha)
+        yield alpha, found
         if count == tuning.steps:
             break
-        slopes = derivatives(levels, level, found.steps, bounds)
-        for number in range(1, level):
-            alpha[number] = np.clip(alpha[number] - rate * adams[number].step(slopes.alpha[number]), 0.0, 1.0)
+        slopes = derivatives(levels, level, found.steps, bounds).alpha
+        moved = [a - rate * adam.step(slope) for a, adam, slope in zip(alpha[1:], adams[1:], slopes[1:], strict=True)]
+        alpha = [alpha[0], *(namespace_of(a).clip(a, 0.0, 1.0) for a in moved)]
         rate *= tuning.decay
-    return best
+
+
+def proposed(
+    levels: Levels,
+    level: int,
+    above: Above,
+    bounds: Sequence[Interval],
+    tuning: Tuning,
+    alpha: list[FloatArray],
+    arrays: Arrays,
+) -> list[FloatArray]:
+    """Return the alpha that a device finds best for each objective. Property: proposes only. Shapes as `backward`."""
+    with arrays.proposing():
+        spans = [Span.on(arrays, z) for z in bounds[:level]]
+        nothing = [arrays.to_device(np.zeros((1, 1)))] * (level + 1)
+        given = [arrays.to_device(a) for a in alpha]
+        best = Best(arrays.to_device(np.full(len(above.value), np.inf)), given)
+        for now, found in ascent(levels.on(arrays), level, above.on(arrays), spans, nothing, tuning, given):
+            best = best.met(found.upper, now)
+        return [np.clip(arrays.to_host(a, old.shape, 0.5), 0.0, 1.0) for a, old in zip(best.arrays, alpha, strict=True)]
+
+
+@dataclass(frozen=True)
+class Best:
+    """The least forecast met for each objective, and the arrays (batch, n) that gave it."""
+
+    upper: Array
+    arrays: list[Array]
+
+    def met(self, upper: Array, arrays: Sequence[Array]) -> Best:
+        """Take what is better."""
+        xp = namespace_of(upper)
+        better = upper < self.upper
+        kept = [xp.where(better[:, None], new, old) for new, old in zip(arrays, self.arrays, strict=True)]
+        return Best(xp.where(better, upper, self.upper), kept)
 
 
 def first_alpha(z: Interval, batch: int) -> FloatArray:
@@ -303,7 +387,11 @@ class Proof:
 
 
 def pre_activations(
-    levels: Levels, start: Interval, tuning: Tuning | None = None, proofs: list[Proof] | None = None
+    levels: Levels,
+    start: Interval,
+    tuning: Tuning | None = None,
+    proofs: list[Proof] | None = None,
+    budget: Budget = DEFAULT,
 ) -> list[Interval]:
     """Enclose the pre-activations of all hidden levels: interval steps, and linear bounds where those leave a sign open.
 
@@ -317,7 +405,7 @@ def pre_activations(
         z = interval_step(levels.stages[level - 1], h)
         if level > 1:  # over a box of inputs one stage's intervals are exact
             sizes = levels.sizes(bounds)
-            z, empty = _tightened(levels, level, z, bounds, sizes, tuning or Tuning(0), everywhere, proofs)
+            z, empty = _tightened(levels, level, z, bounds, sizes, tuning or Tuning(0), everywhere, budget, proofs)
             if empty.any():
                 raise EnclosureError("linear and interval bounds contradict each other: please report this bug")
         bounds.append(z)
@@ -325,7 +413,11 @@ def pre_activations(
 
 
 def refreshed(
-    levels: Levels, known: Sequence[Interval], sizes: Sequence[FloatArray], since: npt.NDArray[np.intp]
+    levels: Levels,
+    known: Sequence[Interval],
+    sizes: Sequence[FloatArray],
+    since: npt.NDArray[np.intp],
+    budget: Budget = DEFAULT,
 ) -> tuple[list[Interval], BoolArray]:
     """Tighten pre-activation bounds that hold already, after one at level `since` (batch,) was narrowed; say which are empty.
 
@@ -337,7 +429,7 @@ def refreshed(
         h = activate(levels.activation(level - 1), bounds[-1], INTERVALS)
         z, gone = intersected(known[level], interval_step(levels.stages[level - 1], h))
         empty |= gone
-        z, gone = _tightened(levels, level, z, bounds, sizes, Tuning(0), (since < level) & ~empty)
+        z, gone = _tightened(levels, level, z, bounds, sizes, Tuning(0), (since < level) & ~empty, budget)
         empty |= gone
         bounds.append(z)
     return bounds, empty
@@ -359,6 +451,7 @@ def _tightened(
     sizes: Sequence[FloatArray],
     tuning: Tuning,
     wanted: BoolArray,
+    budget: Budget,
     proofs: list[Proof] | None = None,
 ) -> tuple[Interval, BoolArray]:
     """Meet bounds with linear ones at the neurons whose sign is open (all of them, where the activation is curved)."""
@@ -366,15 +459,16 @@ def _tightened(
     open_ = (z.lower < 0) & (z.upper > 0) if is_relu else z.lower < z.upper
     boxes, neurons = np.nonzero(open_ & wanted[:, None])
     lower, upper = np.full(z.shape, -np.inf), np.full(z.shape, np.inf)
-    for first in range(0, len(boxes), ROWS):
-        box, neuron = boxes[first : first + ROWS], neurons[first : first + ROWS]
+    pairs = levels.rows(budget) // 2
+    for first in range(0, len(boxes), pairs):
+        box, neuron = boxes[first : first + pairs], neurons[first : first + pairs]
         both, twice = np.concatenate([box, box]), np.concatenate([neuron, neuron])
         signs = np.repeat([1.0, -1.0], len(box))
         own = [_of(part, both) for part in bounds]
         size = [s if len(s) == 1 else s[both] for s in sizes]
         above = Above.of_neurons(levels.stages[level - 1], twice, signs, size[level])
         kept = None if proofs is None else [np.zeros((len(both), part.shape[1])) for part in bounds]
-        bound = tuned(levels, level, above, own, size, tuning, kept)
+        bound = tuned(levels, level, above, own, size, tuning, kept, budget.arrays)
         if proofs is not None and kept is not None:
             kept = short(kept)
             bound = backward(levels, level, above, own, size, given=kept).upper
@@ -391,14 +485,21 @@ def _of(z: Interval, boxes: npt.NDArray[np.intp]) -> Interval:
 
 
 def top_bounds(
-    levels: Levels, bounds: Sequence[Interval], nu: FloatArray, offset: FloatArray, boxes: npt.NDArray[np.intp], tuning: Tuning
+    levels: Levels,
+    bounds: Sequence[Interval],
+    nu: FloatArray,
+    offset: FloatArray,
+    boxes: npt.NDArray[np.intp],
+    tuning: Tuning,
+    budget: Budget = DEFAULT,
 ) -> FloatArray:
     """Bound rows over the logits from above. Shapes: nu (rows, logits); offset, boxes (rows,): which box each is about."""
     sizes = levels.sizes(bounds)
     result = np.empty(len(nu))
-    for first in range(0, len(nu), ROWS):
-        part = slice(first, first + ROWS)
+    rows = levels.rows(budget)
+    for first in range(0, len(nu), rows):
+        part = slice(first, first + rows)
         own, size = [_of(z, boxes[part]) for z in bounds], [s if len(s) == 1 else s[boxes[part]] for s in sizes]
         above = Above.of_rows(levels.stages[-1], nu[part], offset[part], size[-1])
-        result[part] = tuned(levels, levels.top, above, own, size, tuning)
+        result[part] = tuned(levels, levels.top, above, own, size, tuning, arrays=budget.arrays)
     return result

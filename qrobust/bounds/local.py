@@ -23,10 +23,12 @@ from qrobust.bounds.ibp import INTERVALS, nominal_logits
 from qrobust.domains import Bounds, ParameterBox
 from qrobust.interval import Ends, FloatArray, Interval
 from qrobust.leads import Leads
+from qrobust.memory import MEMORY, Part, at_a_time
 from qrobust.network import Activation, Network, Output, activate, stored_parameters
 
 IntArray = npt.NDArray[np.int64]
-CHUNK = 8192  # points at a time, so that the arrays stay in the cache
+CHUNK = 8192  # points at a time, at most, so that the arrays stay in the cache
+POINT_ARRAYS = 24  # float64 arrays over all layers that one point takes
 
 
 class Status(IntEnum):
@@ -128,12 +130,24 @@ def _both(part: Ends) -> tuple[tuple[FloatArray, FloatArray], tuple[FloatArray, 
     return (part.least, -part.greatest), (part.greatest, -part.least)
 
 
-def greatest_changes(network: Network, parameters: ParameterBox, points: FloatArray) -> Interval:
+def point_bytes(network: Network) -> int:
+    """Bound what one point takes, in bytes: arrays over all layers; and for pairs of classes, their products with the layer
+    before, four of those, or their confidences."""
+    widths = network.inputs + sum(layer.outputs for layer in network.layers)
+    return 8 * (POINT_ARRAYS * widths + 4 * network.class_count**2 * (network.layers[-1].inputs + 1))
+
+
+def _points_at_a_time(network: Network, memory: int) -> int:
+    return at_a_time(point_bytes(network), memory, Part.INPUTS, "one point in closed form", CHUNK)
+
+
+def greatest_changes(network: Network, parameters: ParameterBox, points: FloatArray, memory: int = MEMORY) -> Interval:
     """Enclose max over p of abs(f_p0(x) - f_p(x)), the greatest over the classes, at each point (equation 11).
 
     Shapes    points (n, inputs); result (n,)
     """
-    parts = [_changes(network, parameters, points[i : i + CHUNK]) for i in range(0, len(points), CHUNK)]
+    step = _points_at_a_time(network, memory)
+    parts = [_changes(network, parameters, points[i : i + step]) for i in range(0, len(points), step)]
     return Interval(np.concatenate([p.lower for p in parts]), np.concatenate([p.upper for p in parts]))
 
 
@@ -162,12 +176,15 @@ def _extreme_softmax(own: Interval, rivals: Interval) -> Interval:
     return Interval(np.stack([c.lower for c in columns], axis=1), np.stack([c.upper for c in columns], axis=1))
 
 
-def label_changes(leads: Leads, parameters: ParameterBox, points: FloatArray) -> tuple[IntArray, IntArray]:
+def label_changes(
+    leads: Leads, parameters: ParameterBox, points: FloatArray, memory: int = MEMORY
+) -> tuple[IntArray, IntArray]:
     """Return for each point its label's status (Status) and label; a label that rounding hides is -1 and UNDECIDED.
 
     Shapes    points (n, inputs); result statuses (n,), labels (n,)
     """
-    parts = [_label_changes(leads, parameters, points[i : i + CHUNK]) for i in range(0, len(points), CHUNK)]
+    step = _points_at_a_time(leads.network, memory)
+    parts = [_label_changes(leads, parameters, points[i : i + step]) for i in range(0, len(points), step)]
     return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
 
 

@@ -6,7 +6,8 @@ Method    After a split the bounds of the later pre-activations are tightened (`
           tuned from the parent's on batches of nodes, all rows together, and a node is closed as soon as its bound is below
           the cut. The neuron to split is the one, among those whose relaxation loses most, whose two children have the best
           bounds (filtered strong branching). Neurons that are off everywhere are left out. Each batch is also attacked from
-          where its relaxations attain their bounds (`attack`)
+          where its relaxations attain their bounds (`attack`). With a budget's `arrays` a device tunes and attacks; what it
+          proposes is bounded here
 Property  sound; complete for ReLU up to the convergence of the tuning: a node without open neurons is tuned for long, and
           if it stays open the search ends without a verdict
 Source    Bunel et al. 2020, JMLR 21(42); De Palma et al. 2021, arXiv 2104.06718 (filtered strong branching); Wang et al. 2021,
@@ -24,18 +25,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from qrobust.arrays import Arrays, namespace_of
 from qrobust.bounds.attack import Found, climb
 from qrobust.bounds.envelopes import ENVELOPES
 from qrobust.bounds.ibp import INTERVALS
-from qrobust.bounds.linear import Above, Adam, Levels, Step, Tuning, backward, derivatives, refreshed, short
+from qrobust.bounds.linear import Above, Adam, Best, Levels, Step, Tuning, backward, derivatives, refreshed, short
+from qrobust.bounds.spans import Span
 from qrobust.interval import FloatArray, Interval
 from qrobust.network import Activation, activate
-from qrobust.search import Nodes
+from qrobust.search import Budget, Nodes
 
 CANDIDATES = 16  # neurons whose halves are bounded before one is split
 AT_ONCE = 128  # halves that are bounded together, so that the arrays stay in the cache
 LAST_TUNING = Tuning(steps=200, rate=0.2, decay=0.98)  # of nodes without open neurons
 BETA_RATE = 3.0  # steps of beta, in units of the mean multiplier of its level
+DEFAULT = Budget()
 BELOW_ZERO = -5e-324  # the greatest float below 0: bounds above it are at least 0
 
 
@@ -52,7 +56,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Best:
+class Point:
     """The best point met: the row it is about, its forecast value, and one array of positions a hidden level."""
 
     row: int
@@ -88,13 +92,14 @@ class NeuronTree:
         tuning: Tuning | None = None,
         log: Log | None = None,
         attacks: bool = True,
+        budget: Budget = DEFAULT,
     ) -> None:
         self.full = levels
         self.kept = alive(levels, bounds)
         self.levels, self.bounds = restricted(levels, bounds, self.kept)
         self.rows, self.tuning = rows, tuning or Tuning()
-        self.best, self.climbs, self.log, self.attacks = cut, climbs, log, attacks
-        self.point: Best | None = None
+        self.best, self.climbs, self.log, self.attacks, self.budget = cut, climbs, log, attacks, budget
+        self.point: Point | None = None
         self.sizes = self.levels.sizes(self.bounds)
         self.names = 0
         widths = [z.shape[1] for z in self.bounds[1:]]
@@ -102,6 +107,10 @@ class NeuronTree:
         self.slices = [slice(0, 0)] + [slice(a, b) for a, b in pairwise(ends.tolist())]
         relus = [self.levels.activation(k) is Activation.RELU for k in range(1, self.levels.top)]
         self.is_relu = np.repeat(np.array(relus, dtype=bool), widths)
+
+    def batch(self, most: int) -> int:
+        """Return how many nodes, at most `most`, may be split together: their halves are tuned together."""
+        return max(1, min(most, self.levels.rows(self.budget) // 2))
 
     def roots(self) -> Nodes:
         """One node a row."""
@@ -136,7 +145,7 @@ class NeuronTree:
             return self._bounded(twice[0], names, twice[1], lower, upper, twice[2], twice[3])
         known = [self.bounds[0], *(Interval(a, b) for a, b in zip(self._cut(lower), self._cut(upper), strict=True))]
         since = np.searchsorted([part.stop for part in self.slices], twice[4], side="right")
-        bounds, empty = refreshed(self.levels, known, self.sizes, since)
+        bounds, empty = refreshed(self.levels, known, self.sizes, since, self.budget)
         lower, upper = (np.concatenate([getattr(z, end) for z in bounds[1:]], axis=1) for end in ("lower", "upper"))
         return self._bounded(np.where(empty, -np.inf, twice[0]), names, twice[1], lower, upper, twice[2], twice[3])
 
@@ -186,20 +195,23 @@ class NeuronTree:
         alpha, beta = alpha.copy(), beta.copy()
         live = np.arange(len(row))
         work = _Work(self, live, row, lower, upper, alpha, beta)
-        tuning = tuning or self.tuning
-        rate = tuning.rate
-        for count in range(tuning.steps + 1):
+        tuning, arrays = tuning or self.tuning, self.budget.arrays
+        rate, steps = tuning.rate, tuning.steps if arrays is None else min(tuning.steps, 1)
+        for count in range(steps + 1):
             found = work.substitute()
             better = found < best[live]
             best[live[better]] = found[better]
             alpha[live[better]], beta[live[better]] = work.joined(work.alpha)[better], work.joined(work.beta)[better]
             open_ = self._is_open(best[live], row[live])
-            if not open_.any() or count == tuning.steps:
+            if not open_.any() or count == steps:
                 break
             if open_.mean() < 0.7:
                 live, work = live[open_], work.take(open_)
                 work.substitute()
-            work.step(rate)
+            if arrays is None:
+                work.step(rate)
+            else:
+                work.take_proposed(arrays, tuning)
             rate *= tuning.decay
         if open_.any():
             branch[live] = work.branches()
@@ -228,7 +240,7 @@ class NeuronTree:
     def _attack(self, work: _Work, row: npt.NDArray[np.intp]) -> None:
         positions = work.positions()
         rows = self.rows.take(row)
-        found = climb(self.levels, self.bounds[0], rows.nu, rows.offset, positions, rounds=4)
+        found = climb(self.levels, self.bounds[0], rows.nu, rows.offset, positions, rounds=4, arrays=self.budget.arrays)
         self.offer(found, row)
 
     def offer(self, found: Found, row: npt.NDArray[np.intp]) -> None:
@@ -236,7 +248,7 @@ class NeuronTree:
         index = int(found.value.argmax())
         if self.point is None or found.value[index] > self.point.value:
             positions = self._restored([p[index] for p in found.positions])
-            self.point = Best(int(row[index]), float(found.value[index]), positions)
+            self.point = Point(int(row[index]), float(found.value[index]), positions)
             self.best = max(self.best, self.point.value) if self.climbs else self.best
 
     def offer_full(self, found: Found, row: npt.NDArray[np.intp]) -> None:
@@ -259,12 +271,13 @@ class _Work:
 
     def __init__(self, tree: NeuronTree, live, row, lower, upper, alpha, beta) -> None:  # type: ignore[no-untyped-def]
         self.tree, self.rows = tree, tree.rows.take(row[live])
+        self.levels, self.sizes = tree.levels, tree.sizes
         self.above = Above.of_rows(tree.levels.stages[-1], self.rows.nu, self.rows.offset, tree.sizes[-1])
         low, high = tree._levelled(lower[live]), tree._levelled(upper[live])
         self.bounds = [tree.bounds[0], *(Interval(a, b) for a, b in zip(low[1:], high[1:], strict=True))]
         self.alpha, self.beta = tree._levelled(alpha[live]), tree._levelled(beta[live])
         self._limits(tree)
-        self.adams = [(Adam(a.shape), Adam(b.shape)) for a, b in zip(self.alpha, self.beta, strict=True)]
+        self.adams = [(Adam(a), Adam(b)) for a, b in zip(self.alpha, self.beta, strict=True)]
 
     def _limits(self, tree: NeuronTree) -> None:
         """Where beta may lie: free for curved activations, of one sign for ReLUs that were split, else 0."""
@@ -287,31 +300,52 @@ class _Work:
         part.adams = [(first.take(mask), second.take(mask)) for first, second in self.adams]
         return part
 
+    def on(self, arrays: Arrays) -> _Work:
+        """Return the same on a device."""
+        part = copy.copy(self)
+        part.levels, part.above = self.levels.on(arrays), self.above.on(arrays)
+        part.sizes = [arrays.to_device(np.zeros((1, 1)))] * len(self.sizes)
+        spans: Any = [Span.on(arrays, z) for z in self.bounds]
+        part.bounds = spans
+        part.alpha, part.beta = ([arrays.to_device(v) for v in values] for values in (self.alpha, self.beta))
+        part.limits = [(arrays.to_device(low), arrays.to_device(high)) for low, high in self.limits]
+        part.adams = [(Adam(a), Adam(b)) for a, b in zip(part.alpha, part.beta, strict=True)]
+        return part
+
+    def take_proposed(self, arrays: Arrays, tuning: Tuning) -> None:
+        """Take the alpha and beta that a device finds best for each node."""
+        with arrays.proposing():
+            work, rate = self.on(arrays), tuning.rate
+            best = Best(arrays.to_device(np.full(len(self.rows.nu), np.inf)), [*work.alpha, *work.beta])
+            for count in range(tuning.steps + 1):
+                best = best.met(work.substitute(), [*work.alpha, *work.beta])
+                if count < tuning.steps:
+                    work.step(rate)
+                    rate *= tuning.decay
+            shapes = [a.shape for a in (*self.alpha, *self.beta)]
+            found = [arrays.to_host(values, shape) for values, shape in zip(best.arrays, shapes, strict=True)]
+        count = len(self.alpha)
+        self.alpha = [np.clip(values, 0.0, 1.0) for values in found[:count]]
+        self.beta = [np.clip(values, *limits) for values, limits in zip(found[count:], self.limits, strict=True)]
+
     def joined(self, values: list[FloatArray]) -> npt.NDArray[np.float32]:
         return np.concatenate(values, axis=1).astype(np.float32)
 
     def substitute(self) -> FloatArray:
-        tree = self.tree
-        self.found = backward(
-            tree.levels,
-            tree.levels.top,
-            self.above,
-            self.bounds,
-            tree.sizes,
-            alpha=self.alpha,
-            beta=self.beta,
-        )
+        levels = self.levels
+        self.found = backward(levels, levels.top, self.above, self.bounds, self.sizes, alpha=self.alpha, beta=self.beta)
         return self.found.upper
 
     def step(self, rate: float) -> None:
-        slopes = derivatives(self.tree.levels, self.tree.levels.top, self.found.steps, self.bounds)
-        for number in range(1, self.tree.levels.top):
+        slopes = derivatives(self.levels, self.levels.top, self.found.steps, self.bounds)
+        for number in range(1, self.levels.top):
             first, second = self.adams[number]
             rise = self.found.steps[number].rise
-            scale = np.abs(rise).mean(axis=1, keepdims=True)
-            self.alpha[number] = np.clip(self.alpha[number] - rate * first.step(slopes.alpha[number]), 0.0, 1.0)
+            xp = namespace_of(rise)
+            scale = xp.mean(xp.abs(rise), axis=1, keepdims=True)
+            self.alpha[number] = xp.clip(self.alpha[number] - rate * first.step(slopes.alpha[number]), 0.0, 1.0)
             moved = self.beta[number] - BETA_RATE * rate * scale * second.step(slopes.beta[number])
-            self.beta[number] = np.clip(moved, *self.limits[number])
+            self.beta[number] = xp.clip(moved, *self.limits[number])
 
     def branches(self) -> npt.NDArray[np.intp]:
         """Return the neuron (over all hidden levels but 0) to split at each node, or -1 where no relaxation loses anything.

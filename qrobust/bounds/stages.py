@@ -20,15 +20,17 @@ from functools import cached_property, lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from qrobust.arrays import Arrays, namespace_of
 from qrobust.domains import Bounds, LayerBox, ParameterBox
-from qrobust.errors import ResourceError
 from qrobust.interval import FloatArray, Interval, affine_ball, up
 from qrobust.layers import Activation, AveragePool2d, Conv2d, Dense, Layer, MaxPool2d, SparseMatrix, sparse_matrix
+from qrobust.memory import MEMORY, Part, check_fits
 from qrobust.network import Network
 
 REACHES = 8  # the absolute values in `Kernel.pulled`, in units of abs(nu) @ (R abs(h) + r): 1 + 2 + 2 (1 + 1), rounded up
+KERNEL_ARRAYS = 6  # float64 arrays over places and taps that one objective takes while a kernel is eliminated
 SAME = 1e-9  # radii of a row that differ relatively by less are taken as one, the greatest
-MOST_BYTES = 4 * 2**30  # of matrices
+SETS = 3  # of matrices at once: the stored network's, those of a box, and those of the box before it
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ class Stage:
     @cached_property
     def transposed(self) -> FloatArray:
         """The weights as (in, out), in memory order."""
-        return np.ascontiguousarray(self.weight.T)
+        return np.ascontiguousarray(self.weight.T) if isinstance(self.weight, np.ndarray) else self.weight.T
 
     @cached_property
     def magnitude(self) -> FloatArray:
@@ -136,6 +138,11 @@ class Stage:
         """How many terms the longest chain of sums through the stage has, for the rounding error."""
         return sum(self.weight.shape) + (0 if self.kernel is None else self.kernel.radius.size + self.kernel.windows.size)
 
+    @property
+    def kernel_bytes(self) -> int:
+        """What eliminating the kernel takes for one objective: what each place sees, two ends, and what is wanted of it."""
+        return 0 if self.kernel is None else 8 * KERNEL_ARRAYS * (self.kernel.windows.size + self.kernel.radius.size)
+
     def met(self, size: FloatArray) -> FloatArray:
         """Bound the absolute values of what a multiplier of each output meets. Shapes: size (batch, in), of h; (batch, out)."""
         reach = self.reach(size) * (1 if self.kernel is None else REACHES)
@@ -144,20 +151,31 @@ class Stage:
     @cached_property
     def fixed(self) -> bool:
         """Whether no parameter of the stage may move."""
-        return not self.radius.any() and not self.bias_radius.any()
+        xp = namespace_of(self.radius)
+        return not xp.any(self.radius != 0) and not xp.any(self.bias_radius != 0)
 
     def spread(self, multipliers: FloatArray) -> FloatArray:
         """Return abs(multipliers) @ R. Shapes: multipliers (batch, out); result (batch, 1) or (batch, in)."""
-        sizes = np.abs(multipliers)
+        sizes = namespace_of(multipliers).abs(multipliers)
         result: FloatArray = (sizes @ self.radius)[:, None] if self.radius.ndim == 1 else sizes @ self.radius
         return result
 
     def reach(self, h: FloatArray) -> FloatArray:
         """Return R @ abs(h) + r. Shapes: h (batch, in); result (batch, out)."""
-        sizes = np.abs(h)
-        moved = sizes.sum(axis=1, keepdims=True) * self.radius if self.radius.ndim == 1 else sizes @ self.radius.T
+        xp = namespace_of(h)
+        sizes = xp.abs(h)
+        moved = xp.sum(sizes, axis=1, keepdims=True) * self.radius if self.radius.ndim == 1 else sizes @ self.radius.T
         result: FloatArray = moved + self.bias_radius
         return result
+
+    def on(self, arrays: Arrays) -> Stage:
+        """Return the stage in a device's arrays, for proposals, each use of a kernel by itself; kept, for batches share it."""
+        copies: dict[Arrays, Stage] = self.__dict__.setdefault("copies", {})
+        if arrays not in copies:
+            weight, radius = arrays.to_device(self.weight), arrays.to_device(self.radius)
+            bias, bias_radius = arrays.to_device(self.bias), arrays.to_device(self.bias_radius)
+            copies[arrays] = Stage(weight, radius, bias, bias_radius, self.activation)
+        return copies[arrays]
 
     def restricted(self, rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp]) -> Stage:
         """Return the stage with these outputs and inputs alone; one with a kernel has to keep all."""
@@ -168,29 +186,56 @@ class Stage:
         return replace(self, weight=weight, radius=radius, bias=self.bias[rows], bias_radius=self.bias_radius[rows])
 
 
-@lru_cache(maxsize=4)
-def stages_of(network: Network, parameters: ParameterBox) -> tuple[Stage, ...]:
-    """Return the stages of all layers; kept for the last few networks and boxes, since many queries share them.
+def stages_of(network: Network, parameters: ParameterBox, memory: int = MEMORY) -> tuple[Stage, ...]:
+    """Return the stages of all layers; those of the last network and box are kept, since many queries share them.
 
-    Raises    ResourceError if the matrices need more than MOST_BYTES
+    Raises    ResourceError if the matrices need more than their part of `memory`
     """
-    needed = sum(24 * layer.inputs * layer.outputs for layer in network.layers)
-    if needed > MOST_BYTES:
-        raise ResourceError(
-            f"the linear bounds of {network} need {needed / 2**30:.1f} GiB of matrices, at most {MOST_BYTES / 2**30:.0f} GiB"
-            " are taken: use --backend closed-form or a smaller network"
-        )
+    check_fits(matrix_bytes(network), memory, Part.MATRICES, f"the linear bounds of {network}")
+    return _stages(network, parameters)
+
+
+def stored_stages(network: Network, memory: int = MEMORY) -> tuple[Stage, ...]:
+    """Return the stages of the stored network, none of whose parameters moves. Kept, and raises, as `stages_of`."""
+    check_fits(matrix_bytes(network), memory, Part.MATRICES, f"the linear bounds of {network}")
+    return _stored(network)
+
+
+def matrix_bytes(network: Network) -> int:
+    """Bound what the stages take, in bytes: the weights as they are, transposed, as sizes, and radii; SETS of all, and once
+    more the largest layer's while its balls are made."""
+    each = [_matrix_numbers(layer) for layer in network.layers]
+    if isinstance(network.layers[0], Conv2d):  # at one point it is a map of its parameters, too (`first_convolution`)
+        each.append(network.layers[0].outputs * sum(array.size for array in (network.layers[0].weight, network.layers[0].bias)))
+    return 8 * (4 * SETS * sum(each) + 8 * max(each))
+
+
+def _matrix_numbers(layer: Layer) -> int:
+    """Count the numbers of a layer's weights; of a pool's stages, with those that make them."""
+    if not isinstance(layer, MaxPool2d):
+        return layer.inputs * layer.outputs
+    size, numbers = layer.windows.shape[1], 0
+    columns = layer.inputs
+    while size > 1:
+        rows = layer.outputs * (3 * (size // 2) + 2 * (size % 2))
+        numbers += rows * columns + rows * layer.outputs * size
+        size, columns = (size + 1) // 2, rows
+    return numbers + layer.outputs * columns
+
+
+@lru_cache(maxsize=1)
+def _stages(network: Network, parameters: ParameterBox) -> tuple[Stage, ...]:
     stages: list[Stage] = []
     for layer, box in zip(network.layers, parameters.layers, strict=True):
         stages += _lowered(layer, box)
     return tuple(stages)
 
 
-@lru_cache(maxsize=4)
-def stored_stages(network: Network) -> tuple[Stage, ...]:
-    """Return the stages of the stored network, none of whose parameters moves."""
+@lru_cache(maxsize=1)
+def _stored(network: Network) -> tuple[Stage, ...]:
     exact = tuple((layer.weight, layer.bias) for layer in network.layers)
-    return stages_of(network, ParameterBox.from_arrays(exact, exact))
+    box = ParameterBox.from_arrays(exact, exact)
+    return tuple(stage for layer, part in zip(network.layers, box.layers, strict=True) for stage in _lowered(layer, part))
 
 
 def _lowered(layer: Layer, box: LayerBox) -> Iterator[Stage]:

@@ -18,7 +18,7 @@ from qrobust.certificates import load_certificate
 from qrobust.check import certificate_fault
 from qrobust.cli import show
 from qrobust.cli.compare import EXIT, compare_command
-from qrobust.cli.options import Rule, UsageError, Where, domain_of, parameter_boxes, points_of, read_model
+from qrobust.cli.options import Rule, UsageError, Where, domain_of, parameter_boxes, points_of, read_budget, read_model
 from qrobust.domains import Domain, ParameterBox, Point, Points
 from qrobust.errors import EnclosureError, NumberError, QRobustError, UnsoundAnswerError
 from qrobust.exact import to_fraction
@@ -124,6 +124,15 @@ Cuts = Annotated[list[str] | None, typer.Option("--where", help="Cut the box, as
 Level = Annotated[str, typer.Option(help="Decision level of a binary model, as in 0.3 or 1/3.")]
 BackendName = Annotated[str, typer.Option("--backend", help="auto, closed-form, z3, branch-and-bound, milp or dreal.")]
 Timeout = Annotated[float, typer.Option(help="Seconds for each query.")]
+Memory = Annotated[float, typer.Option("--memory", metavar="GIB", help="GiB that the linear bounds and their search may take.")]
+ArraysText = Annotated[
+    str | None,
+    typer.Option(
+        "--arrays",
+        metavar="LIBRARY[:DEVICE]",
+        help="Tune the linear bounds in this array library, as in torch:cuda; NumPy still certifies them.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress, and no sentences.")]
 TrustPickle = Annotated[bool, typer.Option("--trust-pickle", help="Read .joblib files, which run code from the file.")]
@@ -164,6 +173,8 @@ def check(
     level: Level = "1/2",
     backend: BackendName = "auto",
     timeout: Timeout = 60.0,
+    memory: Memory = 4.0,
+    arrays: ArraysText = None,
     jobs: Jobs = 1,
     scheduler: Scheduler = None,
     cache: Cache = None,
@@ -184,7 +195,7 @@ def check(
     """
     if scheduler is not None and jobs > 1:
         raise UsageError("--jobs and --scheduler do not go together: give one of them")
-    budget = Budget(timeout)
+    budget = read_budget(timeout, memory, arrays)
     network = read_model(model, trust_pickle)
     rule = Rule(_one_delta(delta), delta_per_layer, against, weights_only, bits, per_channel, scheme, copy)
     (parameters,) = parameter_boxes(network, rule, trust_pickle)
@@ -301,6 +312,8 @@ def estimate(
     level: Level = "1/2",
     backend: BackendName = "auto",
     timeout: Timeout = 60.0,
+    memory: Memory = 4.0,
+    arrays: ArraysText = None,
     cache: Cache = None,
     minimize: Annotated[bool, typer.Option("--minimize", help="Also print dReal's Minimize, for comparison only.")] = False,
     json: Json = False,
@@ -313,7 +326,7 @@ def estimate(
     qrobust estimate models/cat_paper.json eps --delta 0.005 --delta 0.01
     qrobust estimate models/cat_paper.json delta --point "15, 2"
     """
-    budget = Budget(timeout)
+    budget = read_budget(timeout, memory, arrays)
     network = read_model(model, trust_pickle)
     domain = domain_of(network, Where(point, points, box, tuple(where or ())))
     queries: list[AnyQuery]
@@ -389,6 +402,8 @@ def map_command(
     level: Level = "1/2",
     backend: BackendName = "auto",
     timeout: Timeout = 10.0,
+    memory: Memory = 4.0,
+    arrays: ArraysText = None,
     jobs: Jobs = 1,
     scheduler: Scheduler = None,
     cache: Cache = None,
@@ -405,7 +420,7 @@ def map_command(
     from qrobust.maps import Quantity, random_points, robustness_map
     from qrobust.plotting import check_two_inputs, draw_map
 
-    budget = Budget(timeout)
+    budget = read_budget(timeout, memory, arrays)
     network = read_model(model, trust_pickle)
     rule = Rule(_one_delta(delta), delta_per_layer, against, weights_only, bits, per_channel, scheme, copy)
     (parameters,) = parameter_boxes(network, rule, trust_pickle)

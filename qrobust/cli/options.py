@@ -9,15 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
+from qrobust.arrays import Arrays
 from qrobust.domains import Domain, InputBox, ParameterBox, Point, Points, Polytope
 from qrobust.errors import DomainError, NumberError, QRobustError, ShapeError
 from qrobust.exact import to_fraction
 from qrobust.formats import load
 from qrobust.formats.table import read_rows, read_table
 from qrobust.interval import FloatArray
+from qrobust.memory import GIB
 from qrobust.network import Network
 from qrobust.perturbations import Absolute, Copy, HalfStep, Hull, PerLayer, Rounding
 from qrobust.quantization import parse_scheme
+from qrobust.search import Budget
 
 CUT = re.compile(r"(.*?)(<=|>=)(.*)")
 
@@ -39,6 +42,13 @@ class Where:
 def read_model(path: Path, trust_pickle: bool) -> Network:
     """Read the model."""
     return load(path, trust_pickle=trust_pickle)
+
+
+def read_budget(seconds: float, gib: float, arrays: str | None) -> Budget:
+    """Return what --timeout, --memory and --arrays allow. Raises NumberError, BackendUnavailableError."""
+    if not 0 < gib < 2**20:
+        raise NumberError(f"--memory is {gib:g}, give GiB above 0, as in --memory 4")
+    return Budget(seconds, memory=int(gib * GIB), arrays=None if arrays is None else Arrays.named(arrays))
 
 
 def numbers(text: str, what: str) -> list[float]:
