@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import acasxu, integers, labels, radius, readers
+from benchmarks import acasxu, explicit_peers, integers, labels, lirpa_peer, radius, readers
 from benchmarks.peers import call_with_limit
 from qrobust.bounds.local import greatest_changes, label_changes
 from qrobust.domains import InputBox
@@ -232,6 +232,40 @@ def cost_rows(name: str) -> Rows:
     return [row(f"{name}-{kind}", "forward_passes", value, unit, aim=100.0, name=name) for kind, value in found.items()]
 
 
+def explicit_rows(limit: float) -> Rows:
+    """Label questions at one input against solvers of the explicit form, each weight and bias a variable."""
+    asked = explicit_peers.explicit_rows(min(limit, explicit_peers.LIMIT))
+    ours = {(name, question): (seconds, said) for name, _, question, solver, seconds, _, said in asked if solver == "qrobust"}
+    rows: Rows = []
+    for name, count, question, solver, seconds, ended, said in asked:
+        if solver == "qrobust":
+            continue
+        own, verdict = ours[name, question]
+        peer = f"{solver}: {said}" if ended else f"{solver}: no answer in time"
+        work = f"explicit {name} ({count} parameters), {question}, {verdict}"
+        rows.append(row(work, f"seconds against {solver}", own, "s", peer=peer, peer_value=seconds, name="explicit"))
+    return rows
+
+
+def lirpa_rows(limit: float) -> Rows:
+    """The share of images that linear bounds certify at the root, against auto_LiRPA's, in the same box on two threads."""
+    os.environ |= {"OMP_NUM_THREADS": "2"}
+    rows: Rows = []
+    for batch in (1, 10):
+        for network in ("mnist_2x100", "mnist_3x100"):
+            own, *others = list(lirpa_peer.comparison((network,), 8, 100, min(limit, 60.0), batch))
+            work = f"lirpa-{network.replace('_', '-')}-int8, {batch} images at a time"
+            for _, method, _, asked, found, seconds, fault in others:
+                said = f"{method}, {asked} images asked" + (f": {fault}" if fault else "")
+                share = None if not asked else found / asked
+                ours = own[4] / own[3]
+                rows.append(
+                    row(work, f"certified, {method}", ours, "share of images", peer=said, peer_value=share, name="lirpa")
+                )
+                rows.append(row(work, f"seconds, {method}", own[5], "s an image", peer=said, peer_value=seconds, name="lirpa"))
+    return rows
+
+
 def reader_rows(limit: float) -> Rows:
     """How far each reader is from the format's own runtime."""
     unit = "of the greatest output, or of 1"
@@ -263,6 +297,8 @@ BENCHMARKS: dict[str, Callable[[float], Rows]] = {
     "million": million,
     "readers": reader_rows,
     "enumerate-int8": enumerate_int8,
+    "explicit": explicit_rows,
+    "lirpa": lirpa_rows,
 }
 BENCHMARKS |= {
     name: lambda _, name=name: on_cores(name)  # type: ignore[misc]
@@ -316,7 +352,8 @@ def _number(value: float | None) -> str:
 def main() -> None:
     """Run the benchmarks named on the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", default=list(BENCHMARKS), metavar="NAME", help=f"any of {', '.join(BENCHMARKS)}")
+    usual = [name for name in BENCHMARKS if name != "lirpa" or lirpa_peer.available()]
+    parser.add_argument("names", nargs="*", default=usual, metavar="NAME", help=f"any of {', '.join(BENCHMARKS)}")
     parser.add_argument("--limit", type=float, default=300.0, help="seconds given to each global query of the peer")
     options = parser.parse_args()
     for name in options.names:
