@@ -50,7 +50,7 @@ SIZES = [(1, 1), (2, 1), (2, 3), (1, 2, 1), (2, 2, 1), (1, 1, 3), (1, 2, 3), (2,
 BUDGET = Budget(seconds=2, boxes=3_000)
 CHUNKS, PER_CHUNK = 40, 60
 BACKENDS: dict[str, Backend] = {b.name: b for b in all_backends()}
-CORE = ("closed-form", "z3", "branch-and-bound")
+CORE = ("closed-form", "z3", "branch-and-bound", "milp")
 EXPLICIT = Z3(Encoding.EXPLICIT)
 
 

@@ -92,10 +92,11 @@ def random_network(rng: np.random.Generator, sizes: list[int], hidden: Activatio
     return Network(layers, Output.SIGMOID if sizes[-1] == 1 else Output.SOFTMAX)
 
 
-@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+COVERED = [case for case in CASES if HERE.why_not(case.query) is None]
+
+
+@pytest.mark.parametrize("case", COVERED, ids=[case.name for case in COVERED])
 def test_it_agrees_with_the_paper(case: Case) -> None:
-    if HERE.why_not(case.query) is not None:
-        pytest.skip("the milp backend does not cover this query")
     result = ask_case(Session([HERE]), case, "milp", BUDGET)
     assert fault(case, result, must=BY_Z3 in case.by and case.name not in TIES) is None
     if getattr(result, "claim", None) == Robust(Assurance.TRUSTED):

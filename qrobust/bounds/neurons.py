@@ -36,6 +36,7 @@ from qrobust.network import Activation, activate
 from qrobust.search import Budget, Nodes
 
 CANDIDATES = 16  # neurons whose halves are bounded before one is split
+BATCH_WORK = 2e10  # multiplications in a batch of nodes
 AT_ONCE = 128  # halves that are bounded together, so that the arrays stay in the cache
 LAST_TUNING = Tuning(steps=200, rate=0.2, decay=0.98)  # of nodes without open neurons
 BETA_RATE = 3.0  # steps of beta, in units of the mean multiplier of its level
@@ -109,8 +110,20 @@ class NeuronTree:
         self.is_relu = np.repeat(np.array(relus, dtype=bool), widths)
 
     def batch(self, most: int) -> int:
-        """Return how many nodes, at most `most`, may be split together: their halves are tuned together."""
-        return max(1, min(most, self.levels.rows(self.budget) // 2))
+        """Return how many nodes, at most `most`, may be split together: their halves are tuned together.
+
+        So many as fit in memory, and take about a second, since the time is looked at between batches.
+        """
+        return max(1, min(most, self.levels.rows(self.budget) // 2, int(BATCH_WORK / self._refresh_work())))
+
+    def _refresh_work(self) -> float:
+        """Multiplications that tightening the bounds of both halves of a node takes, about."""
+        work, below = 1.0, 0
+        for stage, z in zip(self.levels.stages, self.bounds[1:], strict=False):
+            open_ = int(((z.lower < 0) & (z.upper > 0)).sum())
+            work += 4.0 * open_ * below
+            below += stage.weight.size
+        return work
 
     def roots(self) -> Nodes:
         """One node a row."""
