@@ -15,7 +15,7 @@ from qrobust.check import violation_fault
 from qrobust.formats.native import write_native
 from qrobust.network import Dense, Network, Output
 from qrobust.quantization import Integer, parse_scheme
-from tests.test_cli import CAT, IRIS, KERAS, refused, run
+from tests.test_cli import CAT, IRIS, KERAS, ROOT, refused, run
 
 LABEL_BY_DELTA = ("--label", "--point", "15, 2", "--delta", "0.01")
 
@@ -197,3 +197,19 @@ def test_what_overflows_is_refused_with_its_layer(capsys: pytest.CaptureFixture[
     code, out, _ = run(capsys, "inspect", str(path), "--scheme", "fp16-saturate")
     assert code == 0
     assert "changed by at most 4496, 1 beyond the range" in out
+
+
+def test_inspect_says_what_a_tflite_file_quantizes(capsys: pytest.CaptureFixture[str]) -> None:
+    program = str(ROOT / "models" / "cat_int8.tflite")
+    code, out, _ = run(capsys, "inspect", program, "--eps", "0.001")
+    assert code == 0
+    assert "stored sequential_1/dense_1/MatMul: int8 1x2, step 0.00930066\n" in out
+    assert "1 of 1 stored arrays are quantized" in out
+    assert "eps 0.001 is below the output's own step 0.00390625" in out
+    code, out, _ = run(capsys, "inspect", program, "--json")
+    assert [tensor["kind"] for tensor in json.loads(out)["tensors"]].count("int8") == 4
+    code, out, _ = run(capsys, "inspect", str(ROOT / "tests" / "data" / "tflite" / "wide_dynamic.tflite"), "--eps", "0.1")
+    assert "float32 9x40; stays in float" in out
+    assert "1 of 6 stored arrays are quantized" in out
+    assert "confidences are floats" in out
+    assert "says itself what is quantized" in refused(capsys, "inspect", program, "--scheme", "int8")

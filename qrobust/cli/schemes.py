@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,9 @@ from qrobust.cli import show
 from qrobust.cli.commands import Json, Model, Quiet, SchemeText, TrustPickle, app
 from qrobust.cli.options import UsageError, read_model
 from qrobust.exact import to_fraction
+from qrobust.formats import load, load_program
 from qrobust.formats.native import write_native
+from qrobust.formats.tflite import is_program, tensors
 from qrobust.network import Network
 from qrobust.quantization import Outside, Scheme, Stored, outside, parse_scheme, stored_arrays
 
@@ -67,6 +70,9 @@ def inspect(
     qrobust inspect models/iris.json --scheme tflite-dynamic-range
     qrobust inspect copy.json --of models/iris.json --scheme int8
     """
+    if model.suffix.lower() == ".tflite":
+        _inspect_tflite(model, scheme is not None or of is not None, eps, json=json, quiet=quiet)
+        return
     if scheme is None and (eps is not None or of is not None):
         raise UsageError("--eps and --of go with --scheme: name it, as in --scheme int8")
     network = read_model(model, trust_pickle)
@@ -84,6 +90,40 @@ def inspect(
         for text in (*_head(original), *_array_lines(arrays, chosen), *([tolerance] if tolerance else []), *copy):
             show.line(text, quiet=quiet)
     raise typer.Exit(VIOLATED if strays else 0)
+
+
+def _inspect_tflite(model: Path, scheme_asked: bool, eps: str | None, *, json: bool, quiet: bool) -> None:
+    """Show what each tensor of the file is, which stay in float, and the step of its outputs."""
+    if scheme_asked:
+        raise UsageError(
+            "a .tflite file says itself what is quantized: leave out --scheme and --of, or compare it with `compare`"
+        )
+    found, program = tensors(model), is_program(model)
+    stored = [tensor for tensor in found if tensor.stored and tensor.kind != "int32"]
+    floats = [tensor for tensor in stored if tensor.scales is None]
+    network = None if program else load(model)
+    tolerance = None if eps is None else f"confidences are floats: eps {eps} stands on its own"
+    if eps is not None and program:
+        step = load_program(model).result.scale
+        tolerance = _step_against(step, eps, f"{step:.6g}")
+    if json:
+        hashes = {"program": program, "network": None if network is None else network.sha256, "tolerance": tolerance}
+        show.document(hashes | {"tensors": [tensor.to_json() for tensor in found]})
+        return
+    show.line(f"{model}: {network or load_program(model)}", quiet=quiet)
+    for tensor in found:
+        left = "; stays in float" if tensor in floats and len(floats) < len(stored) else ""
+        show.line(f"  {'stored' if tensor.stored else 'computed'} {tensor}{left}", quiet=quiet)
+    show.line(f"  {len(stored) - len(floats)} of {len(stored)} stored arrays are quantized, int32 biases apart", quiet=quiet)
+    if tolerance is not None:
+        show.line(f"  {tolerance}", quiet=quiet)
+
+
+def _step_against(step: Fraction | float, eps: str, name: str) -> str:
+    value, own = to_fraction(eps), f"the output's own step {name}"
+    if value < step:
+        return f"eps {eps} is below {own}: no difference between two stored outputs but 0 is within it"
+    return f"eps {eps} is {float(value / to_fraction(step)):.4g} times {own}"
 
 
 def _head(network: Network) -> list[str]:
@@ -118,11 +158,7 @@ def _tolerance(scheme: Scheme, eps: str) -> str:
     step = scheme.output_step
     if step is None:
         return f"{scheme} says nothing about how confidences are stored: eps {eps} stands on its own"
-    own = f"the output's own step 1/{round(1 / step)} if outputs are stored in {scheme}, too"
-    value = to_fraction(eps)
-    if value < step:
-        return f"eps {eps} is below {own}: no difference between two stored outputs but 0 is within it"
-    return f"eps {eps} is {float(value / to_fraction(step)):.4g} times {own}"
+    return _step_against(step, eps, f"1/{round(1 / step)} if outputs are stored in {scheme}, too")
 
 
 def _copy_lines(network: Network, original: Network, scheme: Scheme | None, strays: list[Outside] | None) -> list[str]:

@@ -16,7 +16,7 @@ integers is no Network but a program: `read_program`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qrobust.errors import ModelFileError, UnsupportedError
-from qrobust.formats.tflite_file import Content, Operator, read_content
+from qrobust.formats.tflite_file import Content, Operator, Tensor, read_content
 from qrobust.formats.tflite_geometry import Layout, Weights, activation_of, pool_of, weights_of
 from qrobust.formats.untrusted import parsing
 from qrobust.interval import FloatArray
@@ -40,24 +40,43 @@ INTEGERS = ("int8", "int16", "uint8")
 
 @dataclass(frozen=True)
 class TensorSummary:
-    """What a tensor of a file is, for people."""
+    """What a tensor of a file is, for people: its type, its least and greatest scale (None in float), the real numbers that it
+    can hold (None in float or with several scales), and whether the file stores its numbers.
+    """
 
     name: str
     kind: str
     shape: tuple[int, ...]
-    scales: int
+    scales: tuple[float, float] | None
+    reach: tuple[float, float] | None
     stored: bool
 
+    @classmethod
+    def of(cls, tensor: Tensor) -> TensorSummary:
+        found = tensor.scales.tolist()
+        reach = None
+        if len(found) == 1 and tensor.kind in INTEGERS:
+            limits, zero = np.iinfo(tensor.kind), int(tensor.zero_points[0])
+            reach = (found[0] * (limits.min - zero), found[0] * (limits.max - zero))
+        steps = (min(found), max(found)) if found else None
+        return cls(tensor.name, tensor.kind, tensor.shape, steps, reach, tensor.is_constant)
+
     def __str__(self) -> str:
-        steps = f", {self.scales} scale{'s' if self.scales > 1 else ''}" if self.scales else ""
-        return f"{self.name}: {self.kind} {'x'.join(map(str, self.shape))}{steps}{', stored' if self.stored else ''}"
+        text = f"{self.name}: {self.kind} {'x'.join(map(str, self.shape)) or 'scalar'}"
+        if self.scales is None:
+            return text
+        low, high = self.scales
+        text += f", step {low:.6g}" if low == high else f", steps {low:.6g} to {high:.6g}"
+        return text if self.reach is None or self.stored else f"{text}, holds {self.reach[0]:.6g} to {self.reach[1]:.6g}"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 def tensors(path: Path | str) -> list[TensorSummary]:
-    """Return what each tensor of a file is: which are quantized, by how many scales, and which stay in float."""
+    """Return what each tensor of a file is: which are quantized, by which scales, and which stay in float."""
     with parsing(path, ".tflite"):
-        found = read_content(path).tensors
-    return [TensorSummary(t.name, t.kind, t.shape, t.scales.size, t.is_constant) for t in found]
+        return [TensorSummary.of(tensor) for tensor in read_content(path).tensors]
 
 
 def is_program(path: Path | str) -> bool:
