@@ -40,6 +40,7 @@ ORDER = (
     "comparison",
     "cache",
     "parallel",
+    "bits",
     "maps",
     "plotting",
     "report",

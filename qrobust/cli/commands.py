@@ -189,7 +189,7 @@ def check(
     rule = Rule(_one_delta(delta), delta_per_layer, against, weights_only, bits, per_channel, scheme, copy)
     (parameters,) = parameter_boxes(network, rule, trust_pickle)
     domain = domain_of(network, Where(point, points, box, tuple(where or ())))
-    query = _decision(network, parameters, domain, eps, label, sigma, level)
+    query = decision(network, parameters, domain, eps, label, sigma, level)
     kept = _cache(cache)
     if certificate is not None and not (label and isinstance(domain, Point) and backend == "auto"):
         raise UsageError("--certificate goes with --label, --point and --backend auto: other proofs are not kept")
@@ -251,7 +251,7 @@ def _one_delta(delta: float | None) -> tuple[float, ...]:
     return () if delta is None else (delta,)
 
 
-def _decision(
+def decision(
     network: Network,
     parameters: ParameterBox,
     domain: Domain,
@@ -496,7 +496,7 @@ def export(
         raise UsageError("the greatest delta is found by bisection over label queries: export --label at one delta")
     query: Any
     if estimate_of is None:
-        query = _decision(network, parameters, domain, eps, label, sigma, level)
+        query = decision(network, parameters, domain, eps, label, sigma, level)
     elif eps is not None or label or sigma is not None:
         raise UsageError("--estimate does not go with --eps, --label or --sigma: give one of them")
     else:
