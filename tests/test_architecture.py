@@ -41,6 +41,7 @@ ORDER = (
     "cache",
     "parallel",
     "bits",
+    "blame",
     "maps",
     "plotting",
     "report",

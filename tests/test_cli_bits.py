@@ -65,3 +65,41 @@ def test_bits_that_no_width_keeps(capsys: pytest.CaptureFixture[str], tmp_path: 
 )
 def test_bits_refused(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], says: str) -> None:
     assert says in refused(capsys, "bits", IRIS, *POINT, *arguments)
+
+
+def test_blame_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "blame", IRIS, *POINT, "--scheme", "int6", "--top", "2")
+    assert code == 0
+    assert out.startswith("VIOLATED")
+    assert "versicolor is 6.15259 ahead of virginica" in out
+    assert "inputs, through layer 1: sepal length" in out
+    assert "layer 1 alone in float: ROBUST" in out
+    assert "the 2 channels with the greatest share in float: ROBUST" in out
+
+
+def test_blame_names_what_helps_even_in_another_format(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "blame", IRIS, *POINT, "--scheme", "int6", "--keep", "int12", "--json")
+    document = json.loads(out)
+    assert code == 0
+    assert document["keep"] == "int12"
+    assert [relief["verdict"] for relief in document["layer_reliefs"]] == ["ROBUST", "VIOLATED"]
+    assert document["verdict"] == "VIOLATED"
+
+
+def test_blame_of_what_is_robust_asks_nothing_more(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "blame", CAT, "--point", "20, 3.5", "--delta", "0.001")
+    assert code == 0
+    assert out.startswith("ROBUST")
+    assert "alone in" not in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--scheme", "int8", "--keep", "int8/int8"), "one format"),
+        ((), "say which parameters"),
+        (("--scheme", "x"), "not known"),
+    ],
+)
+def test_blame_refused(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], says: str) -> None:
+    assert says in refused(capsys, "blame", IRIS, *POINT, *arguments)

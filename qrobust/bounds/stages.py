@@ -168,9 +168,14 @@ class Stage:
         return replace(self, weight=weight, radius=radius, bias=self.bias[rows], bias_radius=self.bias_radius[rows])
 
 
-@lru_cache(maxsize=4)
 def stages_of(network: Network, parameters: ParameterBox) -> tuple[Stage, ...]:
-    """Return the stages of all layers; kept for the last few networks and boxes, since many queries share them.
+    """Return the stages of all layers, one after the other. Raises ResourceError, as `stages_by_layer`."""
+    return tuple(stage for stages in stages_by_layer(network, parameters) for stage in stages)
+
+
+@lru_cache(maxsize=4)
+def stages_by_layer(network: Network, parameters: ParameterBox) -> tuple[tuple[Stage, ...], ...]:
+    """Return the stages of each layer; kept for the last few networks and boxes, since many queries share them.
 
     Raises    ResourceError if the matrices need more than MOST_BYTES
     """
@@ -180,10 +185,7 @@ def stages_of(network: Network, parameters: ParameterBox) -> tuple[Stage, ...]:
             f"the linear bounds of {network} need {needed / 2**30:.1f} GiB of matrices, at most {MOST_BYTES / 2**30:.0f} GiB"
             " are taken: use --backend closed-form or a smaller network"
         )
-    stages: list[Stage] = []
-    for layer, box in zip(network.layers, parameters.layers, strict=True):
-        stages += _lowered(layer, box)
-    return tuple(stages)
+    return tuple(tuple(_lowered(layer, box)) for layer, box in zip(network.layers, parameters.layers, strict=True))
 
 
 @lru_cache(maxsize=4)
@@ -208,8 +210,8 @@ def _lowered(layer: Layer, box: LayerBox) -> Iterator[Stage]:
 
 
 def _ball_stage(layer: Dense | Conv2d, box: LayerBox) -> Stage:
-    weight, radius = _ball(layer.weight, box.weight)
-    bias, bias_radius = _ball(layer.bias, box.bias)
+    weight, radius = ball(layer.weight, box.weight)
+    bias, bias_radius = ball(layer.bias, box.bias)
     kernel = None
     if isinstance(layer, Conv2d):
         if radius.any() or bias_radius.any():
@@ -222,7 +224,7 @@ def _ball_stage(layer: Dense | Conv2d, box: LayerBox) -> Stage:
     return Stage(weight, radius, bias, bias_radius, layer.activation, kernel)
 
 
-def _ball(stored: FloatArray, bounds: Bounds) -> tuple[FloatArray, FloatArray]:
+def ball(stored: FloatArray, bounds: Bounds) -> tuple[FloatArray, FloatArray]:
     """Return a centre and a radius whose balls hold the bounds; the centre is the stored value where that is as good."""
     ends = bounds.interval
     with np.errstate(over="ignore", invalid="ignore"):

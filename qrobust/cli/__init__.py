@@ -1,6 +1,7 @@
 """The command line."""
 
 from qrobust.cli import bits as bits
+from qrobust.cli import blame as blame
 from qrobust.cli import schemes as schemes
 from qrobust.cli.commands import main
 
