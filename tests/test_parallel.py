@@ -143,7 +143,7 @@ def test_a_batch_holds_the_network_once() -> None:
     net = network((rng.normal(size=(40, 100)), np.zeros(40)), (rng.normal(size=(1, 40)), [0.0]))
     box = ball(net, 0.1)
     tasks = [Task(LocalEpsilon(net, box, Point(rng.normal(size=100))), Kind.ESTIMATE) for _ in range(64)]
-    one, many = (next(parallel._batches(list(enumerate(part)), 1)) for part in (tasks[:1], tasks))
+    one, many = (next(parallel._batches(enumerate(part), len(part), 1)) for part in (tasks[:1], tasks))
     assert len(one) > 8 * 4000
     assert len(many) < len(one) + 16 * 8 * 100 * 2
 
@@ -152,7 +152,7 @@ def test_batches_hold_every_task_once() -> None:
     for count in (1, 2, 7, 16, 64, 37):
         for workers in (1, 2, 100):
             numbered = list(enumerate((LABELS * 2)[:count]))
-            batches = [pickle.loads(batch) for batch in parallel._batches(numbered, workers)]
+            batches = [pickle.loads(batch) for batch in parallel._batches(iter(numbered), len(numbered), workers)]
             assert [number for batch in batches for number, _ in batch] == list(range(count))
             assert max(map(len, batches)) <= parallel.MOST_IN_BATCH
 
