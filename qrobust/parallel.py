@@ -12,11 +12,10 @@ import signal
 import threading
 import time
 import warnings
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import islice
 from typing import Any
 
 from qrobust.answers import VERSION, Answer
@@ -32,7 +31,7 @@ BATCHES_A_WORKER = 4  # so that no worker idles while another has much left
 CONNECT_SECONDS = 10
 RETRIES = 3  # of a batch whose worker died or failed
 
-Numbered = tuple[int, Result]
+Numbered = Iterator[tuple[int, Task]]
 Outcome = tuple[int, Result | QRobustError]
 
 
@@ -53,7 +52,7 @@ def answer_all(
               error that a task itself raises; what was answered before is in the cache
     """
     found: dict[int, Result] = {}
-    with closing(answer_each(tasks, len(tasks), jobs=jobs, scheduler=scheduler, cache=cache, session=session)) as answers:
+    with closing(answer_each(tasks, jobs=jobs, scheduler=scheduler, cache=cache, session=session)) as answers:
         for number, result in answers:
             found[number] = result
             progress(1)
@@ -61,69 +60,58 @@ def answer_all(
 
 
 def answer_each(
-    tasks: Iterable[Task],
-    count: int,
+    tasks: Sequence[Task],
     *,
     jobs: int = 1,
     scheduler: str | None = None,
     cache: ResultCache | None = None,
     session: Session | None = None,
-) -> Generator[Numbered, None, None]:
+) -> Generator[tuple[int, Result], None, None]:
     """Yield each task's number and answer as it comes, in any order; close it (`contextlib.closing`) to stop the workers.
 
-    The tasks are made and forgotten as they are answered, so that a million of them need no memory. `count` is about how many
-    there are, for the size of batches. Accepts and raises what `answer_all` does
+    Nothing is kept here but numbers: a sequence that makes its tasks when they are asked for takes no memory either.
+    Accepts and raises what `answer_all` does
     """
     if jobs < 1:
         raise NumberError(f"jobs is {jobs}, it must be at least 1")
     if scheduler is not None and jobs > 1:
         raise UnsupportedError("jobs on this machine and a scheduler do not go together: give one of them")
-    pending: dict[int, Task] = {}
-    kept: deque[Numbered] = deque()
-    left = _uncached(tasks, cache, pending, kept)
-    with closing(_outcomes(left, count, jobs, scheduler, session)) as outcomes:  # which stops the workers, come what may
+    left: set[int] = set()
+    for number in range(len(tasks)):
+        kept = None if cache is None else cache.get(tasks[number])
+        if kept is None:
+            left.add(number)
+        else:
+            yield number, kept
+    with closing(_outcomes(tasks, sorted(left), jobs, scheduler, session)) as outcomes:  # stops the workers, come what may
         for number, outcome in outcomes:
-            while kept:
-                yield kept.popleft()
             if isinstance(outcome, QRobustError):
                 raise outcome
-            task = pending.pop(number, None)
-            if task is None:  # a batch whose worker seemed dead was answered twice
+            if number not in left:  # a batch whose worker seemed dead was answered twice
                 continue
+            left.remove(number)
+            task = tasks[number]
             result = replace(outcome, query=task.query)  # type: ignore[arg-type]
             if cache is not None:
                 cache.put(task, result)
             yield number, result
-    while kept:
-        yield kept.popleft()
-
-
-def _uncached(
-    tasks: Iterable[Task], cache: ResultCache | None, pending: dict[int, Task], kept: deque[Numbered]
-) -> Iterator[tuple[int, Task]]:
-    """Yield the tasks that the cache does not answer, and note them as pending; note what it does answer."""
-    for number, task in enumerate(tasks):
-        found = cache.get(task) if cache is not None else None
-        if found is not None:
-            kept.append((number, found))
-            continue
-        pending[number] = task
-        yield number, task
 
 
 def _outcomes(
-    left: Iterator[tuple[int, Task]], count: int, jobs: int, scheduler: str | None, session: Session | None
+    tasks: Sequence[Task], left: list[int], jobs: int, scheduler: str | None, session: Session | None
 ) -> Generator[Outcome, None, None]:
-    """Yield an answer or an error for each task."""
-    first = next(left, None)
-    if first is None:
+    """Yield an answer or an error for each task that is left."""
+    if not left:
         return
-    left = chain([first], left)
+    numbered = ((number, tasks[number]) for number in left)
     if scheduler is None and jobs == 1:
         session = session or Session()
-        yield from ((number, answer(task, session)) for number, task in left)
+        yield from ((number, answer(task, session)) for number, task in numbered)
         return
-    contents = _on_processes(left, count, jobs) if scheduler is None else _on_cluster(left, count, scheduler)
+    if scheduler is None:
+        contents = _on_processes(_batches(numbered, len(left), jobs), jobs)
+    else:
+        contents = _on_cluster(numbered, len(left), scheduler)
     with closing(contents):
         for content in contents:
             yield from pickle.loads(content)  # from a worker that we started or were told to ask
@@ -163,7 +151,7 @@ def answer(task: Task, session: Session) -> Result:
     return session.check(query, backend=backend, budget=budget)
 
 
-def _batches(left: Iterator[tuple[int, Task]], count: int, workers: int) -> Iterator[bytes]:
+def _batches(left: Numbered, count: int, workers: int) -> Iterator[bytes]:
     """Yield the tasks as pickles of a few tasks each: a pickle holds what they share, such as the network, once."""
     size = max(1, min(MOST_IN_BATCH, count // (BATCHES_A_WORKER * workers)))
     while batch := list(islice(left, size)):
@@ -197,13 +185,13 @@ def _answer_undisturbed(version: str, content: bytes) -> bytes:
     return answer_batch(version, content)
 
 
-def _on_processes(left: Iterator[tuple[int, Task]], count: int, jobs: int) -> Generator[bytes, None, None]:
+def _on_processes(batches: Iterator[bytes], jobs: int) -> Generator[bytes, None, None]:
     """Answer on fresh processes of this machine (never forked ones), one BLAS thread each; stop them if we are stopped."""
     from joblib import Parallel, delayed, parallel_config
     from joblib.externals.loky import get_reusable_executor
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-    calls = (delayed(_answer_undisturbed)(VERSION, batch) for batch in _batches(left, count, jobs))
+    calls = (delayed(_answer_undisturbed)(VERSION, batch) for batch in batches)
     with parallel_config(backend="loky", inner_max_num_threads=1):
         contents = Parallel(n_jobs=jobs, batch_size=1, return_as="generator_unordered")(calls)
     finished = False
@@ -244,7 +232,7 @@ def _client(address: str) -> Iterator[Any]:
         client.close()
 
 
-def _on_cluster(left: Iterator[tuple[int, Task]], count: int, address: str) -> Generator[bytes, None, None]:
+def _on_cluster(left: Numbered, count: int, address: str) -> Generator[bytes, None, None]:
     """Answer on a Dask cluster; a batch whose worker dies goes to another one. It waits for workers if there are none."""
     with _client(address) as client:
         from distributed import as_completed
