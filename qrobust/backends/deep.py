@@ -280,6 +280,30 @@ def _screened(leads: Leads, parameters: ParameterBox, points: FloatArray) -> npt
     return safe
 
 
+def screen_label_boxes(leads: Leads, parameters: ParameterBox, boxes: Interval) -> npt.NDArray[np.bool_]:
+    """Return in which boxes of inputs all labels surely hold, by linear bounds alone. Shapes: boxes (n, inputs); (n,).
+
+    Only boxes that surely have one label count: there no rival overtakes it, at the stored parameters or in the box.
+    """
+    parts = [_one_label(leads, parameters, boxes[i : i + AT_A_TIME]) for i in range(0, len(boxes), AT_A_TIME)]
+    return np.concatenate(parts)
+
+
+def _one_label(leads: Leads, parameters: ParameterBox, boxes: Interval) -> npt.NDArray[np.bool_]:
+    labels = stored_labels(leads, boxes.middle)
+    everywhere = [stages_of(leads.network, parameters)]
+    if parameters.shifted:
+        everywhere.append(stored_stages(leads.network))
+    numbers, pairs = np.nonzero(leads.pairs[:, 0][None] == labels[:, None])
+    safe = labels >= 0
+    for stages in everywhere:
+        levels = Levels(Activation.LINEAR, stages)
+        bounds = pre_activations(levels, boxes, Tuning(0))
+        upper = top_bounds(levels, bounds, leads.directions[pairs], leads.offset.upper[pairs], numbers, ROOT_TUNING)
+        safe[numbers[np.where(leads.strict[pairs], upper > 0, upper >= 0)]] = False
+    return safe
+
+
 def estimate_change(query: EpsilonEstimate | ConfidenceQuery, budget: Budget, tolerance: float) -> EstimateClaim:
     """Enclose the greatest change of a confidence at one input: an upper end, and a witness of the lower."""
     if query.network.output is Output.SIGMOID:
