@@ -174,6 +174,8 @@ class Question:
         """Settle open boxes in which a label changes at the middle or at an end of the diagonal."""
         open_ = np.flatnonzero(status == Status.UNDECIDED)
         for points in (boxes.middle, boxes.lower, boxes.upper):
+            if not len(open_):
+                return
             found, _ = local.label_changes(Leads(self.network, self.level), self.parameters, points[open_])
             status[open_[found == Status.FLIPPABLE]] = Status.FLIPPABLE
             open_ = open_[found != Status.FLIPPABLE]
