@@ -46,16 +46,14 @@ class Section:
         inputs = self.others.shape[0]
         if len(set(self.axes)) != 2 or not all(0 <= axis < inputs for axis in self.axes):
             raise ShapeError(f"axes {self.axes} are no two of the inputs 0 to {inputs - 1}: name two different ones")
-        if len(self) > MOST_CELLS:
-            raise ResourceError(f"{len(self):,} cells are asked for, at most {MOST_CELLS:,} are taken: name a coarser --grid")
+        _check_count(len(self.across), len(self.up))
 
     @classmethod
     def over(cls, axes: tuple[int, int], box: InputBox, counts: tuple[int, int], base: FloatArray | None = None) -> Section:
         """Return the grid of a box's two sides: the others at `base` (inputs,), or anywhere in the box."""
         if min(counts) < 1:
             raise NumberError(f"a grid of {counts[0]}x{counts[1]} cells has none: give for example 200x200")
-        if max(counts) > MOST_CELLS:
-            raise ResourceError(f"{max(counts):,} cells a side are asked for, at most {MOST_CELLS:,} are taken in all")
+        _check_count(*counts)
         across, up = (np.asarray(_middles(box.lower[i], box.upper[i], n)) for i, n in zip(axes, counts, strict=True))
         return cls(axes, across, up, box.box if base is None else Interval.point(base))
 
@@ -75,6 +73,11 @@ class Section:
         for end in (lower, upper):
             end[:, self.axes[0]], end[:, self.axes[1]] = self.across[columns], self.up[rows]
         return Interval(lower, upper)
+
+
+def _check_count(columns: int, rows: int) -> None:
+    if columns * rows > MOST_CELLS:
+        raise ResourceError(f"{columns * rows:,} cells are asked for, at most {MOST_CELLS:,} are taken: name a coarser --grid")
 
 
 def _middles(low: float, high: float, count: int) -> FloatArray:
