@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import acasxu, explicit_peers, integers, labels, lirpa_peer, radius, readers
+from benchmarks import acasxu, deployment, explicit_peers, integers, labels, lirpa_peer, radius, readers
 from benchmarks.peers import call_with_limit
 from qrobust.bounds.local import greatest_changes, label_changes
 from qrobust.domains import InputBox
@@ -275,6 +275,19 @@ def reader_rows(limit: float) -> Rows:
     ]
 
 
+def deployment_rows(limit: float) -> Rows:
+    """Any rounding to a scheme beside the one copy, at inputs held out from scikit-learn's tables."""
+    rows: Rows = []
+    for name, scheme, count, _, found in deployment.measure(say=lambda text: print(text, file=sys.stderr, flush=True)):
+        work, unit = f"deployment-{name}-{scheme}", f"share of {count} held-out inputs"
+        rows += [
+            row(work, "certified", found.certified, f"{unit}, any rounding"),
+            row(work, "decided", found.decided, f"{unit}, any rounding"),
+            row(work, "unchanged labels", found.copy, f"{unit}, the float model's copy"),
+        ]
+    return rows
+
+
 def enumerate_int8(limit: float) -> Rows:
     """Two-feature int8 programs against their float models, at all 65,536 inputs."""
     name, peer = "enumerate-int8", "LiteRT's reference kernels and a float64 forward pass, no proof"
@@ -299,6 +312,7 @@ BENCHMARKS: dict[str, Callable[[float], Rows]] = {
     "enumerate-int8": enumerate_int8,
     "explicit": explicit_rows,
     "lirpa": lirpa_rows,
+    "deployment": deployment_rows,
 }
 BENCHMARKS |= {
     name: lambda _, name=name: on_cores(name)  # type: ignore[misc]

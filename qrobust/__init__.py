@@ -8,6 +8,7 @@ print(qrobust.check(qrobust.LocalLabel(network, parameters, qrobust.Point([15.0,
 from qrobust.answers import VERSION as __version__  # noqa: N811
 from qrobust.answers import Answer, Assurance, Counterexample, Estimate, Verdict
 from qrobust.arrays import Arrays
+from qrobust.bits import Family, FewestBits, fewest_bits
 from qrobust.certificates import Certificate, load_certificate
 from qrobust.check import certificate_fault
 from qrobust.domains import InputBox, ParameterBox, Point, Points, Polytope
@@ -17,7 +18,7 @@ from qrobust.held import held
 from qrobust.maps import Quantity, RobustnessMap, random_points, robustness_map
 from qrobust.network import Activation, AveragePool2d, Conv2d, Dense, Feature, MaxPool2d, Network, Output
 from qrobust.perturbations import Absolute, Copy, HalfStep, Hull, PerLayer, Rounding
-from qrobust.quantization import Scheme, outside, parse_scheme
+from qrobust.quantization import PerLayerScheme, Scheme, outside, parse_scheme
 from qrobust.queries import (
     ChangeOf,
     GlobalConfidence,
@@ -50,7 +51,9 @@ __all__ = [
     "Counterexample",
     "Dense",
     "Estimate",
+    "Family",
     "Feature",
+    "FewestBits",
     "GlobalConfidence",
     "GlobalEpsilon",
     "GlobalLabel",
@@ -67,6 +70,7 @@ __all__ = [
     "Output",
     "ParameterBox",
     "PerLayer",
+    "PerLayerScheme",
     "Point",
     "Points",
     "Polytope",
@@ -82,6 +86,7 @@ __all__ = [
     "certificate_fault",
     "check",
     "estimate",
+    "fewest_bits",
     "held",
     "load",
     "load_certificate",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from qrobust.errors import ModelFileError, OutputError
@@ -30,8 +31,8 @@ def read_bytes(path: Path | str) -> bytes:
         raise ModelFileError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def write_whole(path: Path | str, content: bytes) -> None:
-    """Write a file so that it appears whole or not at all: a neighbour is written, then renamed over it.
+def write_whole(path: Path | str, content: bytes | Iterable[bytes]) -> None:
+    """Write a file, at once or in parts, so that it appears whole or not at all: a neighbour is written, then renamed over it.
 
     Raises OutputError, and leaves what was there before, when the folder is missing or the disk is full.
     """
@@ -40,7 +41,7 @@ def write_whole(path: Path | str, content: bytes) -> None:
     try:
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+            file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
             os.fsync(file.fileno())
         umask = os.umask(0)

@@ -1,39 +1,54 @@
-"""Maps: one local question asked at many inputs."""
+"""Maps: one question asked at many inputs, or at many boxes of inputs.
+
+Accepts   any network and parameter box; points, or a grid over two inputs with the others fixed or anywhere in a box
+Gives     a certified lower and upper end and a status for each
+Method    in closed form where it holds, millions at a time; else linear bounds over many together; what these leave open is
+          asked one by one, by as many processes as there are. Answers are kept as three numbers each
+Property  as the queries: sound, and undecided where the budget ends
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
 from enum import Enum
 from fractions import Fraction
+from typing import Any, Protocol, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from qrobust.answers import VERSION, Estimate, Verdict
-from qrobust.backends.deep import screen_labels
+from qrobust.backends.deep import screen_label_boxes, screen_labels
 from qrobust.bounds import local
 from qrobust.bounds.local import Status
+from qrobust.bounds.margins import margins
 from qrobust.cache import Kind, ResultCache, Task
-from qrobust.domains import Domain, ParameterBox, Point, Points
+from qrobust.domains import Domain, InputBox, ParameterBox, Point, Points
 from qrobust.errors import DomainError
-from qrobust.interval import FloatArray
+from qrobust.interval import FloatArray, Interval, round_fraction_down, round_fraction_up
 from qrobust.leads import Leads
 from qrobust.network import Network, checked_inputs
-from qrobust.parallel import answer_all
-from qrobust.queries import HALF, LocalEpsilon, LocalLabel
+from qrobust.parallel import answer_each
+from qrobust.queries import HALF, ChangeOf, GlobalEpsilon, LocalEpsilon, LocalLabel, MarginLabel
 from qrobust.search import Budget
 from qrobust.solve import ENOUGH, Session
+
+IntArray = npt.NDArray[np.integer[Any]]
+AT_A_TIME = 2**16  # inputs whose arrays are held at once
+VERDICTS = {Verdict.ROBUST: Status.SAFE, Verdict.VIOLATED: Status.FLIPPABLE, Verdict.UNKNOWN: Status.UNDECIDED}
 
 
 class Quantity(Enum):
     """What a map shows at each input."""
 
     EPSILON = "eps"  # the greatest change of a confidence
-    LABEL = "label"  # whether the label can change
+    LOGIT = "logits"  # the greatest change of a raw output
+    LABEL = "label"  # whether a label can change (that had a margin, if one is given)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +65,7 @@ class RobustnessMap:
     points: FloatArray
     lower: FloatArray
     upper: FloatArray
-    status: npt.NDArray[np.int64]
+    status: IntArray
     backend: str
     seconds: float
     version: str = VERSION
@@ -61,9 +76,9 @@ class RobustnessMap:
 
     def __str__(self) -> str:
         who = f"{len(self.points):,} points of {self.network} ({self.parameters.rule})"
-        if self.quantity is Quantity.EPSILON:
+        if self.quantity is not Quantity.LABEL:
             return (
-                f"local eps at {who}: median {np.median(self.upper):.6g}, greatest {self.upper.max():.6g},"
+                f"local {self.quantity.value} at {who}: median {np.median(self.upper):.6g}, greatest {self.upper.max():.6g},"
                 f" {self.count(Status.UNDECIDED)} undecided. [{self.backend}, {self.seconds:.3g} s]"
             )
         return (
@@ -102,6 +117,178 @@ def random_points(domain: Domain, count: int, seed: int) -> FloatArray:
     raise DomainError(f"{domain} is empty or too thin: no {count} points were found in it")
 
 
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What is asked everywhere: a quantity of a network over a parameter box. `budget` is for each input."""
+
+    network: Network
+    parameters: ParameterBox
+    quantity: Quantity = Quantity.EPSILON
+    level: Fraction = HALF
+    sigma: Fraction = Fraction(0)
+    backend: str = "auto"
+    budget: Budget = field(default_factory=Budget)
+
+    def __post_init__(self) -> None:
+        self.parameters.check_fits(self.network)
+
+    def task(self, domain: Point | InputBox) -> Task:
+        """Return the question about one input, or one box of inputs."""
+        network, parameters, local_one = self.network, self.parameters, isinstance(domain, Point)
+        if self.quantity is not Quantity.LABEL:
+            of = ChangeOf.LOGIT if self.quantity is Quantity.LOGIT else ChangeOf.CONFIDENCE
+            kind = LocalEpsilon if local_one else GlobalEpsilon
+            return Task(kind(network, parameters, domain, of), Kind.ESTIMATE, self.backend, self.budget)
+        label_kind = LocalLabel if local_one else MarginLabel
+        query = label_kind(network, parameters, domain, self.level, self.sigma)
+        return Task(query, Kind.CHECK, self.backend, self.budget)
+
+    def at_once(self, inputs: Interval) -> Found:
+        """Answer many inputs (n, inputs) together, as far as that goes."""
+        count, leads = len(inputs), Leads(self.network, self.level)
+        found = Found.open(count, self.quantity, self.backend)
+        points = bool((inputs.width == 0).all())
+        reason = local.why_not(self.network, confidences=self.quantity is Quantity.EPSILON)
+        closed = self.backend in ("auto", "closed-form") and points and self.quantity is not Quantity.LOGIT and not reason
+        if closed and self.quantity is Quantity.EPSILON:
+            change = local.greatest_changes(self.network, self.parameters, inputs.lower, self.budget.memory)
+            status = np.where(change.width <= ENOUGH, Status.SAFE, Status.UNDECIDED)
+            return Found(change.lower.copy(), np.minimum(change.upper, 1.0), status.astype(np.int8), "closed-form")
+        if self.quantity is not Quantity.LABEL:
+            return found
+        if closed:
+            status, _ = local.label_changes(leads, self.parameters, inputs.lower, self.budget.memory)
+            found = Found(found.lower, found.upper, status.astype(np.int8), "closed-form")
+        elif self.backend in ("auto", "branch-and-bound"):
+            screen = screen_labels(leads, self.parameters, inputs.lower, self.budget) if points else None
+            safe = screen_label_boxes(leads, self.parameters, inputs, self.budget) if screen is None else screen
+            found.status[safe] = Status.SAFE
+            if not points and not self.sigma and local.why_not(self.network, confidences=False) is None:
+                self._refute(found.status, inputs)
+            found = Found(found.lower, found.upper, found.status, "branch-and-bound")
+        if self.sigma and points:
+            self._by_margin(found.status, inputs.lower)
+        return found
+
+    def _refute(self, status: IntArray, boxes: Interval) -> None:
+        """Settle open boxes in which a label changes at the middle or at an end of the diagonal."""
+        open_ = np.flatnonzero(status == Status.UNDECIDED)
+        for points in (boxes.middle, boxes.lower, boxes.upper):
+            if not len(open_):
+                return
+            found, _ = local.label_changes(Leads(self.network, self.level), self.parameters, points[open_], self.budget.memory)
+            status[open_[found == Status.FLIPPABLE]] = Status.FLIPPABLE
+            open_ = open_[found != Status.FLIPPABLE]
+
+    def _by_margin(self, status: IntArray, points: FloatArray) -> None:
+        """Settle what has not the margin that is asked for, and leave open what rounding hides."""
+        known = margins(self.network, points, self.level)
+        status[(status == Status.FLIPPABLE) & (known.lower < round_fraction_up(self.sigma))] = Status.UNDECIDED
+        status[known.upper < round_fraction_down(self.sigma)] = Status.SAFE
+
+
+class Cells(Protocol):
+    """The inputs of a map, or boxes of inputs, numbered from 0."""
+
+    def __len__(self) -> int: ...
+
+    def inputs(self, start: int, stop: int) -> Interval:
+        """Return some of them. Shape: (stop - start, inputs)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Both ends and the status (Status, as int8) of every input, and who answered. Shapes: all (n,)."""
+
+    lower: FloatArray
+    upper: FloatArray
+    status: IntArray
+    backend: str
+
+    @classmethod
+    def open(cls, count: int, quantity: Quantity, backend: str) -> Found:
+        """Nothing is known yet: a confidence changes by 0 to 1, a raw output by any amount."""
+        greatest = np.inf if quantity is Quantity.LOGIT else 1.0
+        status = np.full(count, Status.UNDECIDED, dtype=np.int8)
+        return cls(np.zeros(count), np.full(count, greatest), status, backend)
+
+
+@dataclass(frozen=True, eq=False)
+class Sharing:
+    """How single questions are answered: as `parallel.answer_all` takes these."""
+
+    jobs: int = 1
+    scheduler: str | None = None
+    cache: ResultCache | None = None
+    session: Session | None = None
+
+
+def sweep(question: Question, cells: Cells, sharing: Sharing, progress: Callable[[int], None] = lambda _: None) -> Found:
+    """Ask everywhere. `progress` is called with the number just done. Raises what `parallel.answer_each` raises."""
+    found = Found.open(len(cells), question.quantity, question.backend)
+    name = question.backend
+    for start in range(0, len(cells), AT_A_TIME):
+        here = slice(start, min(start + AT_A_TIME, len(cells)))
+        part = question.at_once(cells.inputs(here.start, here.stop))
+        found.lower[here], found.upper[here], found.status[here], name = part.lower, part.upper, part.status, part.backend
+        progress(int((part.status != Status.UNDECIDED).sum()))
+    todo = np.flatnonzero(found.status == Status.UNDECIDED)
+    answers = answer_each(
+        _Tasks(question, cells, todo),
+        jobs=sharing.jobs,
+        scheduler=sharing.scheduler,
+        cache=sharing.cache,
+        session=sharing.session,
+    )
+    with closing(answers):
+        for number, result in answers:
+            index, name = todo[number], result.backend
+            if isinstance(result, Estimate):
+                found.lower[index], found.upper[index] = result.lower, result.upper
+                found.status[index] = Status.SAFE if result.gap <= ENOUGH else Status.UNDECIDED
+            else:
+                found.status[index] = VERDICTS[result.verdict]
+            progress(1)
+    return Found(found.lower, found.upper, found.status, name)
+
+
+@dataclass(frozen=True, eq=False)
+class _Tasks(Sequence[Task]):
+    """The single questions about some cells, each made when it is asked for."""
+
+    question: Question
+    cells: Cells
+    numbers: npt.NDArray[np.intp]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @overload
+    def __getitem__(self, place: int) -> Task: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Task]: ...
+    def __getitem__(self, place: int | slice) -> Task | list[Task]:
+        if isinstance(place, slice):
+            return [self[i] for i in range(*place.indices(len(self)))]
+        number = int(self.numbers[place])
+        ends = self.cells.inputs(number, number + 1)[0]
+        point = bool((ends.width == 0).all())
+        return self.question.task(Point(ends.lower) if point else InputBox(ends.lower, ends.upper))
+
+
+@dataclass(frozen=True, eq=False)
+class _Listed:
+    """Points (n, inputs) as cells."""
+
+    points: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def inputs(self, start: int, stop: int) -> Interval:
+        return Interval.point(self.points[start:stop])
+
+
 def robustness_map(
     network: Network,
     parameters: ParameterBox,
@@ -109,6 +296,7 @@ def robustness_map(
     *,
     quantity: Quantity = Quantity.EPSILON,
     level: Fraction = HALF,
+    sigma: Fraction = Fraction(0),
     backend: str = "auto",
     budget: Budget | None = None,
     session: Session | None = None,
@@ -123,56 +311,9 @@ def robustness_map(
               `parallel.answer_all`, for the points without a closed form; `progress` is called with the number just done
     Raises    ShapeError, NumberError, and what `Session` and `parallel.answer_all` raise
     """
-    points = checked_inputs(network, points)
-    parameters.check_fits(network)
     started = time.monotonic()
-    closed = local.why_not(network, confidences=quantity is Quantity.EPSILON) is None
-    if closed and backend in ("auto", "closed-form"):
-        lower, upper, status = _closed_form(network, parameters, points, quantity, level, (budget or Budget()).memory)
-        progress(int((status != Status.UNDECIDED).sum()))
-        name, todo = "closed-form", np.flatnonzero(status == Status.UNDECIDED)
-    else:
-        lower, upper = np.zeros(len(points)), np.ones(len(points))
-        status, name, todo = np.full(len(points), Status.UNDECIDED), backend, np.arange(len(points))
-        if quantity is Quantity.LABEL and backend in ("auto", "branch-and-bound"):
-            status[screen_labels(Leads(network, level), parameters, points, budget or Budget())] = Status.SAFE
-            name, todo = "branch-and-bound", np.flatnonzero(status == Status.UNDECIDED)
-            progress(len(points) - len(todo))
-    tasks = [_task(network, parameters, Point(points[i]), quantity, level, backend, budget) for i in todo.tolist()]
-    results = answer_all(tasks, jobs=jobs, scheduler=scheduler, cache=cache, session=session, progress=progress)
-    for index, result in zip(todo.tolist(), results, strict=True):
-        name = result.backend
-        if isinstance(result, Estimate):
-            lower[index], upper[index] = result.lower, result.upper
-            status[index] = Status.SAFE if result.gap <= ENOUGH else Status.UNDECIDED
-        else:
-            status[index] = {Verdict.ROBUST: Status.SAFE, Verdict.VIOLATED: Status.FLIPPABLE}.get(
-                result.verdict, Status.UNDECIDED
-            )
-    return RobustnessMap(network, parameters, quantity, points, lower, upper, status, name, time.monotonic() - started)
-
-
-def _task(
-    network: Network,
-    parameters: ParameterBox,
-    point: Point,
-    quantity: Quantity,
-    level: Fraction,
-    backend: str,
-    budget: Budget | None,
-) -> Task:
-    """Return the question about one point."""
-    if quantity is Quantity.EPSILON:
-        return Task(LocalEpsilon(network, parameters, point), Kind.ESTIMATE, backend, budget or Budget())
-    return Task(LocalLabel(network, parameters, point, level), Kind.CHECK, backend, budget or Budget())
-
-
-def _closed_form(
-    network: Network, parameters: ParameterBox, points: FloatArray, quantity: Quantity, level: Fraction, memory: int
-) -> tuple[FloatArray, FloatArray, npt.NDArray[np.int64]]:
-    if quantity is Quantity.EPSILON:
-        change = local.greatest_changes(network, parameters, points, memory)
-        status = np.where(change.width <= ENOUGH, Status.SAFE, Status.UNDECIDED)
-        return change.lower.copy(), np.minimum(change.upper, 1.0), status
-    status, _ = local.label_changes(Leads(network, level), parameters, points, memory)
-    return np.zeros(len(points)), np.ones(len(points)), status
+    points = checked_inputs(network, points)
+    question = Question(network, parameters, quantity, level, sigma, backend, budget or Budget())
+    found = sweep(question, _Listed(points), Sharing(jobs, scheduler, cache, session), progress)
+    seconds = time.monotonic() - started
+    return RobustnessMap(network, parameters, quantity, points, found.lower, found.upper, found.status, found.backend, seconds)

@@ -31,7 +31,7 @@ BATCHES_A_WORKER = 4  # so that no worker idles while another has much left
 CONNECT_SECONDS = 10
 RETRIES = 3  # of a batch whose worker died or failed
 
-Numbered = list[tuple[int, Task]]
+Numbered = Iterator[tuple[int, Task]]
 Outcome = tuple[int, Result | QRobustError]
 
 
@@ -51,46 +51,70 @@ def answer_all(
     Raises    NumberError, BackendUnavailableError (no Dask, no scheduler, failing workers), UnsupportedError, and the first
               error that a task itself raises; what was answered before is in the cache
     """
-    if jobs < 1:
-        raise NumberError(f"jobs is {jobs}, it must be at least 1")
-    if scheduler is not None and jobs > 1:
-        raise UnsupportedError("jobs on this machine and a scheduler do not go together: give one of them")
     found: dict[int, Result] = {}
-    for number, task in enumerate(tasks):
-        kept = cache.get(task) if cache is not None else None
-        if kept is not None:
-            found[number] = kept
-            progress(1)
-    left = [(number, task) for number, task in enumerate(tasks) if number not in found]
-    with closing(_outcomes(left, jobs, scheduler, session)) as outcomes:  # which stops the workers, whatever happens here
-        for number, outcome in outcomes:
-            if isinstance(outcome, QRobustError):
-                raise outcome
-            if number in found:
-                continue
-            found[number] = outcome
-            if cache is not None:
-                cache.put(tasks[number], outcome)
+    with closing(answer_each(tasks, jobs=jobs, scheduler=scheduler, cache=cache, session=session)) as answers:
+        for number, result in answers:
+            found[number] = result
             progress(1)
     return [found[number] for number in range(len(tasks))]
 
 
-def _outcomes(left: Numbered, jobs: int, scheduler: str | None, session: Session | None) -> Generator[Outcome, None, None]:
-    """Yield an answer or an error for each task, each answer about the task's own query object."""
+def answer_each(
+    tasks: Sequence[Task],
+    *,
+    jobs: int = 1,
+    scheduler: str | None = None,
+    cache: ResultCache | None = None,
+    session: Session | None = None,
+) -> Generator[tuple[int, Result], None, None]:
+    """Yield each task's number and answer as it comes, in any order; close it (`contextlib.closing`) to stop the workers.
+
+    Nothing is kept here but numbers: a sequence that makes its tasks when they are asked for takes no memory either.
+    Accepts and raises what `answer_all` does
+    """
+    if jobs < 1:
+        raise NumberError(f"jobs is {jobs}, it must be at least 1")
+    if scheduler is not None and jobs > 1:
+        raise UnsupportedError("jobs on this machine and a scheduler do not go together: give one of them")
+    left: set[int] = set()
+    for number in range(len(tasks)):
+        kept = None if cache is None else cache.get(tasks[number])
+        if kept is None:
+            left.add(number)
+        else:
+            yield number, kept
+    with closing(_outcomes(tasks, sorted(left), jobs, scheduler, session)) as outcomes:  # stops the workers, come what may
+        for number, outcome in outcomes:
+            if isinstance(outcome, QRobustError):
+                raise outcome
+            if number not in left:  # a batch whose worker seemed dead was answered twice
+                continue
+            left.remove(number)
+            task = tasks[number]
+            result = replace(outcome, query=task.query)  # type: ignore[arg-type]
+            if cache is not None:
+                cache.put(task, result)
+            yield number, result
+
+
+def _outcomes(
+    tasks: Sequence[Task], left: list[int], jobs: int, scheduler: str | None, session: Session | None
+) -> Generator[Outcome, None, None]:
+    """Yield an answer or an error for each task that is left."""
     if not left:
         return
+    numbered = ((number, tasks[number]) for number in left)
     if scheduler is None and jobs == 1:
         session = session or Session()
-        yield from ((number, answer(task, session)) for number, task in left)
+        yield from ((number, answer(task, session)) for number, task in numbered)
         return
-    contents = _on_processes(left, jobs) if scheduler is None else _on_cluster(left, scheduler)
-    queries = {number: task.query for number, task in left}
+    if scheduler is None:
+        contents = _on_processes(_batches(numbered, len(left), jobs), jobs)
+    else:
+        contents = _on_cluster(numbered, len(left), scheduler)
     with closing(contents):
         for content in contents:
-            outcomes: list[tuple[int, Any]] = pickle.loads(content)  # from a worker that we started or were told to ask
-            for number, outcome in outcomes:
-                failed = isinstance(outcome, QRobustError)
-                yield number, outcome if failed else replace(outcome, query=queries[number])
+            yield from pickle.loads(content)  # from a worker that we started or were told to ask
 
 
 def check_points(
@@ -127,11 +151,11 @@ def answer(task: Task, session: Session) -> Result:
     return session.check(query, backend=backend, budget=budget)
 
 
-def _batches(left: Numbered, workers: int) -> Iterator[bytes]:
+def _batches(left: Numbered, count: int, workers: int) -> Iterator[bytes]:
     """Yield the tasks as pickles of a few tasks each: a pickle holds what they share, such as the network, once."""
-    size = max(1, min(MOST_IN_BATCH, len(left) // (BATCHES_A_WORKER * workers)))
-    for start in range(0, len(left), size):
-        yield pickle.dumps(left[start : start + size])
+    size = max(1, min(MOST_IN_BATCH, count // (BATCHES_A_WORKER * workers)))
+    while batch := list(islice(left, size)):
+        yield pickle.dumps(batch)
 
 
 _own = threading.local()  # a session a thread: its solvers' processes are used again by the next batch
@@ -145,7 +169,7 @@ def answer_batch(version: str, content: bytes) -> bytes:
     if not hasattr(_own, "session"):
         _own.session = Session()
     outcomes: list[Outcome] = []
-    tasks: Numbered = pickle.loads(content)
+    tasks: list[tuple[int, Task]] = pickle.loads(content)
     for number, task in tasks:
         try:
             outcomes.append((number, replace(answer(task, _own.session), query=None)))  # type: ignore[arg-type]
@@ -161,13 +185,13 @@ def _answer_undisturbed(version: str, content: bytes) -> bytes:
     return answer_batch(version, content)
 
 
-def _on_processes(left: Numbered, jobs: int) -> Generator[bytes, None, None]:
+def _on_processes(batches: Iterator[bytes], jobs: int) -> Generator[bytes, None, None]:
     """Answer on fresh processes of this machine (never forked ones), one BLAS thread each; stop them if we are stopped."""
     from joblib import Parallel, delayed, parallel_config
     from joblib.externals.loky import get_reusable_executor
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-    calls = (delayed(_answer_undisturbed)(VERSION, batch) for batch in _batches(left, jobs))
+    calls = (delayed(_answer_undisturbed)(VERSION, batch) for batch in batches)
     with parallel_config(backend="loky", inner_max_num_threads=1):
         contents = Parallel(n_jobs=jobs, batch_size=1, return_as="generator_unordered")(calls)
     finished = False
@@ -208,14 +232,14 @@ def _client(address: str) -> Iterator[Any]:
         client.close()
 
 
-def _on_cluster(left: Numbered, address: str) -> Generator[bytes, None, None]:
+def _on_cluster(left: Numbered, count: int, address: str) -> Generator[bytes, None, None]:
     """Answer on a Dask cluster; a batch whose worker dies goes to another one. It waits for workers if there are none."""
     with _client(address) as client:
         from distributed import as_completed
 
         workers = max(1, sum(client.ncores().values()))
         futures = (
-            client.submit(answer_batch, VERSION, batch, pure=False, retries=RETRIES) for batch in _batches(left, workers)
+            client.submit(answer_batch, VERSION, batch, pure=False, retries=RETRIES) for batch in _batches(left, count, workers)
         )
         running = set(islice(futures, BATCHES_A_WORKER * workers))  # the rest follows as these end, to save memory
         completed = as_completed(running, loop=client.loop)

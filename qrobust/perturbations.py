@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from qrobust.domains import Bounds, LayerBox, ParameterBox
 from qrobust.errors import NumberError, ShapeError
@@ -148,6 +149,25 @@ class Hull(Perturbation):
             [(np.maximum(a.weight, b.weight), np.maximum(a.bias, b.bias)) for a, b in pairs],
             rule=f"every parameter between its stored value and that of {self.other.name or 'a second network'}",
         )
+
+
+def with_rows(box: ParameterBox, other: ParameterBox, rows: Sequence[npt.NDArray[np.bool_]], rule: str) -> ParameterBox:
+    """Return a box with some output channels (rows, and their biases) taken from another box.
+
+    Shapes    rows: one mask a layer, (channels,)
+    """
+    layers = tuple(
+        LayerBox(_chosen(own.weight, better.weight, mask), _chosen(own.bias, better.bias, mask))
+        for own, better, mask in zip(box.layers, other.layers, rows, strict=True)
+    )
+    return ParameterBox(layers, box.shifted or other.shifted, rule)
+
+
+def _chosen(own: Bounds, other: Bounds, rows: npt.NDArray[np.bool_]) -> Bounds:
+    mask = rows.reshape(-1, *(1,) * (len(own.lower.shape) - 1))
+    pairs = [(own.lower, other.lower), (own.upper, other.upper)]
+    ends = [Expansion(np.where(mask, b.head, a.head), np.where(mask, b.tail, a.tail)) for a, b in pairs]
+    return Bounds(*ends)
 
 
 def check_delta(delta: float) -> None:

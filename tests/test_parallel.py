@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from qrobust.cache import Kind, Result, ResultCache, Task
 from qrobust.domains import Point, Points
 from qrobust.errors import BackendUnavailableError, NumberError, QRobustError, UnsupportedError
 from qrobust.maps import Quantity, robustness_map
-from qrobust.parallel import answer_all, check_points
+from qrobust.parallel import answer_all, answer_each, check_points
 from qrobust.perturbations import Absolute
 from qrobust.queries import GlobalLabel, GreatestDelta, LocalEpsilon, LocalLabel
 from qrobust.search import Budget
@@ -68,6 +70,40 @@ def test_two_processes_answer_as_one_does_and_in_order() -> None:
     assert [result.query for result in two] == [task.query for task in TASKS]
     assert sum(counts) == len(TASKS)
     assert {"ROBUST", "VIOLATED"} <= {document.get("verdict") for document in documents(one)}
+
+
+BOX_OF_LINE = ball(LINE, 0.25)
+
+
+class Made(Sequence[Task]):
+    """Tasks that are made anew each time they are asked for; `alive` are those that anybody still holds."""
+
+    def __init__(self) -> None:
+        self.alive: list[weakref.ref[Any]] = []
+
+    def __len__(self) -> int:
+        return 120
+
+    def __getitem__(self, place: Any) -> Any:
+        query = LocalLabel(LINE, BOX_OF_LINE, Point([place / 40]))
+        self.alive.append(weakref.ref(query))
+        return Task(query, Kind.CHECK)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_neither_tasks_nor_answers_are_kept(tmp_path: Path, jobs: int) -> None:
+    """A hundred counterexamples and more go by, in two runs; at no time are more than a batch for each process held."""
+    for _ in range(2):
+        tasks, seen = Made(), []
+        results: list[weakref.ref[Any]] = []
+        for number, result in answer_each(tasks, jobs=jobs, cache=ResultCache(tmp_path)):
+            seen.append(number)
+            results.append(weakref.ref(result))
+            del result
+            held = sum(reference() is not None for reference in tasks.alive)
+            assert held <= 6 * parallel.MOST_IN_BATCH
+            assert sum(reference() is not None for reference in results) <= parallel.MOST_IN_BATCH + 1
+        assert sorted(seen) == list(range(120))
 
 
 def test_nothing_asked_is_nothing_answered() -> None:
@@ -143,7 +179,7 @@ def test_a_batch_holds_the_network_once() -> None:
     net = network((rng.normal(size=(40, 100)), np.zeros(40)), (rng.normal(size=(1, 40)), [0.0]))
     box = ball(net, 0.1)
     tasks = [Task(LocalEpsilon(net, box, Point(rng.normal(size=100))), Kind.ESTIMATE) for _ in range(64)]
-    one, many = (next(parallel._batches(list(enumerate(part)), 1)) for part in (tasks[:1], tasks))
+    one, many = (next(parallel._batches(enumerate(part), len(part), 1)) for part in (tasks[:1], tasks))
     assert len(one) > 8 * 4000
     assert len(many) < len(one) + 16 * 8 * 100 * 2
 
@@ -152,7 +188,7 @@ def test_batches_hold_every_task_once() -> None:
     for count in (1, 2, 7, 16, 64, 37):
         for workers in (1, 2, 100):
             numbered = list(enumerate((LABELS * 2)[:count]))
-            batches = [pickle.loads(batch) for batch in parallel._batches(numbered, workers)]
+            batches = [pickle.loads(batch) for batch in parallel._batches(iter(numbered), len(numbered), workers)]
             assert [number for batch in batches for number, _ in batch] == list(range(count))
             assert max(map(len, batches)) <= parallel.MOST_IN_BATCH
 

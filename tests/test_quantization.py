@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 import qrobust
 from qrobust.domains import LayerBox, ParameterBox
 from qrobust.errors import NumberError, QRobustError, ShapeError, UnsupportedError
+from qrobust.formats import load
 from qrobust.interval import Expansion, FloatArray, up
 from qrobust.network import Activation, AveragePool2d, Conv2d, Dense, Network, Output
 from qrobust.perturbations import Copy, HalfStep, Rounding
@@ -28,7 +29,9 @@ from qrobust.quantization import (
     FloatFormat,
     FloatingPoint,
     Integer,
+    OneFormat,
     Overflow,
+    PerLayerScheme,
     PowersOfTwo,
     RoundingMode,
     ScaleType,
@@ -55,7 +58,7 @@ FIXED = [
     for mode in RoundingMode
     for over in (Overflow.SATURATE, Overflow.WRAP)
 ]
-EVERY: list[Scheme] = [
+EVERY: list[OneFormat] = [
     *(Integer(bits, symmetric, mode=mode) for bits in (2, 4, 8, 16) for symmetric in (True, False) for mode in RoundingMode),
     *(Integer(bits, symmetric, scale=ScaleType.FLOAT64) for bits in (2, 8, 32) for symmetric in (True, False)),
     Integer(32),
@@ -146,7 +149,7 @@ def ends_of(parameters: ParameterBox) -> tuple[list[Fraction], list[Fraction]]:
 @example(weight=np.array([[0.0]]))
 @example(weight=np.array([[1e-320, -3e-320, LEAST], [0.0, 2e-320, -0.0]]))
 @example(weight=np.array([[1e300, -1e-300, 65520.0], [464.0, 3e38, 1.0]]))
-def test_the_box_holds_the_network_its_copy_and_its_code_points(scheme: Scheme, weight: FloatArray) -> None:
+def test_the_box_holds_the_network_its_copy_and_its_code_points(scheme: OneFormat, weight: FloatArray) -> None:
     network = network_of(weight)
     try:
         box = scheme.box(network)
@@ -278,7 +281,7 @@ def test_the_box_of_a_float_is_half_its_own_step(kind: FloatFormat, values: list
         assert upper[i] == max(Fraction(value) + half, -Fraction(greatest)) if value < -greatest else Fraction(value) + half
 
 
-def all_values(scheme: Scheme, values: FloatArray) -> FloatArray:
+def all_values(scheme: OneFormat, values: FloatArray) -> FloatArray:
     """All legal values of a small format for one row of weights, by another way."""
     if isinstance(scheme, FloatingPoint):
         every = np.arange(256, dtype=np.uint8).view(TYPES[scheme.format]).astype(np.float64)
@@ -328,7 +331,7 @@ SMALL = [
         max_size=5,
     )
 )
-def test_code_points_are_all_the_legal_values_in_the_box(scheme: Scheme, values: list[float]) -> None:
+def test_code_points_are_all_the_legal_values_in_the_box(scheme: OneFormat, values: list[float]) -> None:
     if not any(abs(value) > 1e-6 for value in values):
         values = [1.0, *values]
     network = row_of(values)
@@ -379,7 +382,7 @@ def image_network() -> Network:
 
 
 @pytest.mark.parametrize("scheme", [*EVERY, DYNAMIC_RANGE, Integer(8, bias=Bias.INT32, input_steps=(0.1, 0.2, 0.3))], ids=str)
-def test_layers_of_images_and_pools(scheme: Scheme) -> None:
+def test_layers_of_images_and_pools(scheme: OneFormat) -> None:
     network = image_network()
     if scheme.bias is Bias.INT32 and len(getattr(scheme, "input_steps", ())) != 3:
         with pytest.raises(ShapeError, match="names 1 input steps, the network has 3"):
@@ -526,7 +529,7 @@ def test_a_text_comes_back(text: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", EVERY, ids=str)
-def test_every_scheme_has_a_text(scheme: Scheme) -> None:
+def test_every_scheme_has_a_text(scheme: OneFormat) -> None:
     assert parse_scheme(str(scheme)) == scheme
 
 
@@ -588,3 +591,33 @@ def test_either_reaches_both_neighbours() -> None:
 def test_legal_values_of_one_array() -> None:
     least, greatest = legal(Uniform(np.array(1.0), np.array(-2.0), np.array(2.0)), np.array([0.5, 0.4, 9.0]))
     assert (least.tolist(), greatest.tolist()) == ([0.0, 0.0, 2.0], [1.0, 0.0, 2.0])
+
+
+def test_one_scheme_a_layer() -> None:
+    """Each layer's box and copy are those of its own scheme; one that stays as it is stored does not move."""
+    net = load(MODELS / "iris.json")
+    scheme = parse_scheme("int4-per-channel / float")
+    assert str(scheme) == "int4-per-channel/float"
+    assert parse_scheme(str(scheme)) == scheme
+    own, stored = scheme.box(net), parse_scheme("int4-per-channel").box(net)
+    assert (own.layers[0].weight.lower.head == stored.layers[0].weight.lower.head).all()
+    assert (own.layers[1].weight.interval.width == 0).all()
+    copy = scheme.copy(net)
+    assert own.contains_network(copy)
+    assert (copy.layers[1].weight == net.layers[1].weight).all()
+    assert (copy.layers[0].weight == parse_scheme("int4-per-channel").copy(net).layers[0].weight).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [("int8/", "not known"), ("int8-bias-int32@0.1/int8", "needs the steps"), ("int8/what", "not known")]
+)
+def test_schemes_of_layers_that_are_refused(text: str, says: str) -> None:
+    with pytest.raises(NumberError, match=says):
+        parse_scheme(text)
+
+
+def test_a_scheme_for_each_layer_with_parameters() -> None:
+    with pytest.raises(ShapeError, match="3 schemes, the network has 2 layers"):
+        parse_scheme("int8/int8/int8").box(load(MODELS / "iris.json"))
+    with pytest.raises(NumberError, match="no scheme is given"):
+        PerLayerScheme(())

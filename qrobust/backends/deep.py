@@ -279,9 +279,13 @@ def screen_labels(
     leads: Leads, parameters: ParameterBox, points: FloatArray, budget: Budget = DEFAULT
 ) -> npt.NDArray[np.bool_]:
     """Return which points' labels surely hold, by linear bounds alone, many together. Shapes: points (n, inputs); (n,)."""
-    each = 8 * INPUT_ARRAYS * (leads.network.inputs + sum(layer.outputs for layer in leads.network.layers))
-    step = at_a_time(each, budget.memory, Part.INPUTS, "one input", AT_A_TIME)
+    step = _inputs_at_a_time(leads.network, budget)
     return np.concatenate([_screened(leads, parameters, points[i : i + step], budget) for i in range(0, len(points), step)])
+
+
+def _inputs_at_a_time(network: Network, budget: Budget) -> int:
+    each = 8 * INPUT_ARRAYS * (network.inputs + sum(layer.outputs for layer in network.layers))
+    return at_a_time(each, budget.memory, Part.INPUTS, "one input", AT_A_TIME)
 
 
 def _screened(leads: Leads, parameters: ParameterBox, points: FloatArray, budget: Budget) -> npt.NDArray[np.bool_]:
@@ -293,6 +297,32 @@ def _screened(leads: Leads, parameters: ParameterBox, points: FloatArray, budget
     beaten = np.where(leads.strict[pairs], upper > 0, upper >= 0)
     safe = labels >= 0
     safe[boxes[beaten]] = False
+    return safe
+
+
+def screen_label_boxes(
+    leads: Leads, parameters: ParameterBox, boxes: Interval, budget: Budget = DEFAULT
+) -> npt.NDArray[np.bool_]:
+    """Return in which boxes of inputs all labels surely hold, by linear bounds alone. Shapes: boxes (n, inputs); (n,).
+
+    Only boxes that surely have one label count: there no rival overtakes it, at the stored parameters or in the box.
+    """
+    step = _inputs_at_a_time(leads.network, budget)
+    return np.concatenate([_one_label(leads, parameters, boxes[i : i + step], budget) for i in range(0, len(boxes), step)])
+
+
+def _one_label(leads: Leads, parameters: ParameterBox, boxes: Interval, budget: Budget) -> npt.NDArray[np.bool_]:
+    labels = stored_labels(leads, boxes.middle, budget.memory)
+    everywhere = [stages_of(leads.network, parameters, budget.memory)]
+    if parameters.shifted:
+        everywhere.append(stored_stages(leads.network, budget.memory))
+    numbers, pairs = np.nonzero(leads.pairs[:, 0][None] == labels[:, None])
+    safe = labels >= 0
+    for stages in everywhere:
+        levels = Levels(Activation.LINEAR, stages)
+        bounds = pre_activations(levels, boxes, Tuning(0), budget=budget)
+        upper = top_bounds(levels, bounds, leads.directions[pairs], leads.offset.upper[pairs], numbers, ROOT_TUNING, budget)
+        safe[numbers[np.where(leads.strict[pairs], upper > 0, upper >= 0)]] = False
     return safe
 
 

@@ -187,7 +187,12 @@ class Stage:
 
 
 def stages_of(network: Network, parameters: ParameterBox, memory: int = MEMORY) -> tuple[Stage, ...]:
-    """Return the stages of all layers; those of the last network and box are kept, since many queries share them.
+    """Return the stages of all layers, one after the other. Raises ResourceError, as `stages_by_layer`."""
+    return tuple(stage for stages in stages_by_layer(network, parameters, memory) for stage in stages)
+
+
+def stages_by_layer(network: Network, parameters: ParameterBox, memory: int = MEMORY) -> tuple[tuple[Stage, ...], ...]:
+    """Return the stages of each layer; those of the last network and box are kept, since many queries share them.
 
     Raises    ResourceError if the matrices need more than their part of `memory`
     """
@@ -205,8 +210,6 @@ def matrix_bytes(network: Network) -> int:
     """Bound what the stages take, in bytes: the weights as they are, transposed, as sizes, and radii; SETS of all, and once
     more the largest layer's while its balls are made."""
     each = [_matrix_numbers(layer) for layer in network.layers]
-    if isinstance(network.layers[0], Conv2d):  # at one point it is a map of its parameters, too (`first_convolution`)
-        each.append(network.layers[0].outputs * sum(array.size for array in (network.layers[0].weight, network.layers[0].bias)))
     return 8 * (4 * SETS * sum(each) + 8 * max(each))
 
 
@@ -224,11 +227,8 @@ def _matrix_numbers(layer: Layer) -> int:
 
 
 @lru_cache(maxsize=1)
-def _stages(network: Network, parameters: ParameterBox) -> tuple[Stage, ...]:
-    stages: list[Stage] = []
-    for layer, box in zip(network.layers, parameters.layers, strict=True):
-        stages += _lowered(layer, box)
-    return tuple(stages)
+def _stages(network: Network, parameters: ParameterBox) -> tuple[tuple[Stage, ...], ...]:
+    return tuple(tuple(_lowered(layer, box)) for layer, box in zip(network.layers, parameters.layers, strict=True))
 
 
 @lru_cache(maxsize=1)
@@ -253,8 +253,8 @@ def _lowered(layer: Layer, box: LayerBox) -> Iterator[Stage]:
 
 
 def _ball_stage(layer: Dense | Conv2d, box: LayerBox) -> Stage:
-    weight, radius = _ball(layer.weight, box.weight)
-    bias, bias_radius = _ball(layer.bias, box.bias)
+    weight, radius = ball(layer.weight, box.weight)
+    bias, bias_radius = ball(layer.bias, box.bias)
     kernel = None
     if isinstance(layer, Conv2d):
         if radius.any() or bias_radius.any():
@@ -267,7 +267,7 @@ def _ball_stage(layer: Dense | Conv2d, box: LayerBox) -> Stage:
     return Stage(weight, radius, bias, bias_radius, layer.activation, kernel)
 
 
-def _ball(stored: FloatArray, bounds: Bounds) -> tuple[FloatArray, FloatArray]:
+def ball(stored: FloatArray, bounds: Bounds) -> tuple[FloatArray, FloatArray]:
     """Return a centre and a radius whose balls hold the bounds; the centre is the stored value where that is as good."""
     ends = bounds.interval
     with np.errstate(over="ignore", invalid="ignore"):

@@ -1,5 +1,8 @@
 """The command line."""
 
+from qrobust.cli import bits as bits
+from qrobust.cli import blame as blame
+from qrobust.cli import plots as plots
 from qrobust.cli import schemes as schemes
 from qrobust.cli.commands import main
 

@@ -69,6 +69,7 @@ class MapOf(StrEnum):
 
     EPS = "eps"
     LABEL = "label"
+    LOGITS = "logits"
 
 
 class EncodingName(StrEnum):
@@ -200,7 +201,7 @@ def check(
     rule = Rule(_one_delta(delta), delta_per_layer, against, weights_only, bits, per_channel, scheme, copy)
     (parameters,) = parameter_boxes(network, rule, trust_pickle)
     domain = domain_of(network, Where(point, points, box, tuple(where or ())))
-    query = _decision(network, parameters, domain, eps, label, sigma, level)
+    query = decision(network, parameters, domain, eps, label, sigma, level)
     kept = _cache(cache)
     if certificate is not None and not (label and isinstance(domain, Point) and backend == "auto"):
         raise UsageError("--certificate goes with --label, --point and --backend auto: other proofs are not kept")
@@ -262,7 +263,7 @@ def _one_delta(delta: float | None) -> tuple[float, ...]:
     return () if delta is None else (delta,)
 
 
-def _decision(
+def decision(
     network: Network,
     parameters: ParameterBox,
     domain: Domain,
@@ -391,14 +392,22 @@ def map_command(
     per_channel: PerChannel = False,
     scheme: SchemeText = None,
     copy: CopyOf = None,
-    what: Annotated[MapOf, typer.Option(help="Local eps, or whether the label can change.")] = MapOf.EPS,
+    what: Annotated[MapOf, typer.Option(help="Local eps, that of raw outputs, or whether the label can change.")] = MapOf.EPS,
+    sigma: SigmaText = None,
+    axes: Annotated[
+        str | None, typer.Option(help="Two inputs, by name or number from 1: a grid over them, or the axes of --plot.")
+    ] = None,
+    grid: Annotated[str | None, typer.Option(help="Ask at a grid of columns x rows over --box, as in 200x200.")] = None,
+    point: Annotated[
+        str | None, typer.Option(help="With a grid: where the other inputs are. Default: the worst over the box.")
+    ] = None,
     points: PointsFile = None,
     random: Annotated[int | None, typer.Option(min=1, max=10_000_000, help="This many random inputs of the domain.")] = None,
     box: BoxText = None,
     where: Cuts = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random inputs.")] = 0,
-    output: Annotated[Path | None, typer.Option(help="Write the map as CSV.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw the map (two inputs) as PNG and SVG.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the map as CSV, or a grid as .npz.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the map over two inputs as PNG and SVG.")] = None,
     level: Level = "1/2",
     backend: BackendName = "auto",
     timeout: Timeout = 10.0,
@@ -411,33 +420,46 @@ def map_command(
     quiet: Quiet = False,
     trust_pickle: TrustPickle = False,
 ) -> None:
-    """Ask one local question at many inputs: 1,000 random ones unless --points or --random says otherwise.
+    """Ask one question at many inputs: 1,000 random ones unless --points, --random, --grid or --axes says otherwise.
 
     \b
     qrobust map models/cat_paper.json --delta 0.01 --what label --output map.csv --plot map.png
     qrobust map models/iris.json --delta 0.05 --jobs 4 --cache answers   (stopped half-way, it goes on where it stopped)
+    qrobust map models/iris.json --scheme int8 --what label --axes "petal length, petal width" --point "5.8, 3, 4, 1" --plot map
     """
-    from qrobust.maps import Quantity, random_points, robustness_map
+    from qrobust.cli.sections import axes_of, section_of, show_section
+    from qrobust.maps import Quantity, Question, Sharing, random_points, robustness_map
     from qrobust.plotting import check_two_inputs, draw_map
 
     budget = read_budget(timeout, memory, arrays)
     network = read_model(model, trust_pickle)
     rule = Rule(_one_delta(delta), delta_per_layer, against, weights_only, bits, per_channel, scheme, copy)
     (parameters,) = parameter_boxes(network, rule, trust_pickle)
-    if plot is not None:
-        check_two_inputs(network)
     if points is not None and random is not None:
         raise UsageError("--points and --random do not go together: give one of them")
+    if scheduler is not None and jobs > 1:
+        raise UsageError("--jobs and --scheduler do not go together: give one of them")
+    if sigma is not None and what is not MapOf.LABEL:
+        raise UsageError("--sigma goes with --what label: leave it out")
+    kept, quantity, exact_level, margin = _cache(cache), Quantity(what.value), to_fraction(level), to_fraction(sigma or "0")
+    if grid is not None or (axes is not None and points is None and random is None):
+        if random is not None:
+            raise UsageError("--grid asks at its own cells: leave out --random")
+        section = section_of(network, Where(point, points, box, tuple(where or ())), axes, grid)
+        question = Question(network, parameters, quantity, exact_level, margin, backend, budget)
+        sharing = Sharing(jobs, scheduler, kept)
+        show_section(question, section, sharing, output=output, plot=plot, json=json, quiet=quiet)
+        return
+    if point is not None:
+        raise UsageError("--point says where the other inputs of a grid are: give --grid or --axes, too")
+    drawn = axes_of(network, axes) if axes is not None else None
+    if plot is not None and axes is None:
+        check_two_inputs(network)
     inputs = points_of(network, Where(points=points))
     if inputs is None:
         inputs = random_points(domain_of(network, Where(box=box, cuts=tuple(where or ()))), random or 1000, seed)
     else:
         domain_of(network, Where(points=points, box=box, cuts=tuple(where or ())))  # raises if a point lies outside
-    if scheduler is not None and jobs > 1:
-        raise UsageError("--jobs and --scheduler do not go together: give one of them")
-    kept = _cache(cache)
-    quantity = Quantity.EPSILON if what is MapOf.EPS else Quantity.LABEL
-    exact_level = to_fraction(level)
     with show.Bar(len(inputs), "points", quiet=quiet or json) as bar:
         found = robustness_map(
             network,
@@ -445,6 +467,7 @@ def map_command(
             inputs,
             quantity=quantity,
             level=exact_level,
+            sigma=margin,
             backend=backend,
             budget=budget,
             jobs=jobs,
@@ -455,7 +478,7 @@ def map_command(
     if output is not None:
         write_whole(output, found.table().encode())
     if plot is not None:
-        draw_map(found, plot, level=exact_level)
+        draw_map(found, plot, level=exact_level, inputs=drawn)
     if json:
         statuses = {"safe": 0, "flippable": 1, "undecided": 2}
         counts = {name: int((found.status == value).sum()) for name, value in statuses.items()}
@@ -511,7 +534,7 @@ def export(
         raise UsageError("the greatest delta is found by bisection over label queries: export --label at one delta")
     query: Any
     if estimate_of is None:
-        query = _decision(network, parameters, domain, eps, label, sigma, level)
+        query = decision(network, parameters, domain, eps, label, sigma, level)
     elif eps is not None or label or sigma is not None:
         raise UsageError("--estimate does not go with --eps, --label or --sigma: give one of them")
     else:

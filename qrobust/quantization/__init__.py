@@ -2,6 +2,7 @@
 
 from qrobust.quantization.audit import Outside, Stored, outside, stored_arrays
 from qrobust.quantization.grids import Overflow, RoundingMode
+from qrobust.quantization.mixed import PerLayerScheme
 from qrobust.quantization.schemes import (
     DYNAMIC_RANGE,
     Bias,
@@ -11,12 +12,13 @@ from qrobust.quantization.schemes import (
     FloatFormat,
     FloatingPoint,
     Integer,
+    OneFormat,
     PowersOfTwo,
     ScaleType,
     Scheme,
     Ternary,
 )
-from qrobust.quantization.text import parse_scheme
+from qrobust.quantization.text import parse_format, parse_scheme
 
 __all__ = [
     "DYNAMIC_RANGE",
@@ -27,8 +29,10 @@ __all__ = [
     "FloatFormat",
     "FloatingPoint",
     "Integer",
+    "OneFormat",
     "Outside",
     "Overflow",
+    "PerLayerScheme",
     "PowersOfTwo",
     "RoundingMode",
     "ScaleType",
@@ -36,6 +40,7 @@ __all__ = [
     "Stored",
     "Ternary",
     "outside",
+    "parse_format",
     "parse_scheme",
     "stored_arrays",
 ]

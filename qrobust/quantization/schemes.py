@@ -68,30 +68,16 @@ class CodePoints:
 
 
 class Scheme(ABC):
-    """A number format and how parameters get into it. `str` gives the text that `parse_scheme` reads."""
-
-    bias: Bias
-    input_steps: tuple[float, ...] = ()
+    """A number format, or one a layer, and how parameters get into it. `str` gives the text that `parse_scheme` reads."""
 
     @abstractmethod
-    def grid(self, values: FloatArray) -> Grid:
-        """Return the legal values for one array. Raises NumberError where its numbers are too large for the format."""
+    def grids(self, network: Network) -> list[tuple[Grid, Grid]]:
+        """Return the grids of every layer's weights and biases. Raises NumberError or ShapeError naming the layer."""
 
     @property
     def output_step(self) -> float | None:
         """The distance of the confidences just below 1 if outputs are stored in this format, too; None if they are not."""
         return None
-
-    def grids(self, network: Network) -> list[tuple[Grid, Grid]]:
-        """Return the grids of every layer's weights and biases. Raises NumberError or ShapeError naming the layer."""
-        count = sum(layer.weight.size > 0 for layer in network.layers)
-        if self.bias is Bias.INT32 and len(self.input_steps) != count:
-            raise ShapeError(f"{self} names {len(self.input_steps)} input steps, the network has {count} layers with biases")
-        steps, found = iter(self.input_steps), list[tuple[Grid, Grid]]()
-        for number, layer in enumerate(network.layers, start=1):
-            with naming(f"layer {number}"):
-                found.append(self._layer_grids(layer, next(steps, None)) if layer.weight.size else (Kept(), Kept()))
-        return found
 
     def box(self, network: Network) -> ParameterBox:
         """Return the set of all roundings around the stored network: see the head of this file. Raises NumberError."""
@@ -126,7 +112,38 @@ class Scheme(ABC):
             for (weight_grid, bias_grid), (weight, bias), low, high in layers
         )
 
-    def _layer_grids(self, layer: Layer, input_step: float | None) -> tuple[Grid, Grid]:
+    def _each(self, network: Network, rule: Callable[[Grid, FloatArray], T]) -> list[tuple[T, T]]:
+        """Apply a rule to every layer's weights and biases."""
+        found = []
+        layers = zip(network.layers, self.grids(network), strict=True)
+        for number, (layer, (weight_grid, bias_grid)) in enumerate(layers, start=1):
+            with naming(f"layer {number}"):
+                found.append((rule(weight_grid, layer.weight), rule(bias_grid, layer.bias)))
+        return found
+
+
+class OneFormat(Scheme):
+    """One number format for all layers."""
+
+    bias: Bias
+    input_steps: tuple[float, ...] = ()
+
+    @abstractmethod
+    def grid(self, values: FloatArray) -> Grid:
+        """Return the legal values for one array. Raises NumberError where its numbers are too large for the format."""
+
+    def grids(self, network: Network) -> list[tuple[Grid, Grid]]:
+        count = sum(layer.weight.size > 0 for layer in network.layers)
+        if self.bias is Bias.INT32 and len(self.input_steps) != count:
+            raise ShapeError(f"{self} names {len(self.input_steps)} input steps, the network has {count} layers with biases")
+        steps, found = iter(self.input_steps), list[tuple[Grid, Grid]]()
+        for number, layer in enumerate(network.layers, start=1):
+            with naming(f"layer {number}"):
+                found.append(self.layer_grids(layer, next(steps, None)) if layer.weight.size else (Kept(), Kept()))
+        return found
+
+    def layer_grids(self, layer: Layer, input_step: float | None = None) -> tuple[Grid, Grid]:
+        """Return the grids of one layer's weights and biases; `input_step` is that of its input, where biases take 32 bits."""
         weights = self.grid(layer.weight)
         if self.bias is Bias.SAME:
             return weights, self.grid(layer.bias)
@@ -141,18 +158,9 @@ class Scheme(ABC):
             raise NumberError("weights that are all 0 give their bias of 32 bits no step: use bias-float or bias-same")
         return weights, _uniform(steps, 32)
 
-    def _each(self, network: Network, rule: Callable[[Grid, FloatArray], T]) -> list[tuple[T, T]]:
-        """Apply a rule to every layer's weights and biases."""
-        found = []
-        layers = zip(network.layers, self.grids(network), strict=True)
-        for number, (layer, (weight_grid, bias_grid)) in enumerate(layers, start=1):
-            with naming(f"layer {number}"):
-                found.append((rule(weight_grid, layer.weight), rule(bias_grid, layer.bias)))
-        return found
-
 
 @dataclass(frozen=True)
-class Integer(Scheme):
+class Integer(OneFormat):
     """Whole numbers of `bits` bits times a scale.
 
     Symmetric: codes from -q to q, q = 2**(bits - 1) - 1, scale max abs(p0) / q. Asymmetric: 2**bits codes from the least
@@ -223,7 +231,7 @@ class FloatFormat(Enum):
 
 
 @dataclass(frozen=True)
-class FloatingPoint(Scheme):
+class FloatingPoint(OneFormat):
     """A floating-point format without a scale, subnormals included, rounded to nearest, ties to even.
 
     Overflow is `refuse`d (a device would store an infinity, or NaN in e4m3) or, on request, saturates. Biases are in the
@@ -253,7 +261,7 @@ class FloatingPoint(Scheme):
 
 
 @dataclass(frozen=True)
-class FixedPoint(Scheme):
+class FixedPoint(OneFormat):
     """Qm.n: a sign, m bits before the point and n behind it; multiples of 2**-n from -2**m to 2**m - 2**-n.
 
     hls4ml's ap_fixed<W, I> counts the sign among its I integer bits: ap_fixed<16, 6> is q5.10, and its defaults are floor
@@ -290,7 +298,7 @@ class FixedPoint(Scheme):
 
 
 @dataclass(frozen=True)
-class PowersOfTwo(Scheme):
+class PowersOfTwo(OneFormat):
     """0 and both signs of 2**(bits - 1) - 1 powers of two, the greatest one the nearest to max abs(p0), ties up.
 
     Numbers go to the nearest value, ties between two powers to the greater one, and half the least power to 0.
@@ -319,7 +327,7 @@ class PowersOfTwo(Scheme):
 
 
 @dataclass(frozen=True)
-class Ternary(Scheme):
+class Ternary(OneFormat):
     """-a, 0 and a: each number goes to the nearest, ties (a / 2) to 0.
 
     a is the mean size of the numbers above 0.7 times the mean size of all, as float32.
@@ -343,7 +351,7 @@ class Ternary(Scheme):
 
 
 @dataclass(frozen=True)
-class Binary(Scheme):
+class Binary(OneFormat):
     """-a and a: each number goes to its sign's, 0 to a. a is the mean size of the numbers, as float32.
 
     Source    Rastegari et al. 2016 (XNOR-Net), arXiv 1603.05279
@@ -365,7 +373,7 @@ class Binary(Scheme):
 
 DYNAMIC_RANGE = Integer(8, per_channel=True, mode=RoundingMode.HALF_AWAY, fewest=1024)
 """TensorFlow Lite's post-training dynamic-range quantization of dense layers, number for number as TensorFlow 2.21 converts."""
-NAMES: dict[Scheme, str] = {DYNAMIC_RANGE: "tflite-dynamic-range"}
+NAMES: dict[OneFormat, str] = {DYNAMIC_RANGE: "tflite-dynamic-range"}
 
 
 @contextmanager
@@ -402,7 +410,7 @@ def _text(scheme: Scheme, head: str, without: tuple[str, ...] = ()) -> str:
     return "-".join(words) + tail
 
 
-def _check_bias(scheme: Scheme) -> None:
+def _check_bias(scheme: OneFormat) -> None:
     if scheme.bias is Bias.INT32:
         raise NumberError("biases of 32 bits go with integer weights: use bias-float or bias-same")
 

@@ -1,4 +1,6 @@
-"""Schemes as text, as the command line and TOML files name them: a head and options, as in int8-per-channel-bias-same."""
+"""Schemes as text, as the command line and TOML files name them: a head and options, as in int8-per-channel-bias-same; one a
+layer with `/` between them, as in int8/int4/float.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ from typing import Any
 
 from qrobust.errors import NumberError
 from qrobust.quantization.grids import Overflow, RoundingMode
+from qrobust.quantization.mixed import SEPARATOR, STORED, PerLayerScheme
 from qrobust.quantization.schemes import (
     NAMES,
     Bias,
@@ -17,6 +20,7 @@ from qrobust.quantization.schemes import (
     FloatFormat,
     FloatingPoint,
     Integer,
+    OneFormat,
     PowersOfTwo,
     ScaleType,
     Scheme,
@@ -37,7 +41,7 @@ WORDS: dict[str, tuple[str, Any]] = {
 }
 COUNTED = {"block": "block", "fewest": "fewest", "bits": "bits"}
 OPTION = re.compile(rf"-(?:({'|'.join(WORDS)})|({'|'.join(COUNTED)})([0-9]{{1,9}}))(?=-|$)")
-HEADS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], tuple[type[Scheme], dict[str, Any]]]], ...] = (
+HEADS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], tuple[type[OneFormat], dict[str, Any]]]], ...] = (
     (re.compile(r"int([0-9]{1,3})"), lambda m: (Integer, {"bits": int(m[1])})),
     (
         re.compile("|".join(kind.value[0] for kind in FloatFormat)),
@@ -58,9 +62,18 @@ def parse_scheme(text: str) -> Scheme:
 
     Raises    NumberError in one line that says what is known
 
-    int4-block32, int8-asymmetric, int8-per-channel-half-away, int8-bias-int32@0.0039,0.02, fp16-saturate, q3.4-floor-wrap
+    int4-block32, int8-asymmetric, int8-per-channel-half-away, int8-bias-int32@0.0039,0.02, fp16-saturate, q3.4-floor-wrap,
+    int8/int4/float
     """
     text = text.strip().lower()
+    if SEPARATOR in text:
+        words = [word.strip() for word in text.split(SEPARATOR)]
+        return PerLayerScheme(tuple(None if word == STORED else parse_format(word) for word in words))
+    return parse_format(text)
+
+
+def parse_format(text: str) -> OneFormat:
+    """Return the one format that a text names. Raises NumberError."""
     for scheme, name in NAMES.items():
         if text == name:
             return scheme
@@ -72,7 +85,7 @@ def parse_scheme(text: str) -> Scheme:
     raise NumberError(f"the scheme {text!r:.60} is not known: {KNOWN}")
 
 
-def _options(text: str, rest: str, kind: type[Scheme], taken: set[str]) -> dict[str, Any]:
+def _options(text: str, rest: str, kind: type[OneFormat], taken: set[str]) -> dict[str, Any]:
     rest, _, steps = rest.partition("@")
     accepted = {field.name for field in fields(kind)} - taken  # type: ignore[arg-type]
     found: dict[str, Any] = {}
