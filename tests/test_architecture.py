@@ -43,6 +43,7 @@ ORDER = (
     "maps",
     "plotting",
     "report",
+    "testing",
     "cli",
     "__main__",
 )

@@ -24,7 +24,7 @@ def masked(text: str) -> list[str]:
 
 
 def test_the_readme_shows_every_command() -> None:
-    for name in ("check", "estimate", "map", "replay", "export", "quantize", "inspect", "compare", "doctor"):
+    for name in ("check", "estimate", "map", "replay", "export", "quantize", "inspect", "compare", "signoff", "doctor"):
         assert any(command.startswith(f"qrobust {name}") for command in COMMANDS), name
 
 
