@@ -174,6 +174,20 @@ def test_a_row_outside_of_the_obligation_s_domain_is_a_contradiction(folder: Pat
         read_plan(written(folder, text))
 
 
+def test_rows_are_held_against_cuts_exactly(folder: Path) -> None:
+    """heart - 2 body <= 9: equality is inside, however the floats round."""
+    (folder / "rows.csv").write_text("body weight,heart weight\n3,15\n2.1,13.2\n2.1,13.3\n")
+    text = PLAN.replace('random = 5\ndomain = "seen"\nseed = 3', 'file = "rows.csv"')
+    text = text.replace('data = "cats"\ndomain = "seen"', 'data = "cats"\ndomain = "cut"').replace(
+        'program = "int8"', 'scheme = "int8"'
+    )
+    text = text.replace('kernels = "any-kernel"\n', "")
+    with pytest.raises(PlanError, match=r"row [23] lies outside the box") as caught:
+        read_plan(written(folder, text))
+    first = Fraction(13.2) - 2 * Fraction(2.1) > 9
+    assert f"row {2 if first else 3} " in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

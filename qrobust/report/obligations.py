@@ -127,10 +127,7 @@ def _over(desk: Desk, obligation: Obligation) -> Finding:
     query = _query(desk, obligation)
     (answer,) = desk.answered([Task(query, Kind.CHECK, "auto", Budget(obligation.seconds))])
     assert isinstance(answer, Answer)
-    reason = answer.claim.reason if isinstance(answer.claim, Unknown) else ""
-    ends = None
-    if isinstance(answer.claim, Unknown) and answer.claim.lower is not None and answer.claim.upper is not None:
-        ends = (answer.claim.lower, answer.claim.upper)
+    reason = statement(query, answer.claim).removesuffix(".") if isinstance(answer.claim, Unknown) else ""
     examples = (_example(desk, obligation, answer, None),) if answer.counterexample else ()
     picture = pictures.of_domain(query, desk.plan.level)
     return Finding(
@@ -140,7 +137,6 @@ def _over(desk: Desk, obligation: Obligation) -> Finding:
         REAL,
         answer.assurance,
         answer.backend,
-        ends=ends,
         reason=reason,
         examples=examples,
         picture=picture,

@@ -54,6 +54,7 @@ from qrobust.files import read_bytes
 from qrobust.formats import load, load_program
 from qrobust.formats.table import read_points
 from qrobust.integer.program import IntegerProgram, Kernels
+from qrobust.interval import Interval, affine
 from qrobust.maps import random_points
 from qrobust.network import Feature, Network, Output
 from qrobust.perturbations import Copy, Rounding
@@ -61,6 +62,7 @@ from qrobust.quantization import Scheme, parse_scheme
 from qrobust.report.tables import Keys, Source, Table
 
 SECONDS, MOST_SECONDS, MOST_DRAWN, MOST_OBLIGATIONS = 60, 86_400, 1_000_000, 1_000
+MOST_NUMBERS = 20_000_000  # of a drawn data set, all inputs together
 LONGEST_ID = 80
 
 
@@ -274,6 +276,10 @@ class _Reader:
             except QRobustError as error:
                 raise table.fault("file", str(error)) from None
         count, seed = table.whole("random", 1, MOST_DRAWN), table.whole("seed", 0, 2**63 - 1, 0)
+        if count * self.network.inputs > MOST_NUMBERS:
+            raise table.fault(
+                "random", f"is {count:,}: at {self.network.inputs:,} inputs {MOST_NUMBERS:,} numbers are the most"
+            )
         domain = self._place(table, "domain", "domains").domain
         try:
             return Place(name, Points(random_points(domain, count, seed)), seed=seed)
@@ -400,8 +406,11 @@ def _check_inside(table: Table, data: Place, domain: Place) -> None:
     """Raise PlanError for the first row of a data set that lies outside a domain; decided exactly."""
     assert isinstance(data.domain, Points)
     points, box = data.domain.values, domain.domain.box
-    outside = ~((box.lower <= points) & (points <= box.upper)).all(axis=1)
-    rows = range(len(points)) if domain.domain.inequalities[1].size else np.flatnonzero(outside)[:1].tolist()
-    for row in rows:
+    matrix, limit = domain.domain.inequalities
+    inside = ((box.lower <= points) & (points <= box.upper)).all(axis=1)
+    if limit.size:
+        zeros = Interval.point(np.zeros(limit.shape))
+        inside &= (affine(Interval.point(matrix), Interval.point(points), zeros).upper <= limit).all(axis=1)
+    for row in np.flatnonzero(~inside).tolist():
         if not domain.domain.contains([Fraction(value) for value in points[row].tolist()]):
             raise table.fault("domain", f"contradicts data = {data.name!r}: row {row + 1} lies outside {domain.domain}")
