@@ -25,7 +25,7 @@ from qrobust.comparison import at_points, compare, on_grid
 from qrobust.errors import UnsoundAnswerError
 from qrobust.integer.kernels import run
 from qrobust.quantization import parse_scheme
-from qrobust.report import documents, programs
+from qrobust.report import documents, obligations, programs
 from qrobust.report.documents import SCHEMA, junit, result, sarif
 from qrobust.report.plan import read_plan
 from qrobust.report.signoff import Signoff, rendered, run_signoff, write_signoff
@@ -178,6 +178,22 @@ def test_margins_of_several_classes() -> None:
     assert np.array_equal(surely, margin >= middle)
     assert np.array_equal(perhaps, margin >= middle)
     assert 0 < surely.sum() < len(points)
+
+
+@pytest.mark.parametrize(
+    ("lower", "upper", "eps", "verdict"),
+    [
+        (0.25, 0.25, Fraction(1, 4), Verdict.ROBUST),
+        (0.1, 0.1, Fraction(1, 10), Verdict.VIOLATED),  # the float lies above a tenth
+        (0.0, 0.3, Fraction(3, 10), Verdict.ROBUST),  # and this one below three tenths
+        (0.2, np.nextafter(0.25, 1), Fraction(1, 4), Verdict.UNKNOWN),
+        (np.nextafter(0.25, 1), 0.5, Fraction(1, 4), Verdict.VIOLATED),
+        (0.0, 0.0, Fraction(0), Verdict.ROBUST),
+        (5e-324, 1.0, Fraction(0), Verdict.VIOLATED),
+    ],
+)
+def test_ends_against_a_limit_are_compared_exactly(lower: float, upper: float, eps: Fraction, verdict: Verdict) -> None:
+    assert obligations._limit_verdict(lower, upper, eps) is verdict
 
 
 def test_any_kernels_may_leave_an_obligation_open(folder: Path) -> None:
