@@ -84,7 +84,12 @@ def test_a_plan_is_read_whole(folder: Path) -> None:
     assert plan.title == "Cats"
     assert plan.level == Fraction(1, 2)
     first, second, third = plan.obligations
-    assert (first.ask, first.sigma, first.text, first.seconds) == (Ask.MARGIN, Fraction(1, 10), "CAT-1", 20.0)
+    assert (first.ask, first.sigma, first.text, first.seconds) == (
+        Ask.MARGIN,
+        Fraction(1, 10),
+        "margin 0.1: scheme int8, domain cut",
+        20.0,
+    )
     assert first.where is not None
     assert isinstance(first.where.domain, Polytope)
     assert first.where.domain.inequalities[0].tolist() == [[1.0, -2.0]]
@@ -207,6 +212,28 @@ def test_damaged_plans_are_refused(tmp_path: Path, content: bytes, said: str) ->
     path.write_bytes(content)
     with pytest.raises(PlanError, match=said):
         read_plan(path)
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_a_plan_with_random_damage_is_read_or_refused_in_one_line(folder: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    content = bytearray(PLAN.encode())
+    for place in rng.integers(len(content), size=rng.integers(1, 4)).tolist():
+        match rng.integers(3):
+            case 0:
+                content[place] = int(rng.integers(32, 127))
+            case 1:
+                del content[place : place + int(rng.integers(1, 30))]
+            case _:
+                content[place:place] = content[: int(rng.integers(1, 60))]
+    path = folder / "plan.toml"
+    path.write_bytes(bytes(content))
+    said = None
+    try:
+        read_plan(path)
+    except PlanError as error:
+        said = str(error)
+    assert said is None or (said.startswith(str(path)) and "\n" not in said)
 
 
 def test_a_plan_that_is_missing_or_a_folder(tmp_path: Path) -> None:

@@ -114,6 +114,9 @@ def test_each_kind_of_obligation_against_the_session(folder: Path) -> None:
     assert rows.rows
     assert rows.counts == documents_counts(each.count(Verdict.ROBUST), each.count(Verdict.VIOLATED))
     assert by_id["rows greatest"].verdict is Verdict.VIOLATED
+    stored = by_id["rows greatest"].examples[0]["held"]["exact"]
+    moved = qrobust.GlobalConfidence(network, box, qrobust.Points(ROWS), Fraction(1, 1000))
+    assert violation_fault(moved, Counterexample.from_json(stored)) is None
     assert by_id["rows program"].verdict is Verdict.VIOLATED
     assert found.verdict is Verdict.VIOLATED
 
@@ -381,6 +384,9 @@ def test_a_browser_shows_verdict_and_scope_in_the_first_screen(filed: tuple[Sign
     for finding in filed[0].findings:
         assert finding.obligation.id in seen["text"]
         assert finding.claim in seen["text"]
+    assert (
+        "among the values that it can store none was found" in seen["text"] or "It also holds with parameters" in seen["text"]
+    )
     for word in ("Assumptions", "Reproduce with", "Signature"):
         assert word in seen["text"]
     from matplotlib.image import imread

@@ -148,9 +148,18 @@ def _example(desk: Desk, obligation: Obligation, answer: Answer | Estimate, row:
     example = answer.counterexample if isinstance(answer, Answer) else answer.witness
     assert example is not None
     stored = None
-    if obligation.scheme is not None and isinstance(answer, Answer):
-        stored = held(answer.query, example, obligation.scheme)
+    if obligation.scheme is not None:
+        stored = held(_violated(desk, obligation, answer), example, obligation.scheme)
     return parameters_example(desk.plan.network, example, desk.plan.level, row, stored)
+
+
+def _violated(desk: Desk, obligation: Obligation, answer: Answer | Estimate) -> Query:
+    """Return the question that a counterexample answers with no: of an estimate, whether eps bounds it."""
+    if isinstance(answer, Answer):
+        return answer.query
+    assert obligation.parameters is not None
+    assert obligation.eps is not None
+    return GlobalConfidence(desk.plan.network, obligation.parameters, _domain(obligation), obligation.eps)
 
 
 def _points(desk: Desk, obligation: Obligation) -> Finding:

@@ -312,7 +312,7 @@ class _Reader:
         if program is not None and where is not None and where.domain.inequalities[1].size:
             raise table.fault("domain", "is cut by inequalities; a program is asked about over boxes: leave out its `where`")
         limit = table.whole("timeout", 1, MOST_SECONDS, seconds)
-        text = table.text("text", name)
+        text = table.text("text", _words(table, ask))
         fields = (scheme, shipped, parameters, program, copy, kernels, where, float(limit))
         return Obligation(number, name, text, ask, eps, sigma, *fields)
 
@@ -396,6 +396,13 @@ class _Reader:
         if domain is not None:
             _check_inside(table, data, domain)
         return data
+
+
+def _words(table: Table, ask: Ask) -> str:
+    """Say what is asked where the plan has no words for it, as in "eps 0.01: program int8, data drawn"."""
+    limit = "".join(f" {table.values[key]}" for key in ("eps", "sigma") if key in table)
+    rest = (f"{key} {table.values[key]}" for key in ("scheme", "copy", "program", "data", "domain") if key in table)
+    return f"{ask.value}{limit}: {', '.join(rest)}"
 
 
 def _file(path: Path, content: str | None = None) -> File:

@@ -23,6 +23,7 @@ from qrobust.answers import VERSION, Assurance, Verdict, text_above, text_below
 from qrobust.cache import ResultCache
 from qrobust.errors import OutputError
 from qrobust.files import write_whole
+from qrobust.network import Output
 from qrobust.report.documents import junit, result, sarif
 from qrobust.report.examples import example_text, number
 from qrobust.report.findings import Finding
@@ -181,5 +182,8 @@ def _standing(signoff: Signoff) -> list[str]:
     ]
     if any(f.assurance is Assurance.TRUSTED for f in findings):
         said.append("Where the assurance is trusted, an external solver's word is all that stands behind it.")
-    said.append(f"The float model's label of a confidence is decided at {plan.level}, a tie by the lower class.")
+    rule = f"class 1 where the confidence is above {plan.level}, else class 0"
+    if plan.network.output is Output.SOFTMAX:
+        rule = "the class of greatest confidence, the first of them on a tie"
+    said.append(f"A label is {rule}.")
     return said
