@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import acasxu, deployment, explicit_peers, integers, labels, lirpa_peer, radius, readers
+from benchmarks import acasxu, deployment, explicit_peers, integers, labels, lirpa_peer, radius, readers, signoffs
 from benchmarks.peers import call_with_limit
 from qrobust.bounds.local import greatest_changes, label_changes
 from qrobust.domains import InputBox
@@ -37,6 +37,7 @@ FOLDER = Path(__file__).parent
 MODELS = {"CAT": "cat_paper.json", "ATH-ReLU": "ath_relu.json", "ATH-Linear": "ath_linear.json"}
 PEER = "dReal 4.21.06.2, straightforward encoding, precision 1e-4"
 LOCAL_AIM, GLOBAL_AIM, MILLION_AIM, ENUMERATION_AIM = 1000.0, 100.0, 2.0, 1.0
+SIGNOFF_AIM = 10.0
 
 ONE_CORE = ("acasxu-float16",)  # its matrix products are too small for a second thread
 
@@ -305,6 +306,14 @@ def enumerate_int8(limit: float) -> Rows:
     return rows
 
 
+def signoff_rows(limit: float) -> Rows:
+    """From an int8 program and 1,000 points to a report with three obligations, the start of Python included."""
+    metric = f"seconds from .tflite and {signoffs.POINTS:,} points to a report"
+    return [
+        row(f"signoff-{name}", metric, signoffs.seconds(name), "s", aim=SIGNOFF_AIM, name="signoff") for name in signoffs.PAIRS
+    ]
+
+
 BENCHMARKS: dict[str, Callable[[float], Rows]] = {
     "paper": paper,
     "million": million,
@@ -313,6 +322,7 @@ BENCHMARKS: dict[str, Callable[[float], Rows]] = {
     "explicit": explicit_rows,
     "lirpa": lirpa_rows,
     "deployment": deployment_rows,
+    "signoff": signoff_rows,
 }
 BENCHMARKS |= {
     name: lambda _, name=name: on_cores(name)  # type: ignore[misc]

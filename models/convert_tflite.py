@@ -1,4 +1,4 @@
-"""Convert two-feature networks to int8 `.tflite` files with TensorFlow, as a device would ship them.
+"""Convert two-feature networks to int8 and int16x8 `.tflite` files with TensorFlow, as a device would ship them.
 
     python -m models.convert_tflite --athletes ../shared/data/athletes.csv
 
@@ -29,12 +29,20 @@ from qrobust.network import Dense, Network
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A float network's file, and the table that its conversion is calibrated with."""
+    """A float network's file, the table that its conversion is calibrated with, and the bits of its activations."""
 
     stem: str
     target: str
     title: str
     table: Table
+    bits: int = 8
+
+    @property
+    def operations(self) -> str:
+        """What TensorFlow calls the operations that the file is made of."""
+        if self.bits == 8:
+            return "TFLITE_BUILTINS_INT8"
+        return "EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8"
 
 
 def keras_twin(keras: Any, network: Network) -> Any:
@@ -48,17 +56,18 @@ def keras_twin(keras: Any, network: Network) -> Any:
     return model
 
 
-def converted(tensorflow: Any, model: Any, rows: Any) -> bytes:
-    """Return the int8 file, its activations' ranges those of the rows."""
+def converted(tensorflow: Any, model: Any, source: Source) -> bytes:
+    """Return the file of integers, its activations' ranges those of the table's rows."""
 
     def representative() -> Iterator[list[Any]]:
-        yield from ([row[None].astype(np.float32)] for row in rows)
+        yield from ([row[None].astype(np.float32)] for row in source.table.inputs)
 
     converter = tensorflow.lite.TFLiteConverter.from_keras_model(model)
     converter.optimizations = [tensorflow.lite.Optimize.DEFAULT]
     converter.representative_dataset = representative
-    converter.target_spec.supported_ops = [tensorflow.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    converter.inference_input_type = converter.inference_output_type = tensorflow.int8
+    converter.target_spec.supported_ops = [getattr(tensorflow.lite.OpsSet, source.operations)]
+    kind = tensorflow.int8 if source.bits == 8 else tensorflow.int16
+    converter.inference_input_type = converter.inference_output_type = kind
     return bytes(converter.convert())
 
 
@@ -71,7 +80,7 @@ def card(source: Source, network: Network, content: bytes) -> str:
         ("origin", "converted by the project"),
         ("licence", LICENCE),
         ("calibration", f"all {len(source.table.inputs):,} rows of the table, sha256 `{source.table.sha256}`"),
-        ("conversion", "TFLiteConverter, Optimize.DEFAULT, TFLITE_BUILTINS_INT8, int8 at both ends"),
+        ("conversion", f"TFLiteConverter, Optimize.DEFAULT, {source.operations}, int{source.bits} at both ends"),
         ("command", "`python -m models.convert_tflite --athletes PATH`"),
         ("versions", versions("keras", "tensorflow_cpu", "numpy")),
         ("input", str(program.input)),
@@ -87,17 +96,19 @@ def card(source: Source, network: Network, content: bytes) -> str:
 
 
 def convert(arguments: argparse.Namespace) -> None:
-    """Write both files and their cards."""
+    """Write the files and their cards."""
     keras = load_keras()
     import tensorflow
 
+    athletes = load_athletes(Path(arguments.athletes))
     sources = (
         Source("cat_paper", "cat_int8", "CAT in int8", load_cats()),
-        Source("ath_relu", "ath_relu_int8", "ATH-ReLU in int8", load_athletes(Path(arguments.athletes))),
+        Source("ath_relu", "ath_relu_int8", "ATH-ReLU in int8", athletes),
+        Source("ath_relu", "ath_relu_int16x8", "ATH-ReLU in int16x8", athletes, bits=16),
     )
     for source in sources:
         network = load(FOLDER / f"{source.stem}.json")
-        content = converted(tensorflow, keras_twin(keras, network), source.table.inputs)
+        content = converted(tensorflow, keras_twin(keras, network), source)
         write_whole(FOLDER / f"{source.target}.tflite", content)
         write_whole(FOLDER / f"{source.target}.md", card(source, network, content).encode())
         print(f"wrote {source.target}.tflite ({len(content):,} bytes) and its card")

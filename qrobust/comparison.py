@@ -172,14 +172,14 @@ class Comparison:
         above, open_ = self.changes.lower > limit, self.changes.upper > limit
         undecided = np.flatnonzero(open_ & ~above)
         single = self.kernels is not Kernels.ANY
-        settled = [self._exceeds(int(i), epsilon) if single else None for i in undecided]
+        settled = [self.exceeds(int(i), epsilon) if single else None for i in undecided]
         known = undecided[np.array([found is True for found in settled], dtype=bool)]
         exceeding = np.sort(np.concatenate([np.flatnonzero(above), known]))
         if exceeding.size:
             return Verdict.VIOLATED, exceeding
         return (Verdict.UNKNOWN if None in settled else Verdict.ROBUST), exceeding
 
-    def _exceeds(self, index: int, epsilon: Fraction) -> bool | None:
+    def exceeds(self, index: int, epsilon: Fraction) -> bool | None:
         """Decide exactly whether a confidence changes by more than epsilon at an input; None if no precision settles it."""
         replay = exactly_at(self.network, self.inputs.reals[index])
         values = [Fraction(v) for v in self.program.result.real(self.results.lower[index]).tolist()]
@@ -199,6 +199,15 @@ def exactly_at(network: Network, x: FloatArray) -> Replay:
     return Replay(network, Counterexample(tuple(Fraction(v) for v in x.tolist()), stored))
 
 
+def check_alike(network: Network, program: IntegerProgram) -> None:
+    """Raise ShapeError unless the two take as many inputs and have the same kind of output and as many classes."""
+    if (network.inputs, network.output, network.class_count) != (program.inputs, program.output, program.class_count):
+        raise ShapeError(
+            f"the network takes {network.inputs} inputs and has {network.class_count} classes ({network.output.value}), the"
+            f" program {program.inputs} and {program.class_count} ({program.output.value})"
+        )
+
+
 def compare(
     network: Network,
     program: IntegerProgram,
@@ -208,11 +217,7 @@ def compare(
     level: Fraction = Fraction(1, 2),
 ) -> Comparison:
     """Compare at every input. Raises ShapeError if the two do not fit, UnsupportedError if the kernels take no such program."""
-    if (network.inputs, network.output, network.class_count) != (program.inputs, program.output, program.class_count):
-        raise ShapeError(
-            f"the network takes {network.inputs} inputs and has {network.class_count} classes ({network.output.value}), the"
-            f" program {program.inputs} and {program.class_count} ({program.output.value})"
-        )
+    check_alike(network, program)
     if kernels is Kernels.ANY:
         results, saturated, counts = any_kernel.run(program, _any_inputs(program, inputs)), None, None
     else:

@@ -31,6 +31,10 @@ class DatasetError(QRobustError, ValueError):
     """A table of data is missing, damaged, or has a cell that cannot be read."""
 
 
+class PlanError(QRobustError, ValueError):
+    """A sign-off plan has a key that is unknown, missing or wrong; the message names the line and the key."""
+
+
 class UnsupportedError(QRobustError, NotImplementedError):
     """A backend or a file format cannot express what was asked; raised before anything runs."""
 

@@ -50,6 +50,7 @@ ORDER = (
     "plotting",
     "charts",
     "report",
+    "testing",
     "cli",
     "__main__",
 )

@@ -14,7 +14,7 @@ from qrobust.domains import Domain, InputBox, ParameterBox, Point, Points, Polyt
 from qrobust.errors import DomainError, NumberError, QRobustError, ShapeError
 from qrobust.exact import to_fraction
 from qrobust.formats import load
-from qrobust.formats.table import read_rows, read_table
+from qrobust.formats.table import check_width, read_points
 from qrobust.interval import FloatArray
 from qrobust.memory import GIB
 from qrobust.network import Network
@@ -122,16 +122,11 @@ def points_of(network: Network, where: Where) -> FloatArray | None:
     """Return the named points, shape (points, inputs), or None if the options name none."""
     if where.point is not None:
         values = np.array([numbers(where.point, "--point")])
+        check_width(values, network)
     elif where.points is not None:
-        names = tuple(feature.name for feature in network.features)
-        header = {name.strip() for name in read_rows(where.points)[0]}
-        named = names if names and set(names) <= header else ()  # by name where the file has all, else by order
-        _, values = read_table(where.points, named)
+        values = read_points(where.points, network)
     else:
         return None
-    if values.shape[1] != network.inputs:
-        wanted = ", ".join(network.feature_name(i) for i in range(network.inputs))
-        raise ShapeError(f"a point has {values.shape[1]} numbers, the model takes {network.inputs}: {wanted}")
     if not np.isfinite(values).all():
         raise NumberError("a point holds a number that is not finite")
     return values

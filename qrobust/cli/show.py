@@ -8,13 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-
-from qrobust.answers import Counterexample
-from qrobust.domains import MOST_SHOWN
-from qrobust.network import Network
-
-SHOWN_PARAMETERS = 40
+from qrobust.report.examples import counterexample_text as counterexample_text
 
 
 def line(text: str, *, quiet: bool = False) -> None:
@@ -31,45 +25,6 @@ def warning(text: str) -> None:
 def document(value: Any) -> None:
     """Print JSON."""
     print(json.dumps(value, indent=1, allow_nan=False))
-
-
-def counterexample_text(network: Network, example: Counterexample) -> str:
-    """Describe a counterexample: the input, the confidences before and after, and the parameters if they are few."""
-    x = np.array([[float(value) for value in example.x]])
-    before = network.confidences(x)[0]
-    after = _moved(network, example).confidences(x)[0]
-    units = [feature.unit for feature in network.features] or [""] * network.inputs
-    lines = [
-        f"  {network.feature_name(i)} = {float(value):.10g} {unit}".rstrip()
-        for i, (value, unit) in enumerate(zip(example.x, units, strict=True))
-    ]
-    if len(lines) > MOST_SHOWN:
-        lines = [*lines[:3], f"  ... ({len(lines)} inputs in all; --json prints them)", lines[-1]]
-    names = [network.class_name(1)] if len(before) == 1 else [network.class_name(i) for i in range(len(before))]
-    lines += [f"  confidence of {n}: {a:.9f} -> {b:.9f}" for n, a, b in zip(names, before, after, strict=True)]
-    if network.parameter_count <= SHOWN_PARAMETERS:
-        lines += _parameter_lines(network, example)
-    return "\n".join(lines)
-
-
-def _moved(network: Network, example: Counterexample) -> Network:
-    from dataclasses import replace
-
-    layers = tuple(
-        layer.with_parameters(np.asarray(weight, dtype=np.float64), np.asarray(bias, dtype=np.float64))
-        for layer, (weight, bias) in zip(network.layers, example.parameters, strict=True)
-    )
-    return replace(network, layers=layers)
-
-
-def _parameter_lines(network: Network, example: Counterexample) -> list[str]:
-    lines = []
-    for number, (layer, (weight, bias)) in enumerate(zip(network.layers, example.parameters, strict=True), start=1):
-        stored = [*layer.weight.ravel().tolist(), *layer.bias.tolist()]
-        chosen = [float(v) for v in (*weight.ravel(), *bias)]
-        pairs = ", ".join(f"{a:.6g} -> {b:.6g}" for a, b in zip(stored, chosen, strict=True))
-        lines.append(f"  layer {number}, weights then biases: {pairs}")
-    return lines
 
 
 @contextmanager

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from qrobust.errors import DatasetError
+from qrobust.errors import DatasetError, ShapeError
 from qrobust.formats.untrusted import one_line
 from qrobust.interval import FloatArray
+from qrobust.network import Network
 
 
 def read_table(path: Path | str, columns: tuple[str, ...] = ()) -> tuple[tuple[str, ...], FloatArray]:
@@ -37,6 +38,26 @@ def read_table(path: Path | str, columns: tuple[str, ...] = ()) -> tuple[tuple[s
         for target, place in enumerate(places):
             values[number - 1, target] = _number(row[place], f"{path}, row {number}, column {header[place]!r}")
     return wanted, values
+
+
+def read_points(path: Path | str, network: Network) -> FloatArray:
+    """Return the inputs of a network that a file holds: by name where the file has all of its features, else by order.
+
+    Shapes    result (points, inputs)
+    Raises    DatasetError; ShapeError if the file has another number of columns
+    """
+    names = tuple(feature.name for feature in network.features)
+    header = {name.strip() for name in read_rows(path)[0]}
+    _, values = read_table(path, names if names and set(names) <= header else ())
+    check_width(values, network)
+    return values
+
+
+def check_width(points: FloatArray, network: Network) -> None:
+    """Raise ShapeError unless points have as many numbers as the network takes."""
+    if points.shape[1] != network.inputs:
+        wanted = ", ".join(network.feature_name(i) for i in range(network.inputs))
+        raise ShapeError(f"a point has {points.shape[1]} numbers, the model takes {network.inputs}: {one_line(wanted)}")
 
 
 def read_rows(path: Path | str) -> list[list[str]]:
