@@ -24,7 +24,20 @@ def masked(text: str) -> list[str]:
 
 
 def test_the_readme_shows_every_command() -> None:
-    front = ("check", "estimate", "map", "replay", "export", "quantize", "inspect", "bits", "blame", "compare", "signoff", "doctor")
+    front = (
+        "check",
+        "estimate",
+        "map",
+        "replay",
+        "export",
+        "quantize",
+        "inspect",
+        "bits",
+        "blame",
+        "compare",
+        "signoff",
+        "doctor",
+    )
     for name in front:
         assert any(command.startswith(f"qrobust {name}") for command in COMMANDS), name
 

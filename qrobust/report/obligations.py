@@ -166,9 +166,9 @@ def _points(desk: Desk, obligation: Obligation) -> Finding:
     """Answer a question at every point, those that quick bounds leave open one by one."""
     query = _query(desk, obligation)
     points = _points_of(obligation)
-    name, todo = desk.session.unsettled(query, "auto")
-    todo = sorted(todo)
     budget = Budget(obligation.seconds)
+    name, todo = desk.session.unsettled(query, "auto", budget)
+    todo = sorted(todo)
     answers = desk.answered([Task(query_at(query, i), Kind.CHECK, "auto", budget) for i in todo])
     statuses = np.full(len(points), Status.SAFE)
     examples: list[dict[str, Any]] = []
