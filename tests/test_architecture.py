@@ -38,6 +38,7 @@ ORDER = (
     "backends",
     "solve",
     "comparison",
+    "agreement",
     "cache",
     "parallel",
     "maps",

@@ -57,11 +57,15 @@ class Trace:
     counts: IntArray
 
 
-def run(program: IntegerProgram, x: IntArray, kernels: Kernels = Kernels.REFERENCE) -> Trace:
-    """Run a program on integers. Shapes: x (points, inputs).
+def run(program: IntegerProgram, x: IntArray, kernels: Kernels | None = None) -> Trace:
+    """Run a program on integers, with the usual kernels of its runtime unless others are named. Shapes: x (points, inputs).
 
     Raises    ShapeError; UnsupportedError if these kernels do not take an operation, or are not single ones (ANY)
     """
+    kernels = kernels or program.runtime.kernels[0]
+    if kernels not in program.runtime.kernels:
+        known = ", ".join(k.value for k in program.runtime.kernels)
+        raise UnsupportedError(f"{kernels.value} kernels do not run this program: its runtime's are {known}")
     rules = RULES.get(kernels)
     if rules is None:
         raise UnsupportedError(f"{kernels.value} gives intervals, not integers: use any_kernel.run")
