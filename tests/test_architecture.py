@@ -38,7 +38,7 @@ ORDER = (
     "backends",
     "solve",
     "comparison",
-    "agreement",
+    "sweep",
     "cache",
     "parallel",
     "maps",

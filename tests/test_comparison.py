@@ -277,7 +277,7 @@ def test_the_command(
 @pytest.mark.parametrize(("arguments", "words"), [
     ((), "say where"),
     (("--enumerate", "--point", "15, 2"), "say where"),
-    (("--point", "15, 2", "--box", "6:20, 2:3"), "--box goes with --enumerate"),
+    (("--point", "15, 2", "--box", "6:20, 2:3"), "--box goes alone or with --enumerate"),
     (("--point", "15"), "takes 2"),
     (("--point", "1e300, 2"), "too large"),
     (("--enumerate", "--eps", "small"), "small"),

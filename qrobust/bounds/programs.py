@@ -94,8 +94,9 @@ class Stage:
             above = np.where(up(z.upper + self.allowance) < self.step, 0.0, above)  # no integer above 0 is near
         else:
             above = np.maximum(above, up(self.least - low))
-        # The result is within the clamp, too.
-        return Interval(np.maximum(below, down(self.least - high)), np.minimum(above, up(self.greatest - low)))
+        # The result is within the clamp, too; of what is at 0 at most, the real one is 0 and no result is below it.
+        below = np.maximum(below, np.where(self.rectified & (high == 0), 0.0, down(self.least - high)))
+        return Interval(below, np.minimum(above, up(self.greatest - low)))
 
     def cut_off(self, z: Interval) -> BoolArray:
         """Whether values may be cut off at the ends of the type, box by box (a ReLU's cut at 0 is none). Shape: (boxes,)."""
@@ -116,12 +117,14 @@ def _rounds_once(operation: Affine, kernels: Kernels) -> bool:
 class Bounded:
     """Bounds over a batch of boxes.
 
-    Shapes    change (boxes,): the greatest change of a confidence; differs (boxes,): whether a label may be another; influence
-              (boxes, inputs): how much of what makes the bounds wide comes from each input; cut_off (stages, boxes)
+    Shapes    change (boxes,): the greatest change of a confidence; differs (boxes,): whether a label may be another; ties
+              (boxes,): whether the program's label may be a tie; influence (boxes, inputs): how much of what makes the bounds
+              wide comes from each input; cut_off (stages, boxes)
     """
 
     change: FloatArray
     differs: BoolArray
+    ties: BoolArray
     influence: FloatArray
     cut_off: BoolArray
 
@@ -157,8 +160,10 @@ class ProgramZonotopes:
         step = max(1, NUMBERS // (max(widths) * (self.network.inputs + sum(widths))))
         with np.errstate(over="ignore", invalid="ignore"):
             parts = [self._bounds(boxes[start : start + step]) for start in range(0, len(boxes), step)]
-        joined = (np.concatenate([getattr(part, name) for part in parts]) for name in ("change", "differs", "influence"))
-        return Bounded(*joined, np.concatenate([part.cut_off for part in parts], axis=1))
+        whole = {
+            name: np.concatenate([vars(part)[name] for part in parts]) for name in ("change", "differs", "ties", "influence")
+        }
+        return Bounded(**whole, cut_off=np.concatenate([part.cut_off for part in parts], axis=1))
 
     def _bounds(self, boxes: Interval) -> Bounded:
         inputs = self.network.inputs
@@ -180,8 +185,9 @@ class ProgramZonotopes:
             shares.append(moved.spread(share))
             known = np.concatenate([known, switched.spread(share)], axis=1)
         margins = Margins.of(self.classes, stored, perturbed, change)
-        found, differs = self.ending.bounds(margins)
-        return Bounded(found, differs, _influence(stored, change, np.concatenate(shares, axis=1), inputs), np.array(cut))
+        return Bounded(
+            *self.ending.bounds(margins), _influence(stored, change, np.concatenate(shares, axis=1), inputs), np.array(cut)
+        )
 
 
 def _bands(stage: Stage, z: Pair) -> tuple[Band, Band, Band]:
@@ -279,15 +285,17 @@ class _Logistic:
         self.logits: FloatArray = encoding.real(every[:, 0])
         exact = interval.sigmoid(Interval.point(self.logits[:, None]))
         self.errors: FloatArray = interval.magnitude(found.real(tail.result) - exact).upper[:, 0]
-        whole = math.floor(level / Fraction(program.result.scale) + program.result.zero_point)
+        exact_level = level / Fraction(program.result.scale) + program.result.zero_point
+        whole = math.floor(exact_level)
+        self.ties = (found.lower[:, 0] <= whole) & (whole <= found.upper[:, 0]) & (exact_level == whole)
         ones, zeros = found.upper[:, 0] > whole, found.lower[:, 0] <= whole
         self.rises = self.logits[ones].min(initial=np.inf)  # the least logit that may be of class 1
         self.falls = self.logits[zeros].max(initial=-np.inf)  # the greatest that may be of class 0
         low, high = logit_bounds(level)
         self.level = round_fraction_down(low), round_fraction_up(high)
 
-    def bounds(self, margins: Margins) -> tuple[FloatArray, BoolArray]:
-        """Return the greatest change of the confidence, and whether labels may differ. Shapes: (boxes,) each."""
+    def bounds(self, margins: Margins) -> tuple[FloatArray, BoolArray, BoolArray]:
+        """Return the greatest change of the confidence, whether labels may differ, and be ties. Shapes: (boxes,) each."""
         stored, after, change = (x[0, 0] for x in (margins.stored, margins.program, margins.change))
         low = np.searchsorted(self.logits, after.lower, side="left")  # the program's logits are reals of integers
         high = np.searchsorted(self.logits, after.upper, side="right")
@@ -298,7 +306,7 @@ class _Logistic:
         below, above = self.level
         rising = (stored.lower <= above) & (after.upper >= self.rises) & (change.upper >= down(self.rises - above))
         falling = (stored.upper >= below) & (after.lower <= self.falls) & (change.lower <= up(self.falls - below))
-        return found, rising | falling
+        return found, rising | falling, np.asarray((inside & self.ties).any(axis=1))
 
 
 class _Shares:
@@ -317,11 +325,12 @@ class _Shares:
         # Shares that come out equal, or in the other order, are of logits that are no farther apart than this.
         self.tie = math.log1p(2 * self.allowance / least) * (1 + 2.0**-40) if whole else math.inf
 
-    def bounds(self, margins: Margins) -> tuple[FloatArray, BoolArray]:
-        """Return the greatest change of a confidence, and whether labels may differ. Shapes: (boxes,) each."""
+    def bounds(self, margins: Margins) -> tuple[FloatArray, BoolArray, BoolArray]:
+        """Return the greatest change of a confidence, whether labels may differ, and be ties. Shapes: (boxes,) each."""
         most = interval.sigmoid(log_odds(margins.program)).upper
         noise = np.maximum(self.allowance, up(most - self.greatest))
         found = np.minimum(up(margins.greatest_change() + noise), 1.0).max(axis=0)
         stored, after, change = margins.stored, margins.program, margins.change
         differs = (stored.upper >= 0) & (after.lower <= self.tie) & (change.lower <= self.tie)
-        return found, np.asarray(differs.any(axis=(0, 1)))
+        ties = (after.lower <= self.tie) & (after.upper >= -self.tie)
+        return found, np.asarray(differs.any(axis=(0, 1))), np.asarray(ties.any(axis=(0, 1)))

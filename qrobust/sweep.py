@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qrobust.answers import Verdict
-from qrobust.bounds.programs import ProgramZonotopes
+from qrobust.bounds.programs import Bounded, ProgramZonotopes
 from qrobust.comparison import Agreement, Comparison, compare, grid_ends, of_grid
 from qrobust.domains import Domain
 from qrobust.errors import NumberError
@@ -33,7 +33,7 @@ from qrobust.search import BATCH, Budget, Nodes, Outcome, explore, polished
 
 FEW_POINTS = 64  # inputs of a box that are compared one by one
 SAMPLES = 4096
-COVER = 256  # boxes over which cut-off values are looked for
+COVER = 256  # boxes over which values that are cut off, and ties, are looked for
 RELATIVE = 0.05  # (upper - lower) / upper at which an estimate ends
 SMALL = 2.0**-6  # or the same gap in steps of a confidence
 AGREES = {Agreement.SAME: 0.0, Agreement.UNDECIDED: 1.0, Agreement.CHANGED: 2.0}
@@ -50,8 +50,8 @@ class Question(Enum):
 class Sweep:
     """What is known of a box of integer inputs.
 
-    Shapes    lower, upper (inputs,): its corners in integers; cut_off, seen, values: one number a layer: whether bounds leave
-              it possible that a value is cut off at the ends of its type, and how many of the values that were run were
+    Shapes    lower, upper (inputs,): its corners in integers; cut_off, seen (layers,): whether bounds leave it possible that
+              a value is cut off at the ends of its type, and whether one that was run was; ties and ties_seen likewise
     `worst` and `changed` are comparisons at one input: of the greatest change found, and of a changed label, if there is one
     """
 
@@ -67,9 +67,9 @@ class Sweep:
     verdicts: dict[Question, Verdict]
     layers: tuple[Affine, ...]
     cut_off: npt.NDArray[np.bool_]
-    seen: IntArray
-    values: IntArray
-    ties: int
+    seen: npt.NDArray[np.bool_]
+    ties: bool
+    ties_seen: bool
     executed: int
     boxes: int
     reason: str = ""
@@ -119,6 +119,7 @@ def sweep(
         boxes, reasons = boxes + outcome.boxes, [*reasons, outcome.reason]
         verdicts[Question.LABEL] = _verdict(outcome.upper <= 0, runs.changed is not None)
     assert runs.worst is not None
+    cover = _cover(bounds, lower, upper)
     return Sweep(
         network=network,
         program=program,
@@ -131,10 +132,10 @@ def sweep(
         changed=runs.changed,
         verdicts=verdicts,
         layers=tuple(stage.operation for stage in bounds.stages),
-        cut_off=_cut_off(bounds, lower, upper),
+        cut_off=np.asarray(cover.cut_off.any(axis=1)),
         seen=runs.seen[: len(bounds.stages)],
-        values=runs.values[: len(bounds.stages)],
-        ties=runs.ties,
+        ties=bool(cover.ties.any()),
+        ties_seen=runs.ties,
         executed=runs.executed,
         boxes=boxes,
         reason=next((reason for reason in reasons if reason), ""),
@@ -158,12 +159,12 @@ def _samples(lower: IntArray, upper: IntArray, rng: np.random.Generator) -> IntA
     return np.unique(points, axis=0)
 
 
-def _cut_off(bounds: ProgramZonotopes, lower: IntArray, upper: IntArray) -> npt.NDArray[np.bool_]:
-    """Whether any box of a cover may cut values off, layer by layer."""
+def _cover(bounds: ProgramZonotopes, lower: IntArray, upper: IntArray) -> Bounded:
+    """Bound boxes that cover the whole."""
     low, high = lower[None], upper[None]
     while len(low) < COVER and (low < high).any():
         low, high = _halved(low, high, ((high - low) / (1 + upper - lower)).argmax(axis=1))
-    return np.asarray(bounds.bounds(_reals(bounds.program, low, high)).cut_off.any(axis=1))
+    return bounds.bounds(_reals(bounds.program, low, high))
 
 
 def _halved(lower: IntArray, upper: IntArray, axis: npt.NDArray[np.intp]) -> tuple[IntArray, IntArray]:
@@ -184,16 +185,17 @@ class _Runs:
         self.least = -np.inf
         self.worst: Comparison | None = None
         self.changed: Comparison | None = None
-        self.executed = self.ties = 0
-        self.seen = self.values = np.zeros(len(program.operations), dtype=np.int64)
+        self.executed = 0
+        self.ties = False
+        self.seen = np.zeros(len(program.operations), dtype=bool)
 
     def at(self, points: IntArray) -> Comparison:
         """Compare at integer inputs. Shape: (points, inputs)."""
         found = self._compared(points)
         self.executed += len(points)
-        self.ties += found.ties
-        if found.saturated is not None and found.counts is not None:
-            self.seen, self.values = self.seen + found.saturated, self.values + found.counts
+        self.ties = self.ties or found.ties > 0
+        if found.saturated is not None:
+            self.seen = self.seen | (found.saturated > 0)
         if found.greatest[0] > self.least:
             self.least, self.worst = found.greatest[0], self._compared(points[[found.witness]])
         changes = np.flatnonzero(found.agreement == Agreement.CHANGED)
