@@ -192,6 +192,8 @@ class _Reader:
             return self._operator(node, flow)
         if node.op in ("Gemm", "MatMul", "Conv", "Sigmoid", "Tanh", "Softmax", "Relu") and flow.encoding and flow.real:
             return self._pending(node, flow)
+        if flow.encoding is None:
+            raise node.refused("takes floats: no integer program. A copy with other weights is asked about with `check --copy`")
         raise node.refused("of integers is not read, or is left in float: put DequantizeLinear and QuantizeLinear around it")
 
     def _pending(self, node: Node, flow: Flow) -> Flow:
