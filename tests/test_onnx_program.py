@@ -167,7 +167,7 @@ def images(rng: np.random.Generator) -> Graph:
     """Convolutions with strides and padding, a max pool and a flatten, in QDQ."""
     graph = Graph(("batch", 2, 7, 6), str(rng.choice(["int8", "uint8"])))
     graph.quantized(0.02, graph.least + int(rng.integers(60, 200)))
-    scales = rng.uniform(0.001, 0.008, 3 if rng.random() < 0.5 else ()).astype(np.float32)
+    scales = rng.uniform(0.004, 0.016, 3 if rng.random() < 0.5 else ()).astype(np.float32)
     stored = graph.weights(integers(rng, 3, 2, 3, 2), scales, 0)
     bias = graph.biases(integers(rng, 3, most=3000), scales)
     graph.add("Conv", stored, bias, strides=[1, 2], pads=[1, 0, 1, 1], kernel_shape=[3, 2]).add("Relu")
@@ -187,7 +187,7 @@ def operators(rng: np.random.Generator) -> Graph:
     graph.add("QuantizeLinear", *before)
 
     def weights(*shape: int) -> tuple[Any, ...]:
-        return integers(rng, *shape).astype(np.int8), np.float32(rng.uniform(0.002, 0.006)), np.int8(0)
+        return integers(rng, *shape).astype(np.int8), np.float32(rng.uniform(0.008, 0.016)), np.int8(0)
 
     after = graph.encoded(0.04, graph.least)
     biases = integers(rng, 2, most=2000).astype(np.int32)
@@ -213,7 +213,7 @@ def test_integers_are_onnxruntimes(made: Callable[[np.random.Generator], Graph],
     expected = np.concatenate([runtime(graph, piece) for piece in pieces])
     found = run(program, program.quantized(points))
     np.testing.assert_array_equal(found.values, expected)
-    assert made is dense or len(np.unique(found.values)) > 20
+    assert made is dense or len(np.unique(found.values)) > 10
     ranges = any_kernel.run(program, any_kernel.IntegerInterval.point(program.quantized(points)))
     assert ((ranges.lower <= expected) & (expected <= ranges.upper)).all()
 
@@ -364,7 +364,7 @@ def test_what_is_refused(change: str, words: str, tmp_path: Path) -> None:
 
 def test_float_files_are_no_programs(tmp_path: Path) -> None:
     graph = Graph(("batch", 3)).add("Gemm", np.ones((3, 1), np.float32)).add("Sigmoid")
-    with pytest.raises(UnsupportedError, match="takes floats: .* check --copy"):
+    with pytest.raises(UnsupportedError, match=r"takes floats: .*check --copy"):
         loaded(tmp_path, graph)
 
 
