@@ -12,7 +12,7 @@ Property  ROBUST is proved for every integer input of the box; VIOLATED comes wi
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from fractions import Fraction
 from typing import Any
@@ -34,6 +34,7 @@ from qrobust.search import BATCH, Budget, Nodes, Outcome, explore, polished
 FEW_POINTS = 64  # inputs of a box that are compared one by one
 SAMPLES = 4096
 COVER = 256  # boxes over which values that are cut off, and ties, are looked for
+MOST_NUMBERS = 2**26  # corners of open boxes: 1 GiB
 RELATIVE = 0.05  # (upper - lower) / upper at which an estimate ends
 SMALL = 2.0**-6  # or the same gap in steps of a confidence
 AGREES = {Agreement.SAME: 0.0, Agreement.UNDECIDED: 1.0, Agreement.CHANGED: 2.0}
@@ -102,6 +103,7 @@ def sweep(
     if epsilon is not None and epsilon < 0:
         raise NumberError(f"eps is {float(epsilon):g}: give a number >= 0")
     kernels, budget = kernels or program.runtime.kernels[0], budget or Budget()
+    budget = replace(budget, boxes=min(budget.boxes, max(1, MOST_NUMBERS // program.inputs)))
     lower, upper = grid_ends(program, domain)
     runs = _Runs(network, program, kernels, level)
     runs.at(_samples(lower, upper, np.random.default_rng(seed)))  # first, so that what does not fit is named
@@ -162,7 +164,7 @@ def _samples(lower: IntArray, upper: IntArray, rng: np.random.Generator) -> IntA
 def _cover(bounds: ProgramZonotopes, lower: IntArray, upper: IntArray) -> Bounded:
     """Bound boxes that cover the whole."""
     low, high = lower[None], upper[None]
-    while len(low) < COVER and (low < high).any():
+    while len(low) < min(COVER, bounds.batch) and (low < high).any():
         low, high = _halved(low, high, ((high - low) / (1 + upper - lower)).argmax(axis=1))
     return bounds.bounds(_reals(bounds.program, low, high))
 
@@ -273,8 +275,8 @@ class _Tree:
 
     def _bounded(self, lower: IntArray, upper: IntArray, parents: FloatArray) -> Nodes:
         """Bound boxes by themselves and their parents' bounds, run the small ones and the middles of the others."""
-        counts = (upper - lower + 1).astype(np.float64).prod(axis=1)
-        small = counts <= FEW_POINTS
+        with np.errstate(over="ignore"):
+            small = (upper - lower + 1).astype(np.float64).prod(axis=1) <= FEW_POINTS
         bound, axis = parents.copy(), np.zeros(len(parents), dtype=np.int64)
         if not small.all():
             wide = np.flatnonzero(~small)

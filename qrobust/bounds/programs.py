@@ -154,10 +154,15 @@ class ProgramZonotopes:
             _Logistic(program, self.tail, kernels, level) if self.classes == 1 else _Shares(program, self.tail, kernels)
         )
 
+    @property
+    def batch(self) -> int:
+        """How many boxes are bounded at a time: fewer, the more each costs."""
+        inputs, widths = self.network.inputs, [stage.layer.stored[0].shape[0] for stage in self.stages]
+        return max(1, NUMBERS // (max(inputs, *widths, self.classes**2) * (inputs + sum(widths))))
+
     def bounds(self, boxes: Interval) -> Bounded:
         """Bound every box. Shapes: boxes (boxes, inputs)."""
-        widths = [*(stage.layer.stored[0].shape[0] for stage in self.stages), self.classes**2]
-        step = max(1, NUMBERS // (max(widths) * (self.network.inputs + sum(widths))))
+        step = self.batch
         with np.errstate(over="ignore", invalid="ignore"):
             parts = [self._bounds(boxes[start : start + step]) for start in range(0, len(boxes), step)]
         whole = {

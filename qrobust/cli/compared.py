@@ -10,6 +10,7 @@ import numpy as np
 from qrobust.answers import VERSION, Verdict, text_above, text_below
 from qrobust.comparison import UNDECIDED, Comparison
 from qrobust.domains import MOST_SHOWN, Domain
+from qrobust.integer.program import Kernels
 from qrobust.network import Output
 from qrobust.sweep import Question, Sweep
 
@@ -66,6 +67,11 @@ def _sentences(found: Sweep, domain: Domain, epsilon: Fraction | None, seconds: 
     names = f"{found.network} and {found.program}"
     tail = f"[{found.kernels.value} kernels, {seconds:.3g} s]"
     lines = []
+    left = (
+        "kernels may differ"
+        if found.kernels is Kernels.ANY
+        else "it lies within the rounding of the bounds: ask about another eps"
+    )
     for question, verdict in found.verdicts.items():
         changes = question is Question.CHANGE and epsilon is not None
         what = f"confidence is off by more than {float(epsilon or 0):g}" if changes else "label is another"
@@ -73,7 +79,7 @@ def _sentences(found: Sweep, domain: Domain, epsilon: Fraction | None, seconds: 
         says = {
             Verdict.ROBUST: f"{every}, no {what}",
             Verdict.VIOLATED: f"at an integer input in the box, a {what}",
-            Verdict.UNKNOWN: f"{every}, whether no {what} is undecided ({found.reason or 'kernels may differ'})",
+            Verdict.UNKNOWN: f"{every}, whether no {what} is undecided ({found.reason or left})",
         }
         lines.append(f"{verdict.value}: {says[verdict]}: {names}. {tail}")
         worst = found.worst if changes else found.changed
@@ -85,7 +91,7 @@ def _sentences(found: Sweep, domain: Domain, epsilon: Fraction | None, seconds: 
 
 
 def _count(points: int) -> str:
-    return f"{points:,}" if points < 10**12 else f"{float(points):.3g}"
+    return f"{points:,}" if points < 10**12 else f"2**{points.bit_length() - 1} or more"
 
 
 def _findings(found: Sweep, domain: Domain) -> list[str]:
@@ -146,7 +152,7 @@ def _document(found: Sweep, domain: Domain, epsilon: Fraction | None, seconds: f
         "level": str(found.level),
         "box": domain.to_json(),
         "integers": {"lower": found.lower.tolist(), "upper": found.upper.tolist()},
-        "inputs": found.points,
+        "inputs": found.points if found.points < 10**12 else _count(found.points),
         "enumerated": False,
         "executed": found.executed,
         "boxes": found.boxes,
