@@ -235,9 +235,10 @@ class _Tree:
 
     def searched(self, budget: Budget, limit: float | None) -> Outcome:
         """Search until the question is settled (of eps, against a limit), or the ends of an estimate are near."""
-        deadline = time.monotonic() + budget.seconds
+        start = time.monotonic()
+        deadline = start + budget.seconds
         if self.question is Question.CHANGE:
-            self.best, self.point = polished(self, self.point, self.best, deadline)
+            self.best, self.point = polished(self, self.point, self.best, start + budget.seconds / 4)
         return explore(self, budget, tolerance=0.0, stop=lambda o: self._settled(o, limit), deadline=deadline, batch=BATCH)
 
     def _settled(self, outcome: Outcome, limit: float | None) -> bool:

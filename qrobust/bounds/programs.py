@@ -158,7 +158,7 @@ class ProgramZonotopes:
     def batch(self) -> int:
         """How many boxes are bounded at a time: fewer, the more each costs."""
         inputs, widths = self.network.inputs, [stage.layer.stored[0].shape[0] for stage in self.stages]
-        return max(1, NUMBERS // (max(inputs, *widths, self.classes**2) * (inputs + sum(widths))))
+        return int(max(1, NUMBERS // (max(inputs, *widths, self.classes**2) * (inputs + sum(widths)))))
 
     def bounds(self, boxes: Interval) -> Bounded:
         """Bound every box. Shapes: boxes (boxes, inputs)."""
