@@ -317,8 +317,8 @@ class _Logistic:
 class _Shares:
     """The end of a program with a softmax: each share within `allowance` of the real one, or cut off at the greatest.
 
-    The allowance is that of `Kernels.ANY` for all kernels. TFLite's need less: half a unit for the last rounding, and for at most
-    MOST_CLASSES terms, each off by 2**-20 of the greatest, under 2**-6 units.
+    The allowance is that of `Kernels.ANY` for all kernels. TFLite's need less: half a unit for the last rounding, and for at
+    most MOST_CLASSES terms, each off by 2**-20 of the greatest, under 2**-6 units.
     """
 
     def __init__(self, program: IntegerProgram, tail: IntegerProgram, kernels: Kernels) -> None:
