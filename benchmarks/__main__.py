@@ -314,6 +314,29 @@ def signoff_rows(limit: float) -> Rows:
     ]
 
 
+def bounded_int8(limit: float) -> Rows:
+    """The same programs over the box of all inputs, by bounds and bisection; the peer runs every input."""
+    name, peer = "box-int8", "every one of the 65,536 inputs run and compared"
+    rows: Rows = []
+    for model in integers.PAIRS:
+        seconds, found = timed(lambda m=model: integers.bounded(m))  # type: ignore[misc]
+        theirs, true = timed(lambda m=model: integers.enumerated(m))  # type: ignore[misc]
+        single = integers.bounded(model, boxes=1).greatest[1]
+        work, highest = f"{name}-{model}", true.greatest
+        rows += [
+            row(work, "seconds", seconds, "s", peer=peer, peer_value=theirs, name=name),
+            row(
+                work, "greatest change, lower end", found.greatest[0], "confidence", peer=peer, peer_value=highest[0], name=name
+            ),
+            row(
+                work, "greatest change, upper end", found.greatest[1], "confidence", peer=peer, peer_value=highest[1], name=name
+            ),
+            row(work, "the same after one step", single, "confidence", peer=peer, peer_value=highest[1], name=name),
+            row(work, "runs of inputs", found.executed, "inputs", peer=peer, peer_value=65_536, name=name),
+        ]
+    return rows
+
+
 BENCHMARKS: dict[str, Callable[[float], Rows]] = {
     "paper": paper,
     "million": million,
@@ -323,6 +346,7 @@ BENCHMARKS: dict[str, Callable[[float], Rows]] = {
     "lirpa": lirpa_rows,
     "deployment": deployment_rows,
     "signoff": signoff_rows,
+    "box-int8": bounded_int8,
 }
 BENCHMARKS |= {
     name: lambda _, name=name: on_cores(name)  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""All 65,536 inputs of two-feature int8 models: exact comparison with the float model, beside running both in floats."""
+"""All 65,536 inputs of two-feature int8 models: exact comparison with the float model, beside running both; and by bounds."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from qrobust.comparison import Agreement, Comparison, Inputs, compare, on_grid
 from qrobust.formats import load, load_program
 from qrobust.integer.program import IntegerProgram
 from qrobust.network import Network
+from qrobust.search import Budget
+from qrobust.sweep import Sweep, sweep
 
 MODELS = Path(__file__).parent.parent / "models"
 PAIRS = {"cat": ("cat_paper.json", "cat_int8.tflite"), "ath-relu": ("ath_relu.json", "ath_relu_int8.tflite")}
@@ -56,3 +58,9 @@ def _others(network: Network, inputs: Inputs, values: Any) -> int:
 def changed(found: Comparison) -> int:
     """How many labels are others."""
     return int((found.agreement == Agreement.CHANGED).sum())
+
+
+def bounded(name: str, *, boxes: int = 5_000_000) -> Sweep:
+    """Bound the greatest change over every integer input, with at most so many boxes."""
+    network, program = pair(name)
+    return sweep(network, program, budget=Budget(boxes=boxes))

@@ -10,8 +10,8 @@ Property  exact at each input for kernels that give integers; with `Kernels.ANY`
 Labels    the network's and the program's both by the rule of `queries`: of one confidence, class 1 iff it is above the level;
           of several, the greatest, the lowest index on a tie. A program has ties often: they are counted
 
-A real input becomes integers as TFLite's QUANTIZE does it, in float32 with a half away from zero, whether the file holds
-that operator or its caller is to do the same.
+A real input becomes integers as the program's runtime does it, in float32 with a half away from zero (TFLite's QUANTIZE) or
+to the even neighbour (ONNX's QuantizeLinear), whether the file holds that operator or its caller is to do the same.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def at_points(program: IntegerProgram, points: FloatArray) -> Inputs:
         raise ShapeError(f"the program takes points of {program.inputs} numbers, got an array of shape {points.shape}")
     if not np.isfinite(points).all():
         raise NumberError("an input is NaN or infinite: give finite numbers")
-    wanted = program.input.unclamped(points)
+    wanted = program.unclamped(points)
     integers = program.input.clamp(wanted)
     return Inputs(points, integers, (integers != wanted).any(axis=1), enumerated=False)
 
@@ -85,27 +85,41 @@ def on_grid(program: IntegerProgram, domain: Domain | None = None) -> Inputs:
 
     Raises    ResourceError if there are more than MOST_ENUMERATED; DomainError if there is none
     """
-    encoding = program.input
-    every = np.arange(encoding.least, encoding.greatest + 1, dtype=np.int64)
-    axes = [every] * program.inputs
-    if domain is not None:
-        if domain.inputs != program.inputs:
-            raise ShapeError(f"the box has {domain.inputs} sides, the program takes {program.inputs} inputs")
-        if domain.inequalities[1].size:
-            raise DomainError("the grid is enumerated over boxes, without --where")
-        reals, box = encoding.real(every), domain.box
-        axes = [every[(low <= reals) & (reals <= high)] for low, high in zip(box.lower, box.upper, strict=True)]
+    lower, upper = grid_ends(program, domain)
+    axes = [np.arange(low, high + 1, dtype=np.int64) for low, high in zip(lower.tolist(), upper.tolist(), strict=True)]
     count = 1
     for axis in axes:
         count *= len(axis)
     if count > MOST_ENUMERATED:
         raise ResourceError(
-            f"there are {count:.3g} integer inputs, at most {MOST_ENUMERATED:,} are enumerated: give --points or --box"
+            f"there are {count:.3g} integer inputs, at most {MOST_ENUMERATED:,} are enumerated: give --box without --enumerate"
         )
-    if count == 0:
-        raise DomainError("the box holds no input of the program's grid: give a wider one")
-    integers = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, program.inputs)
-    return Inputs(encoding.real(integers), integers, np.zeros(len(integers), dtype=bool), enumerated=True)
+    return of_grid(program, np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, program.inputs))
+
+
+def of_grid(program: IntegerProgram, integers: IntArray) -> Inputs:
+    """Return integer inputs (points, inputs) with the reals that they mean."""
+    return Inputs(program.input.real(integers), integers, np.zeros(len(integers), dtype=bool), enumerated=True)
+
+
+def grid_ends(program: IntegerProgram, domain: Domain | None = None) -> tuple[IntArray, IntArray]:
+    """Return the least and the greatest integer of each input: of the type, or in the box of a domain. Shapes: (inputs,).
+
+    Raises    ShapeError; DomainError if there is none, or the domain is no box
+    """
+    encoding = program.input
+    every = np.arange(encoding.least, encoding.greatest + 1, dtype=np.int64)
+    inside = np.ones((program.inputs, len(every)), dtype=bool)
+    if domain is not None:
+        if domain.inputs != program.inputs:
+            raise ShapeError(f"the box has {domain.inputs} sides, the program takes {program.inputs} inputs")
+        if domain.inequalities[1].size:
+            raise DomainError("the grid is taken over boxes, without --where")
+        reals, box = encoding.real(every), domain.box
+        inside = (box.lower[:, None] <= reals) & (reals <= box.upper[:, None])
+        if not inside.any(axis=1).all():
+            raise DomainError("the box holds no input of the program's grid: give a wider one")
+    return every[inside.argmax(axis=1)], every[len(every) - 1 - inside[:, ::-1].argmax(axis=1)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,11 +227,15 @@ def compare(
     program: IntegerProgram,
     inputs: Inputs,
     *,
-    kernels: Kernels = Kernels.REFERENCE,
+    kernels: Kernels | None = None,
     level: Fraction = Fraction(1, 2),
 ) -> Comparison:
-    """Compare at every input. Raises ShapeError if the two do not fit, UnsupportedError if the kernels take no such program."""
+    """Compare at every input, with the usual kernels of the program's runtime unless others are named.
+
+    Raises    ShapeError if the two do not fit, UnsupportedError if the kernels take no such program
+    """
     check_alike(network, program)
+    kernels = kernels or program.runtime.kernels[0]
     if kernels is Kernels.ANY:
         results, saturated, counts = any_kernel.run(program, _any_inputs(program, inputs)), None, None
     else:

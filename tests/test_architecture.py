@@ -40,6 +40,7 @@ ORDER = (
     "backends",
     "solve",
     "comparison",
+    "sweep",
     "cache",
     "parallel",
     "bits",

@@ -277,7 +277,7 @@ def test_the_command(
 @pytest.mark.parametrize(("arguments", "words"), [
     ((), "say where"),
     (("--enumerate", "--point", "15, 2"), "say where"),
-    (("--point", "15, 2", "--box", "6:20, 2:3"), "--box goes with --enumerate"),
+    (("--point", "15, 2", "--box", "6:20, 2:3"), "--box goes alone or with --enumerate"),
     (("--point", "15"), "takes 2"),
     (("--point", "1e300, 2"), "too large"),
     (("--enumerate", "--eps", "small"), "small"),
@@ -298,7 +298,7 @@ def test_models_in_the_wrong_places(pair: tuple[str, str], capsys: pytest.Captur
     assert "holds an integer program" in err
     code, _, err = shown(capsys, pair[0], pair[0], "--enumerate")
     assert code == 2
-    assert "integer programs are read from .tflite" in err
+    assert "integer programs are read from .tflite, .onnx" in err
 
 
 def test_points_of_a_file_and_json(pair: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

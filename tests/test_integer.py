@@ -239,7 +239,7 @@ def test_overflow_is_refused_before_anything_runs() -> None:
     (lambda: Encoding(0.1, 0), NumberError, "float32"),
     (lambda: Encoding(-1.0, 0), NumberError, "positive"),
     (lambda: Encoding(0.5, 128), NumberError, "zero point 128"),
-    (lambda: Elementwise(1, Function.LOGISTIC, IN, MIDDLE), UnsupportedError, "TFLite fixes"),
+    (lambda: IntegerProgram((Elementwise(1, Function.LOGISTIC, IN, MIDDLE),)), UnsupportedError, "TFLite fixes"),
     (lambda: Softmax(1, 1.0, IN, SIGMOID), UnsupportedError, "1 classes"),
     (lambda: Softmax(3, float("nan"), IN, SIGMOID), NumberError, "beta"),
     (lambda: Requantize(1, IN, Encoding(2**-30, 0)), UnsupportedError, "too far apart"),

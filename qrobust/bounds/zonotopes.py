@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qrobust.bounds.differential import Pair
-from qrobust.domains import Bounds, ParameterBox
+from qrobust.domains import ParameterBox
 from qrobust.errors import UnsupportedError
 from qrobust.interval import TINY, BoolArray, FloatArray, Interval, down, sum_slack, up
 from qrobust.network import Activation, Dense, Network
@@ -87,6 +87,13 @@ class Band:
         radius = up(self.slope * form.radius + slack)
         return Form(self.slope * form.centre + self.centre, generators, radius), new
 
+    def widened(self, noise: Interval) -> Band:
+        """Return the band of what lies within it plus any number in the noise. Shape: noise (neurons, boxes)."""
+        middle, reach = ball(noise)
+        slack = sum_slack(2, np.abs(self.centre) + np.abs(middle))
+        wider = np.where((noise.lower == 0) & (noise.upper == 0), self.reach, up(self.reach + reach + slack))
+        return Band(self.slope, self.centre + middle, wider)
+
 
 @dataclass(frozen=True, eq=False)
 class Symbols:
@@ -138,7 +145,7 @@ def difference_band(z: Pair) -> Band:
 
 
 @dataclass(frozen=True, eq=False)
-class _Layer:
+class TwinLayer:
     """One layer: stored numbers, a perturbed choice and its reach, perturbed minus stored and its reach; biases as columns."""
 
     activation: Activation
@@ -149,16 +156,17 @@ class _Layer:
     change_reach: tuple[FloatArray, FloatArray]
 
     @classmethod
-    def of(cls, layer: Dense, weight: Bounds, bias: Bounds) -> _Layer:
+    def of(cls, layer: Dense, weight: Interval, bias: Interval) -> TwinLayer:
+        """Prepare a layer with the box of its other weights (out, in) and biases (out,)."""
         stored = layer.weight, layer.bias[:, None]
-        boxes = weight.interval, bias.interval[:, None]
+        boxes = weight, bias[:, None]
         changes = boxes[0] - Interval.point(stored[0]), boxes[1] - Interval.point(stored[1])
-        perturbed, reach = zip(*(_ball(box) for box in boxes), strict=True)
-        change, change_reach = zip(*(_ball(box) for box in changes), strict=True)
+        perturbed, reach = zip(*(ball(box) for box in boxes), strict=True)
+        change, change_reach = zip(*(ball(box) for box in changes), strict=True)
         return cls(layer.activation, stored, perturbed, reach, change, change_reach)
 
 
-def _ball(box: Interval) -> tuple[FloatArray, FloatArray]:
+def ball(box: Interval) -> tuple[FloatArray, FloatArray]:
     """A middle and a reach that cover a box; the reach is 0 where the box is one number."""
     middle = np.where(box.lower == box.upper, box.lower, box.middle)
     reach = np.where(box.lower == box.upper, 0.0, up(np.maximum(box.upper - middle, middle - box.lower)))
@@ -189,7 +197,7 @@ class TwinZonotopes:
         for layer, box in zip(network.layers, parameters.layers, strict=True):
             if not isinstance(layer, Dense) or layer.activation not in LINES:
                 raise UnsupportedError("differential zonotopes have rules for dense layers of linear and ReLU units")
-            self.layers.append(_Layer.of(layer, box.weight, box.bias))
+            self.layers.append(TwinLayer.of(layer, box.weight.interval, box.bias.interval))
 
     def changes(self, boxes: Interval) -> Changes:
         """Bound the change of every logit. Shapes: boxes (boxes, inputs)."""
@@ -207,26 +215,26 @@ class TwinZonotopes:
 
     def _changes(self, boxes: Interval) -> Changes:
         inputs = self.network.inputs
-        stored = perturbed = _input_form(boxes)
+        stored = perturbed = input_form(boxes)
         change = Form(np.zeros_like(stored.centre), np.zeros_like(stored.generators), np.zeros_like(stored.radius))
         known = np.repeat(np.eye(inputs)[:, :, None], len(boxes), axis=2)
         shares: list[FloatArray] = []
         for layer in self.layers[:-1]:
-            change = _changed(layer, change, perturbed, inputs)
-            stored, perturbed = _affine(layer.stored, None, stored), _affine(layer.perturbed, layer.perturbed_reach, perturbed)
+            change = changed(layer, change, perturbed, inputs)
+            stored, perturbed = affine(layer.stored, None, stored), affine(layer.perturbed, layer.perturbed_reach, perturbed)
             if layer.activation is Activation.LINEAR:
                 continue
             z = Pair(stored.range, perturbed.range, change.range).tightened()
             bands = difference_band(z), relu_band(z.stored), relu_band(z.perturbed)
-            share = _shares(stored, known, (bands[0].reach > 0) | (bands[1].reach > 0))
+            share = shared_among(stored, known, (bands[0].reach > 0) | (bands[1].reach > 0))
             change, moved = bands[0].of(change)
             stored, switched = bands[1].of(stored)
             perturbed, _ = bands[2].of(perturbed)
             shares.append(moved.spread(share))
             known = np.concatenate([known, switched.spread(share)], axis=1)
-        change = _changed(self.layers[-1], change, perturbed, inputs)
-        stored = _affine(self.layers[-1].stored, None, stored)
-        perturbed = _affine(self.layers[-1].perturbed, self.layers[-1].perturbed_reach, perturbed)
+        change = changed(self.layers[-1], change, perturbed, inputs)
+        stored = affine(self.layers[-1].stored, None, stored)
+        perturbed = affine(self.layers[-1].perturbed, self.layers[-1].perturbed_reach, perturbed)
         ends = Pair(stored.range, perturbed.range, change.range).tightened().difference
         return self._outcome(boxes, change, ends, shares)
 
@@ -243,7 +251,7 @@ class TwinZonotopes:
         return Changes(Interval(ends.lower.T, ends.upper.T), influence, favoured)
 
 
-def _shares(form: Form, known: FloatArray, wanted: BoolArray) -> FloatArray:
+def shared_among(form: Form, known: FloatArray, wanted: BoolArray) -> FloatArray:
     """Share what moves each wanted neuron among the inputs, by the shares of its symbols; a heuristic, no bound.
 
     Shapes    known (inputs, symbols, boxes); wanted (neurons, boxes); result (inputs, neurons, boxes)
@@ -255,15 +263,15 @@ def _shares(form: Form, known: FloatArray, wanted: BoolArray) -> FloatArray:
     return shares
 
 
-def _input_form(boxes: Interval) -> Form:
-    middle, reach = _ball(boxes)
+def input_form(boxes: Interval) -> Form:
+    middle, reach = ball(boxes)
     count, inputs = middle.shape
     generators = np.zeros((inputs, inputs, count))
     generators[np.arange(inputs), np.arange(inputs)] = reach.T
     return Form(middle.T, generators, np.zeros((inputs, count)))
 
 
-def _affine(rows: tuple[FloatArray, FloatArray], reach: tuple[FloatArray, FloatArray] | None, form: Form) -> Form:
+def affine(rows: tuple[FloatArray, FloatArray], reach: tuple[FloatArray, FloatArray] | None, form: Form) -> Form:
     """Enclose (weight + E) @ value + bias + e for abs(E), abs(e) at most the reaches, each row with its own."""
     weight, bias = rows
     centre, generators = form.product(weight)
@@ -275,7 +283,7 @@ def _affine(rows: tuple[FloatArray, FloatArray], reach: tuple[FloatArray, FloatA
     return Form(centre + bias, generators, up(radius + _slack(form, sizes)))
 
 
-def _changed(layer: _Layer, change: Form, perturbed: Form, inputs: int) -> Form:
+def changed(layer: TwinLayer, change: Form, perturbed: Form, inputs: int) -> Form:
     """Enclose z' - z = W (h' - h) + D h' + (b' - b): the symbols of h' - h, and of h' those of the inputs alone."""
     (weight, _), (deviation, bias), (reach, bias_reach) = layer.stored, layer.change, layer.change_reach
     centre, generators = change.product(weight)

@@ -13,13 +13,16 @@ import typer
 
 from qrobust.answers import VERSION, Verdict, text_above, text_below
 from qrobust.cli import show
+from qrobust.cli.compared import box_report, point, witness
 from qrobust.cli.options import UsageError, Where, domain_of, points_of, read_model
-from qrobust.comparison import UNDECIDED, Agreement, Comparison, Inputs, at_points, compare, on_grid
-from qrobust.domains import MOST_SHOWN, Point
+from qrobust.comparison import Agreement, Comparison, Inputs, at_points, compare, on_grid
+from qrobust.domains import Point
 from qrobust.exact import to_fraction
 from qrobust.formats import load_program
 from qrobust.integer.program import IntegerProgram, Kernels
 from qrobust.network import Network, Output
+from qrobust.search import Budget
+from qrobust.sweep import sweep
 
 EXIT = {Verdict.ROBUST: 0, Verdict.VIOLATED: 1, Verdict.UNKNOWN: 3}
 LISTED = 1000  # inputs in a list of the JSON document
@@ -30,21 +33,28 @@ class KernelsName(StrEnum):
 
     REFERENCE = "reference"
     XNNPACK = "xnnpack"
+    ONNX = "onnxruntime"
     ANY = "any-kernel"
 
 
 def compare_command(
     model: Annotated[Path, typer.Argument(metavar="FLOAT", help="The float model: any file that `check` reads.")],
-    program: Annotated[Path, typer.Argument(metavar="INTEGER", help="The integer program: a fully quantized .tflite file.")],
+    program: Annotated[
+        Path, typer.Argument(metavar="INTEGER", help="The integer program: a fully quantized .tflite or .onnx file.")
+    ],
     eps: Annotated[str | None, typer.Option(help="Is any confidence off by more than this?")] = None,
     label: Annotated[bool, typer.Option("--label", help="Is any label another?")] = False,
     points: Annotated[Path | None, typer.Option("--points", help="A CSV file of inputs with a header.")] = None,
     point: Annotated[str | None, typer.Option("--point", help="One input, as in '15, 2'.")] = None,
     enumerate_all: Annotated[bool, typer.Option("--enumerate", help="Every integer input of the program.")] = False,
     box: Annotated[
-        str | None, typer.Option("--box", help="With --enumerate: those in this box, as in '6.3:20.5, 2:3.9'.")
+        str | None, typer.Option("--box", help="Every integer input in this box, by bounds; as in '6.3:20.5, 2:3.9'.")
     ] = None,
-    kernels: Annotated[KernelsName, typer.Option(help="Whose arithmetic runs the program.")] = KernelsName.REFERENCE,
+    kernels: Annotated[
+        KernelsName | None,
+        typer.Option(help="Whose arithmetic runs the program; reference for .tflite, onnxruntime for .onnx."),
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds for each question about a box.")] = 60.0,
     level: Annotated[str, typer.Option(help="Decision level of a binary model, as in 0.3 or 1/3.")] = "1/2",
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print no progress, and no sentences.")] = False,
@@ -52,28 +62,48 @@ def compare_command(
         bool, typer.Option("--trust-pickle", help="Read .joblib files, which run code from the file.")
     ] = False,
 ) -> None:
-    """Compare a float model with its integer program, exactly, at points or at every input of its grid.
+    """Compare a float model with its integer program: at points, at every input of its grid, or over a box of any size.
 
-    Exit code 0 robust, 1 violated, 3 unknown; 0 if neither --eps nor --label asks.
+    Exit code 0 robust, 1 violated, 3 unknown; 0 if neither --eps nor --label asks. With --enumerate each input is run, and
+    with --box those in the box; --box alone bounds what is not run.
 
     \b
     qrobust compare models/cat_paper.json models/cat_int8.tflite --enumerate --eps 0.02
     qrobust compare models/cat_paper.json models/cat_int8.tflite --point "15, 2" --label
+    qrobust compare models/cat_paper.json models/cat_int8.tflite --box "6.3:20.5, 2:3.9" --eps 0.01
     """
     started = time.monotonic()
     epsilon, exact_level = None if eps is None else to_fraction(eps), to_fraction(level)
     network, integers = read_model(model, trust_pickle), load_program(program)
-    inputs = _inputs(network, integers, Where(point, points, box), enumerate_all)
-    with show.waiting("comparing", quiet=quiet or json):
-        found = compare(network, integers, inputs, kernels=Kernels(kernels.value), level=exact_level)
-        asked = _verdicts(found, epsilon, label)
-    seconds = time.monotonic() - started
-    if json:
-        show.document(_document(found, asked, epsilon, seconds))
+    where, choice = Where(point, points, box), None if kernels is None else Kernels(kernels.value)
+    if box is not None and point is None and points is None and not enumerate_all:
+        domain = domain_of(network, where)
+        with show.waiting("bounding", quiet=quiet or json):
+            found = sweep(
+                network,
+                integers,
+                domain,
+                kernels=choice,
+                level=exact_level,
+                epsilon=epsilon,
+                label=label,
+                budget=Budget(timeout),
+            )
+        texts, document, verdicts = box_report(found, domain, epsilon, time.monotonic() - started)
     else:
-        for text in _sentences(found, asked, epsilon, seconds):
+        inputs = _inputs(network, integers, where, enumerate_all)
+        with show.waiting("comparing", quiet=quiet or json):
+            each = compare(network, integers, inputs, kernels=choice, level=exact_level)
+            asked = _verdicts(each, epsilon, label)
+        seconds = time.monotonic() - started
+        texts, document = _sentences(each, asked, epsilon, seconds), _document(each, asked, epsilon, seconds)
+        verdicts = [verdict for verdict, _ in asked.values()]
+    if json:
+        show.document(document)
+    else:
+        for text in texts:
             show.line(text, quiet=quiet)
-    codes = [EXIT[verdict] for verdict, _ in asked.values()]
+    codes = [EXIT[verdict] for verdict in verdicts]
     raise typer.Exit(1 if 1 in codes else max(codes, default=0))
 
 
@@ -83,13 +113,13 @@ Asked = dict[str, tuple[Verdict, Any]]  # "eps" and "label": the verdict and the
 def _inputs(network: Network, program: IntegerProgram, where: Where, enumerate_all: bool) -> Inputs:
     given = [where.point is not None, where.points is not None, enumerate_all]
     if sum(given) != 1:
-        raise UsageError("say where: give --points, --point or --enumerate, one of them")
+        raise UsageError("say where: give --points, --point, --enumerate or --box, one of them")
     if enumerate_all:
         domain = None if where.box is None else domain_of(network, where)
         assert not isinstance(domain, Point)
         return on_grid(program, domain)
     if where.box is not None:
-        raise UsageError("--box goes with --enumerate: leave it out")
+        raise UsageError("--box goes alone or with --enumerate, not with points: leave it out")
     named = points_of(network, where)
     assert named is not None
     return at_points(program, named)
@@ -114,7 +144,7 @@ def _sentences(found: Comparison, asked: Asked, epsilon: Fraction | None, second
         lines.append(f"{verdict.value}: at {where}, {claim}: {names}. [{found.kernels.value} kernels, {seconds:.3g} s]")
         if len(indices):
             worst = found.changes.lower[indices].argmax()
-            lines += _witness(found, int(indices[worst]))
+            lines += witness(found, int(indices[worst]))
     if not asked:
         lines.append(f"{names} at {where} [{found.kernels.value} kernels, {seconds:.3g} s]")
     return lines + _findings(found)
@@ -135,32 +165,6 @@ def _claim(question: str, verdict: Verdict, broken: int, epsilon: Fraction | Non
     if verdict is Verdict.ROBUST:
         return what.replace("a ", "no ", 1)
     return f"{what} ({broken:,} of them)" if verdict is Verdict.VIOLATED else f"whether {what} is undecided"
-
-
-def _witness(found: Comparison, index: int) -> list[str]:
-    """Describe an input: the reals, the integers, both confidences and both labels."""
-    network, encoding = found.network, found.program.result
-    units = [feature.unit for feature in network.features] or [""] * network.inputs
-    pairs = zip(found.inputs.reals[index].tolist(), found.inputs.integers[index].tolist(), units, strict=True)
-    lines = [
-        f"  {network.feature_name(i)} = {real:.10g} {unit}".rstrip() + f" (integer {q})"
-        for i, (real, q, unit) in enumerate(pairs)
-    ]
-    if len(lines) > MOST_SHOWN:
-        lines = [*lines[:3], f"  ... ({len(lines)} inputs in all; --json prints them)", lines[-1]]
-    single = network.output is Output.SIGMOID
-    for place in range(found.confidences.shape[1]):
-        name = network.class_name(1 if single else place)
-        before = found.confidences.middle[index, place]
-        low, high = found.results.lower[index, place], found.results.upper[index, place]
-        ends = encoding.real(np.array([low, high]))
-        after = (
-            f"{ends[0]:.9g} (integer {low})" if low == high else f"{ends[0]:.9g} to {ends[1]:.9g} (integers {low} to {high})"
-        )
-        lines.append(f"  confidence of {name}: {before:.9f} in float, {after}")
-    labels = [found.labels[index], found.program_labels[index]]
-    words = [network.class_name(int(v)) if v != UNDECIDED else "either" for v in labels]
-    return [*lines, f"  label: {words[0]} in float, {words[1]} in integers"]
 
 
 def _findings(found: Comparison) -> list[str]:
@@ -206,10 +210,10 @@ def _document(found: Comparison, asked: Asked, epsilon: Fraction | None, seconds
         "eps": None if epsilon is None else str(epsilon),
         "verdicts": {question: verdict.value for question, (verdict, _) in asked.items()},
         "violations": {question: len(indices) for question, (_, indices) in asked.items()},
-        "greatest_change": {"lower": low, "upper": high, "at": _point(found, found.witness)},
+        "greatest_change": {"lower": low, "upper": high, "at": point(found, found.witness)},
         "changed_labels": len(changed),
         "undecided_labels": int((found.agreement == Agreement.UNDECIDED).sum()),
-        "changed": [_point(found, int(i)) for i in changed[:LISTED]],
+        "changed": [point(found, int(i)) for i in changed[:LISTED]],
         "listed": min(len(changed), LISTED),
         "ties": None if found.kernels is Kernels.ANY else found.ties,
         "outside_input_range": int(found.inputs.outside.sum()),
@@ -219,14 +223,3 @@ def _document(found: Comparison, asked: Asked, epsilon: Fraction | None, seconds
         triples = zip(found.program.operations, found.saturated.tolist(), found.counts.tolist(), strict=True)
         document["saturation"] = [{"operation": str(o), "cut_off": cut, "values": total} for o, cut, total in triples]
     return document
-
-
-def _point(found: Comparison, index: int) -> dict[str, Any]:
-    results, labels = found.results[index], (found.labels[index], found.program_labels[index])
-    return {
-        "input": found.inputs.reals[index].tolist(),
-        "integers": found.inputs.integers[index].tolist(),
-        "confidences": {"lower": found.confidences.lower[index].tolist(), "upper": found.confidences.upper[index].tolist()},
-        "results": {"lower": results.lower.tolist(), "upper": results.upper.tolist()},
-        "labels": [None if label == UNDECIDED else int(label) for label in labels],
-    }

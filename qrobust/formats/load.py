@@ -11,6 +11,7 @@ from qrobust.formats.native import read_native, write_native
 from qrobust.formats.nnet import read_nnet
 from qrobust.formats.npz import read_npz, write_npz
 from qrobust.formats.onnx import read_onnx
+from qrobust.formats.onnx_program import read_onnx_program
 from qrobust.formats.onnx_write import write_onnx
 from qrobust.formats.sklearn import read_joblib, read_skops
 from qrobust.formats.tflite import read_tflite
@@ -29,7 +30,10 @@ READERS: dict[str, Callable[[Path | str], Network]] = {
     ".joblib": read_joblib,
     ".tflite": read_tflite,
 }
-PROGRAM_READERS: dict[str, Callable[[Path | str], IntegerProgram]] = {".tflite": read_program}
+PROGRAM_READERS: dict[str, Callable[[Path | str], IntegerProgram]] = {
+    ".tflite": read_program,
+    ".onnx": read_onnx_program,
+}
 
 WRITERS: dict[str, Callable[[Network, Path | str], None]] = {
     ".json": write_native,
@@ -66,9 +70,9 @@ def load(path: Path | str, *, trust_pickle: bool = False) -> Network:
 
 
 def load_program(path: Path | str) -> IntegerProgram:
-    """Read an integer program from a file, by the ending of its name: .tflite, fully quantized.
+    """Read an integer program from a file, by the ending of its name: .tflite or .onnx, fully quantized.
 
-    Raises    ModelFileError, UnsupportedError
+    Raises    ModelFileError, UnsupportedError, BackendUnavailableError
     """
     suffix = Path(path).suffix.lower()
     if suffix not in PROGRAM_READERS:

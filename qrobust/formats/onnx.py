@@ -20,7 +20,7 @@ Whatever has no place in a chain of layers is refused by its operation and its n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from qrobust.formats.onnx_rules import RULES
 from qrobust.formats.onnx_tensors import Array, TensorReader
 from qrobust.formats.untrusted import Allowance, parsing
 from qrobust.formats.wire import check_structure
+from qrobust.layers import IntArray
 from qrobust.network import Network
 
 OLDEST_OPSET = 7  # operations broadcast as NumPy does from here on
@@ -63,7 +64,7 @@ class _Reader:
 
     def __init__(self, model: Any, folder: Path, newest_opset: int) -> None:
         self._graph = model.graph
-        self._opset = _opset(model, newest_opset)
+        self._opset = opset_of(model, newest_opset)
         self._allowance = Allowance()
         self._tensors = TensorReader(folder, self._allowance)
         self._values: dict[str, Value] = {}
@@ -78,31 +79,11 @@ class _Reader:
             raise UnsupportedError("its sparse initializers cannot be read, only plain ones")
         for tensor in graph.initializer:
             self._set(tensor.name, self._tensors.array(tensor))
-        self._set(*self._input())
+        source, order, bits = graph_input(graph, self._values)
+        self._set(source, Signal(order, (), bits))
         for proto in graph.node:
             self._run(self._node(proto))
         return self._classifier(name)
-
-    def _input(self) -> tuple[str, Signal]:
-        inputs = [value for value in self._graph.input if value.name not in self._values]
-        if len(inputs) != 1:
-            names = ", ".join(value.name for value in inputs) or "none"
-            raise UnsupportedError(f"its graph has {len(inputs)} inputs ({names}), a classifier has one")
-        (value,) = inputs
-        tensor = value.type.tensor_type
-        if tensor.elem_type not in FLOAT_BITS:
-            raise UnsupportedError(f"input {value.name!r} is of type {tensor.elem_type}, only floats are read")
-        if not tensor.HasField("shape") or not tensor.shape.dim:
-            raise UnsupportedError(f"input {value.name!r} has no shape: export the model with its input's sizes")
-        sizes = [int(size.dim_value) if size.HasField("dim_value") else 0 for size in tensor.shape.dim]
-        if len(sizes) > 1 and sizes[0] <= 0:
-            sizes[0] = 1
-        if any(size <= 0 for size in sizes) or (len(sizes) > 1 and sizes[0] != 1):
-            shown = [size if size > 0 else "free" for size in sizes]
-            raise UnsupportedError(f"input {value.name!r} has shape {shown}: only the first size may be free, or is 1")
-        count = math.prod(sizes)
-        check_values(count, f"input {value.name!r}")
-        return value.name, Signal(np.arange(count, dtype=np.int64).reshape(sizes), (), FLOAT_BITS[tensor.elem_type])
 
     def _set(self, name: str, value: Value) -> None:
         if name in self._values:
@@ -110,27 +91,12 @@ class _Reader:
         self._values[name] = value
 
     def _node(self, proto: Any) -> Node:
-        from onnx import AttributeProto, helper
-
-        name = proto.name or (proto.output[0] if proto.output else "")
-        node = Node(proto.op_type, name, [], {}, self._opset, self._allowance)
+        node = Node(
+            proto.op_type, proto.name or (proto.output[0] if proto.output else ""), [], {}, self._opset, self._allowance
+        )
         if proto.domain not in ("", "ai.onnx"):
             raise node.refused(f"of domain {proto.domain!r} cannot be represented")
-        for source in proto.input:
-            if source and source not in self._values:
-                raise ModelFileError(
-                    f"node {name!r} ({proto.op_type}) takes {source!r}, which nothing before it gives:"
-                    " the graph has a cycle, is not in order, or lacks a part"
-                )
-            node.inputs.append(self._values[source] if source else None)
-        for attribute in proto.attribute:
-            if attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
-                raise node.refused("has a graph of its own, which cannot be represented")
-            if attribute.type == AttributeProto.TENSOR:
-                node.attributes[attribute.name] = self._tensors.array(attribute.t)
-            else:
-                node.attributes[attribute.name] = helper.get_attribute_value(attribute)
-        node.outputs = [output for output in proto.output if output]
+        fill(node, proto, self._values, self._tensors)
         return node
 
     def _run(self, node: Node) -> None:
@@ -151,7 +117,8 @@ class _Reader:
             if signal is None:
                 return move(node.constant(0), node)
             node.allowance.take(signal.order.size, f"node {node.name!r}")
-            return replace(signal, order=move(signal.order, node))
+            moved: Signal = replace(signal, order=move(signal.order, node))
+            return moved
         if signal is None or node.op == "Shape":
             if node.op not in CONSTANTS:
                 raise node.refused("of constants is not computed here: export the model with constants folded")
@@ -172,7 +139,7 @@ class _Reader:
         return chain.classifier(end.layers, end.output, end.order.reshape(-1), name)
 
 
-def _opset(model: Any, newest: int) -> int:
+def opset_of(model: Any, newest: int) -> int:
     """Return the version of ONNX's own operations that the model uses. Raises ModelFileError, UnsupportedError."""
     versions = [int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
     if len(versions) != 1:
@@ -182,3 +149,55 @@ def _opset(model: Any, newest: int) -> int:
     if any(function.domain in ("", "ai.onnx") for function in model.functions):
         raise UnsupportedError("it gives ONNX's own operations another meaning, by functions of the same domain")
     return versions[0]
+
+
+def graph_input(graph: Any, constants: Collection[str]) -> tuple[str, IntArray, int]:
+    """Return the name of the one input that is no constant, the places of its values in its shape, and its bits.
+
+    Raises    UnsupportedError
+    """
+    inputs = [value for value in graph.input if value.name not in constants]
+    if len(inputs) != 1:
+        names = ", ".join(value.name for value in inputs) or "none"
+        raise UnsupportedError(f"its graph has {len(inputs)} inputs ({names}), a classifier has one")
+    (value,) = inputs
+    tensor = value.type.tensor_type
+    if tensor.elem_type not in FLOAT_BITS:
+        raise UnsupportedError(f"input {value.name!r} is of type {tensor.elem_type}, only floats are read")
+    if not tensor.HasField("shape") or not tensor.shape.dim:
+        raise UnsupportedError(f"input {value.name!r} has no shape: export the model with its input's sizes")
+    sizes = [int(size.dim_value) if size.HasField("dim_value") else 0 for size in tensor.shape.dim]
+    if len(sizes) > 1 and sizes[0] <= 0:
+        sizes[0] = 1
+    if any(size <= 0 for size in sizes) or (len(sizes) > 1 and sizes[0] != 1):
+        shown = [size if size > 0 else "free" for size in sizes]
+        raise UnsupportedError(f"input {value.name!r} has shape {shown}: only the first size may be free, or is 1")
+    count = math.prod(sizes)
+    check_values(count, f"input {value.name!r}")
+    return value.name, np.arange(count, dtype=np.int64).reshape(sizes), FLOAT_BITS[tensor.elem_type]
+
+
+def named(proto: Any, opset: int, allowance: Allowance) -> Node:
+    """Return a node without its inputs."""
+    return Node(proto.op_type, proto.name or (proto.output[0] if proto.output else ""), [], {}, opset, allowance)
+
+
+def fill(node: Node, proto: Any, values: Mapping[str, Any], tensors: TensorReader) -> None:
+    """Give a node its inputs, by name among the values so far, and its attributes. Raises ModelFileError, UnsupportedError."""
+    from onnx import AttributeProto, helper
+
+    for source in proto.input:
+        if source and source not in values:
+            raise ModelFileError(
+                f"node {node.name!r} ({node.op}) takes {source!r}, which nothing before it gives:"
+                " the graph has a cycle, is not in order, or lacks a part"
+            )
+        node.inputs.append(values[source] if source else None)
+    for attribute in proto.attribute:
+        if attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
+            raise node.refused("has a graph of its own, which cannot be represented")
+        if attribute.type == AttributeProto.TENSOR:
+            node.attributes[attribute.name] = tensors.array(attribute.t)
+        else:
+            node.attributes[attribute.name] = helper.get_attribute_value(attribute)
+    node.outputs = [output for output in proto.output if output]

@@ -44,11 +44,11 @@ Value = Array | Signal
 
 @dataclass
 class Node:
-    """An operation of the graph, with the values that it takes."""
+    """An operation of the graph, with the values that it takes: `Value` or None, or what another reader keeps."""
 
     op: str
     name: str
-    inputs: list[Value | None]
+    inputs: list[Any]
     attributes: dict[str, Any]
     opset: int
     allowance: Allowance
@@ -69,8 +69,8 @@ class Node:
         value = self.inputs[index]
         if isinstance(value, Signal):
             raise self.refused(f"takes what comes from the input as its input {index + 1}, which must be constant")
-        assert value is not None
-        return value
+        array: Array = value
+        return array
 
     def numbers(self, index: int) -> FloatArray:
         """Return an input that must be constant, in float64, which holds every float16, float32 and float64 exactly."""

@@ -90,13 +90,13 @@ def _convolution(node: Node, signal: Signal) -> Signal:
         raise ModelFileError(f"node {node.name!r} (Conv) has kernels of shape {weight.shape}, not the one it names")
     bias = node.numbers(2) if node.has(2) else np.zeros(len(weight))
     strides = node.attributes.get("strides", [1, 1])
-    padding = _padding(node, image, weight.shape[2:], strides)
+    padding = padding_of(node, image, weight.shape[2:], strides)
     node.allowance.take(weight.size, f"node {node.name!r}")
     layer = Conv2d(weight, bias, Activation.LINEAR, image, tuple(strides), padding)
     return _joined(node, signal, layer, (1, *layer.output_shape))
 
 
-def _padding(node: Node, image: Shape, size: Sequence[int], strides: Sequence[int]) -> tuple[int, int, int, int]:
+def padding_of(node: Node, image: Shape, size: Sequence[int], strides: Sequence[int]) -> tuple[int, int, int, int]:
     """Return (top, left, bottom, right)."""
     rule = node.text("auto_pad", "NOTSET")
     if rule in ("SAME_UPPER", "SAME_LOWER"):
@@ -125,7 +125,7 @@ def _pool(kind: type[AveragePool2d | MaxPool2d]) -> Callable[[Node, Signal], Sig
         strides = tuple(node.attributes.get("strides", [1, 1]))
         if len(size) != 2 or len(strides) != 2:
             raise node.refused(f"of size {size} cannot be represented, only images are read")
-        if any(_padding(node, image, size, strides)):
+        if any(padding_of(node, image, size, strides)):
             raise node.refused("pads its images, which cannot be represented")
         cut = any((length - k) % stride for length, k, stride in zip(image[1:], size, strides, strict=True))
         if node.integer("ceil_mode", 0) and cut:

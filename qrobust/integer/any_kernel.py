@@ -130,17 +130,19 @@ def _pool(operation: Pool, x: IntegerInterval) -> IntegerInterval:
 
 def _elementwise(operation: Elementwise, x: IntegerInterval) -> IntegerInterval:
     function = interval.sigmoid if operation.function is Function.LOGISTIC else interval.tanh
-    values = function(x.real(operation.input))
-    unit = operation.output.scale  # a power of two: the division is exact
-    return near(Interval(values.lower / unit, values.upper / unit), operation.output.zero_point)
+    return near(_in_units(function(x.real(operation.input)), operation.output), operation.output.zero_point)
 
 
 def _softmax(operation: Softmax, x: IntegerInterval) -> IntegerInterval:
     reals = x.real(operation.input)
     beta = Interval.point(np.full((1, 1), operation.beta))
-    values = interval.softmax(reals * beta)
-    unit = operation.output.scale
-    return near(Interval(values.lower / unit, values.upper / unit), operation.output.zero_point)
+    return near(_in_units(interval.softmax(reals * beta), operation.output), operation.output.zero_point)
+
+
+def _in_units(values: Interval, encoding: Encoding) -> Interval:
+    """Enclose numbers between -1 and 1 divided by a scale: exact where it is a power of two."""
+    lower, upper = values.lower / encoding.scale, values.upper / encoding.scale
+    return Interval(lower - np.abs(lower) * RELATIVE, upper + np.abs(upper) * RELATIVE)
 
 
 def _requantize(operation: Requantize, x: IntegerInterval) -> IntegerInterval:

@@ -2,7 +2,7 @@
 
 Values between operations are flat vectors of integers; images lie in them channel by channel, row by row, as in `layers`.
 What an operation computes bit for bit depends on the kernels that run it, so it is said once for each kind of `Kernels`:
-`kernels.reference` and `kernels.xnnpack` give integers, `kernels.any_kernel` gives an interval of integers.
+`kernels` gives integers, `any_kernel` an interval of integers.
 """
 
 from __future__ import annotations
@@ -28,13 +28,28 @@ class Kernels(Enum):
 
     REFERENCE  TFLite's reference kernels, bit for bit (checked against LiteRT 2.3.0 with its BUILTIN_REF resolver)
     XNNPACK    those of XNNPACK for the operations that it takes of integers, which requantize through float32
+    ONNX       onnxruntime's integer kernels: those of QOperator files, and those that it puts in place of QDQ ones
     ANY        any kernels whose every result lies within 3/2 of the real-valued one, before the clamp to its range: a right
                rounding that is off by one at most. Gives intervals
     """
 
     REFERENCE = "reference"
     XNNPACK = "xnnpack"
+    ONNX = "onnxruntime"
     ANY = "any-kernel"
+
+
+class Runtime(Enum):
+    """Which runtime a program is for: it fixes how reals become integers, and whose kernels can run it."""
+
+    TFLITE = "tflite"
+    ONNX = "onnxruntime"
+
+    @property
+    def kernels(self) -> tuple[Kernels, ...]:
+        """The kernels that can run its programs, the usual one first."""
+        own = (Kernels.REFERENCE, Kernels.XNNPACK) if self is Runtime.TFLITE else (Kernels.ONNX,)
+        return (*own, Kernels.ANY)
 
 
 class Function(Enum):
@@ -75,17 +90,19 @@ class Encoding:
         """Return the real numbers that integers mean: exact, for 24 bits times 17 fit a float64."""
         return self.scale * (values - self.zero_point).astype(np.float64)
 
-    def unclamped(self, values: FloatArray) -> IntArray:
-        """Return the integers nearest to reals in float32, before the clamp, as the QUANTIZE kernel divides and rounds.
+    def unclamped(self, values: FloatArray, runtime: Runtime = Runtime.TFLITE) -> IntArray:
+        """Return the integers nearest to reals in float32, before the clamp, as the runtime divides and rounds.
 
+        TFLite's QUANTIZE rounds a half away from zero, ONNX's QuantizeLinear to the even neighbour.
         Raises    NumberError where a number is no float32 or leaves 32 bits
         """
         with np.errstate(over="ignore"):
             quotient = np.asarray(values, dtype=np.float32) / np.float32(self.scale)
         if not (np.abs(quotient) < 2**30).all():
             raise NumberError(f"an input is too large for the scale {self.scale:g}: TFLite's result is undefined there")
-        rounded: IntArray = round_half_away(quotient.astype(np.float64)).astype(np.int64) + self.zero_point
-        return rounded
+        wide = quotient.astype(np.float64)
+        rounded = round_half_away(wide) if runtime is Runtime.TFLITE else np.rint(wide)
+        return np.asarray(rounded.astype(np.int64) + self.zero_point)
 
     def clamp(self, values: IntArray) -> IntArray:
         return np.clip(values, self.least, self.greatest)
@@ -208,7 +225,7 @@ class Pool:
 class Elementwise:
     """A logistic or tanh of each number: a table of 256 entries for 8 bits, an interpolated one for 16.
 
-    Raises    UnsupportedError if the output's scale is not the one that TFLite fixes
+    `check_tflite` raises UnsupportedError if the output's scale is not the one that TFLite fixes.
     """
 
     size: int
@@ -216,7 +233,7 @@ class Elementwise:
     input: Encoding
     output: Encoding
 
-    def __post_init__(self) -> None:
+    def check_tflite(self) -> None:
         narrow, logistic = self.input.bits == 8, self.function is Function.LOGISTIC
         fixed = (2**-8, -128) if logistic else (2**-7, 0)
         wanted = fixed if narrow else (2**-15, 0)
@@ -246,7 +263,7 @@ class Elementwise:
 class Softmax:
     """The softmax of beta times the numbers of a vector.
 
-    Raises    UnsupportedError if the output's scale is not the one that TFLite fixes; NumberError (beta)
+    Raises    UnsupportedError, NumberError (beta); `check_tflite` if the output's scale is not the one that TFLite fixes
     """
 
     size: int
@@ -254,13 +271,15 @@ class Softmax:
     input: Encoding
     output: Encoding
 
-    def __post_init__(self) -> None:
+    def check_tflite(self) -> None:
         wanted = (2**-8, -128) if self.input.bits == 8 else (2**-15, 0)
         found = (self.output.scale, self.output.zero_point)
         if self.input.bits != self.output.bits or not self.input.signed or not self.output.signed or found != wanted:
             raise UnsupportedError(f"a softmax gives {self.output}: TFLite fixes scale and zero point {wanted}")
         if self.input.bits == 16 and self.input.zero_point != 0:
             raise UnsupportedError(f"a softmax of 16 bits takes {self.input}: its zero point must be 0")
+
+    def __post_init__(self) -> None:
         if not (np.isfinite(self.beta) and self.beta > 0) or not 2**-26 < self.beta * self.input.scale < 2**10:
             raise NumberError(f"a softmax has beta {self.beta!r} and scale {self.input.scale!r}, outside what TFLite can hold")
         if not 2 <= self.size < 4096:
@@ -319,12 +338,14 @@ class IntegerProgram:
 
     `quantizes` says whether the file's own first operation turns real inputs into integers (QUANTIZE); if not, whoever
     calls it does, and by the same formula is assumed.
-    Raises    ShapeError if operations do not fit; UnsupportedError if the last is no logistic or softmax
+    Raises    ShapeError if operations do not fit; UnsupportedError if the last is no logistic or softmax, or the runtime has
+              no such operation
     """
 
     operations: tuple[Operation, ...]
     name: str = ""
     quantizes: bool = False
+    runtime: Runtime = Runtime.TFLITE
 
     def __post_init__(self) -> None:
         if not self.operations:
@@ -332,6 +353,11 @@ class IntegerProgram:
         for before, after in zip(self.operations, self.operations[1:], strict=False):
             if after.inputs != before.outputs or after.input != before.output:
                 raise ShapeError(f"{after} takes {after.inputs} ({after.input}), not {before.outputs} ({before.output})")
+        for operation in self.operations:
+            if self.runtime is Runtime.TFLITE and isinstance(operation, Elementwise | Softmax):
+                operation.check_tflite()
+            if self.runtime is Runtime.ONNX and {operation.input.bits, operation.output.bits} != {8}:
+                raise UnsupportedError(f"{operation} takes {operation.input}: onnxruntime's kernels are read for 8 bits alone")
         last = self._last
         if not isinstance(last, Softmax) and not (isinstance(last, Elementwise) and last.function is Function.LOGISTIC):
             raise UnsupportedError(f"the program ends in {last}: a classifier ends in a logistic or a softmax")
@@ -368,6 +394,8 @@ class IntegerProgram:
     def sha256(self) -> str:
         """Hash of all that the program computes; not of its name."""
         digest = hashlib.sha256(b"qrobust-integer-program-1")
+        if self.runtime is not Runtime.TFLITE:
+            digest.update(f" {self.runtime.value}".encode())
         for operation in self.operations:
             digest.update(f" {operation} {operation.input} {operation.output} {operation.bounds}".encode())
             digest.update(f" {operation.input.scale.hex()} {operation.output.scale.hex()}".encode())
@@ -386,5 +414,9 @@ class IntegerProgram:
         return f"{self.name or 'integer program'} (int{self.input.bits}: {self.inputs}-{parts})"
 
     def quantized(self, x: npt.ArrayLike) -> IntArray:
-        """Return the integers nearest to real inputs, clamped, as QUANTIZE finds them. Shapes: (points, inputs) both."""
-        return self.input.clamp(self.input.unclamped(np.asarray(x, dtype=np.float64)))
+        """Return the integers nearest to real inputs, clamped, as the runtime finds them. Shapes: (points, inputs) both."""
+        return self.input.clamp(self.unclamped(np.asarray(x, dtype=np.float64)))
+
+    def unclamped(self, x: FloatArray) -> IntArray:
+        """Return the integers nearest to real inputs as the runtime rounds, before the clamp. Raises NumberError."""
+        return self.input.unclamped(x, self.runtime)
