@@ -28,7 +28,6 @@ from qrobust.perturbations import Absolute
 from qrobust.queries import (
     EpsilonEstimate,
     GlobalConfidence,
-    GlobalEpsilon,
     GlobalLabel,
     LocalConfidence,
     LocalEpsilon,
@@ -386,7 +385,6 @@ def test_what_it_leaves_to_others() -> None:
     assert "tanh" in str(SHIPPED.why_not(GlobalLabel(bent, Absolute(0.1).around(bent), box)))
     around = Absolute(0.1).around(LINE)
     assert "two sigmoids" in str(SHIPPED.why_not(GlobalConfidence(LINE, around, box, Fraction(1, 10))))
-    assert "two sigmoids" in str(SHIPPED.why_not(GlobalEpsilon(LINE, around, box)))
     assert "several classes" in str(SHIPPED.why_not(LocalEpsilon(three, Absolute(0.1).around(three), Point([0.0]))))
     assert SHIPPED.why_not(LocalConfidence(LINE, around, Point([0.0]), Fraction(1, 10))) is None
 

@@ -33,8 +33,8 @@ ROUNDING = 1e-13  # of the greatest logit: changes below it are left to rounding
 LEAST = 1e-100  # changes below it, too, where all logits are 0
 SAMPLES = 2**14
 CLIMBS = 8
-GAIN = 0.01  # of a box's bound: narrowing that gains less is not tried for its children,
-WAIT = 2  # and for theirs up to this generation
+GAIN = 0.15  # of a box's bound: narrowing that gains less is not tried for its children,
+WAIT = 5  # and for theirs up to this generation
 
 
 def why_not(query: EpsilonEstimate) -> str | None:
