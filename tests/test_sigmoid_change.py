@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from fractions import Fraction
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
 
 from qrobust.answers import Assurance, Estimate
-from qrobust.backends import sigmoid_change
+from qrobust.backends import milp, sigmoid_change
+from qrobust.backends.mixed_integer import Hint, Relaxation
 from qrobust.backends.sigmoid_change import RELATIVE, lines_above, pieces
 from qrobust.backends.twins import twins
 from qrobust.bounds.local import greatest_changes
@@ -127,6 +129,28 @@ def test_out_of_time_it_still_bounds(random_network: RandomNetwork) -> None:
     claim = sigmoid_change.Search(query, twins(query), deadline=0.0).close()
     assert claim.reason == "the time limit was reached"
     assert claim.upper >= sampled(network, 0.05, InputBox([-1.0] * 6, [1.0] * 6))
+
+
+@pytest.mark.parametrize("noise", [None, 0.1])
+def test_a_solver_that_is_wrong_does_not_lower_the_upper_end(
+    noise: float | None, random_network: RandomNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, domain, rng = (
+        random_network(np.random.default_rng(2), (2, 4, 1)),
+        InputBox([-1.0] * 2, [1.0] * 2),
+        np.random.default_rng(0),
+    )
+    honest = Relaxation.solve
+
+    def wrong(self: Relaxation, *arguments: Any, **options: Any) -> Hint:
+        hint = honest(self, *arguments, **options)
+        if noise is None or hint.values is None or hint.multipliers is None:
+            return Hint()
+        return Hint(hint.values, hint.multipliers + noise * rng.normal(size=hint.multipliers.shape))
+
+    monkeypatch.setattr(Relaxation, "solve", wrong)
+    query = GlobalEpsilon(network, Absolute(0.1).around(network), domain)
+    assert milp.estimate(query, 1.0).upper >= sampled(network, 0.1, domain)
 
 
 def test_a_hidden_linear_layer_is_no_obstacle() -> None:

@@ -30,7 +30,7 @@ from qrobust.interval import FloatArray, Interval
 from qrobust.queries import EpsilonEstimate
 
 RELATIVE = 0.005  # (upper - lower) / upper at which the search ends
-LEAST = 1e-9  # or this difference
+LEAST = 1e-8  # or this difference
 TANGENTS = 48
 FLAT = 12.0  # from a piece's end nearer to 0; beyond it the sigmoid changes by less than 1e-5, and tangents are not needed
 
@@ -136,7 +136,9 @@ class Search:
 
     def close(self) -> EstimateClaim:
         """Bound the greatest change until the ends are near each other, or time is over."""
-        heap = [(-piece.upper, number, False, piece) for number, piece in enumerate(pieces(self.twins))]
+        moved = self.twins.logits.difference
+        most = 0.25 * max(-float(moved.lower[0, 0]), float(moved.upper[0, 0]), LEAST)  # no slope is above 1/4
+        heap = [(-min(piece.upper, most), number, False, piece) for number, piece in enumerate(pieces(self.twins))]
         heapq.heapify(heap)
         count, upper = len(heap), 0.0
         while heap and -heap[0][0] > self.enough():
