@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import acasxu, deployment, explicit_peers, integers, labels, lirpa_peer, radius, readers, signoffs
+from benchmarks import acasxu, deployment, explicit_peers, integers, labels, lirpa_peer, radius, readers, signoffs, wide
 from benchmarks.peers import call_with_limit
 from qrobust.bounds.local import greatest_changes, label_changes
 from qrobust.domains import InputBox
@@ -183,6 +183,8 @@ def inner(name: str) -> Rows:
         return cost_rows(name)
     if name == "acasxu-float16":
         return acasxu_rows(name)
+    if name == "global-30-50-1":
+        return wide_rows(name)
     return label_rows(name)
 
 
@@ -289,6 +291,19 @@ def deployment_rows(limit: float) -> Rows:
     return rows
 
 
+def wide_rows(name: str) -> Rows:
+    """How near the ends of eps and sigma come over the box of a 30-50-1 network."""
+    rows: Rows = []
+    for one in wide.measure():
+        print(f"  {one.name}: [{one.lower:.6g}, {one.upper:.6g}], {one.seconds:.1f} s", file=sys.stderr, flush=True)
+        work = f"{name}-{one.name}"
+        rows += [
+            row(work, "relative_gap", one.gap, f"of an upper end of {one.upper:.4f}", aim=wide.AIM, name=name),
+            row(work, "seconds", one.seconds, "s, two cores", aim=wide.SECONDS, name=name),
+        ]
+    return rows
+
+
 def enumerate_int8(limit: float) -> Rows:
     """Two-feature int8 programs against their float models, at all 65,536 inputs."""
     name, peer = "enumerate-int8", "LiteRT's reference kernels and a float64 forward pass, no proof"
@@ -350,7 +365,7 @@ BENCHMARKS: dict[str, Callable[[float], Rows]] = {
 }
 BENCHMARKS |= {
     name: lambda _, name=name: on_cores(name)  # type: ignore[misc]
-    for name in [*labels.works(), "digits-radius", "linear-cost", "acasxu-float16"]
+    for name in [*labels.works(), "digits-radius", "linear-cost", "acasxu-float16", "global-30-50-1"]
 }
 
 

@@ -33,6 +33,8 @@ ROUNDING = 1e-13  # of the greatest logit: changes below it are left to rounding
 LEAST = 1e-100  # changes below it, too, where all logits are 0
 SAMPLES = 2**14
 CLIMBS = 8
+GAIN = 0.15  # of a box's bound: narrowing that gains less is not tried for its children,
+WAIT = 5  # and for theirs up to this generation
 
 
 def why_not(query: EpsilonEstimate) -> str | None:
@@ -77,8 +79,7 @@ class ChangeTree:
     def value(self, points: FloatArray) -> FloatArray:
         """The greatest change at points; over a parameter box with width, its upper bound. Shapes: (n, inputs); (n,)."""
         if self.copy is None:
-            found = self.zonotopes.changes(Interval.point(points)).change
-            changes = np.maximum(-found.lower, found.upper).max(axis=1)
+            changes = self.zonotopes.changes(Interval.point(points)).greatest
         else:
             with np.errstate(over="ignore", invalid="ignore"):
                 after = perturbed_logits(self.network, self.copy, points, FloatArithmetic())
@@ -96,21 +97,25 @@ class ChangeTree:
             self.best, self.point = value, point
 
     def roots(self) -> Nodes:
-        return self._bounded(Interval(self.root.lower[None], self.root.upper[None]), np.full(1, np.inf))
+        root = Interval(self.root.lower[None], self.root.upper[None])
+        return self._bounded(root, np.full(1, np.inf), np.zeros(1, dtype=np.int8))
 
     def split(self, nodes: Nodes) -> Nodes | None:
-        lower, upper, axis = nodes.parts
+        lower, upper, axis, wait = nodes.parts
         halves = halved_along(Interval(lower, upper), axis)
-        return None if halves is None else self._bounded(halves, np.tile(nodes.upper, 2))
+        return None if halves is None else self._bounded(halves, np.tile(nodes.upper, 2), np.tile(wait, 2))
 
-    def _bounded(self, boxes: Interval, parents: FloatArray) -> Nodes:
-        """Bound boxes by themselves and their parents' bounds, and try a few of their points."""
-        found = self.zonotopes.changes(boxes)
-        upper = np.maximum(-found.change.lower, found.change.upper).max(axis=1)
-        upper = np.where(self._outside(boxes), -np.inf, np.minimum(upper, parents))
+    def _bounded(self, boxes: Interval, parents: FloatArray, wait: npt.NDArray[np.int8]) -> Nodes:
+        """Bound boxes by themselves and their parents' bounds, and try a few of their points.
+
+        `wait` says in how many generations narrowing, which costs more than all the rest, is to be tried next. Shape: (n,)
+        """
+        found = self.zonotopes.changes(boxes, wait == 0, self.best)
+        wait = np.where(found.gain < GAIN, WAIT, np.maximum(wait - 1, 0)).astype(np.int8)
+        upper = np.where(self._outside(boxes), -np.inf, np.minimum(found.greatest, parents))
         points = np.concatenate([boxes.middle, found.favoured])
         self._offer(points, self.value(points))
-        return Nodes(upper, (boxes.lower, boxes.upper, _axes(boxes, found.influence)))
+        return Nodes(upper, (boxes.lower, boxes.upper, _axes(boxes, found.influence), wait))
 
     def _outside(self, boxes: Interval) -> BoolArray:
         """Whether a box lies wholly outside the domain's inequalities."""

@@ -1,7 +1,7 @@
 """Mixed-integer programming on HiGHS, with every bound that counts proved by qrobust.
 
 Accepts   dense networks with linear and ReLU hidden layers, over points, boxes and polytopes: label and margin queries, sigma,
-          and, for one sigmoid at a point, confidence queries and local epsilon
+          and, for one sigmoid, epsilon (`sigmoid_change` over a domain) and, at a point, confidence queries
 Gives     Robust, Candidate or Unknown; estimates with a certified upper end and a witness
 Method    the rows of `twins`. Label questions: for each pair of a label and a rival, the greatest lead of the rival where the
           label was stored. Sigma: the greatest gap of a changed label. HiGHS' own search finds a point, which is rebuilt
@@ -25,6 +25,7 @@ from qrobust.backends.deep import Situation, stored_label
 from qrobust.backends.hunt import Hunt
 from qrobust.backends.mixed_integer import Builder, Model
 from qrobust.backends.root_cuts import trace_with
+from qrobust.backends.sigmoid_change import Search
 from qrobust.backends.twins import Numbers, Twins, twins
 from qrobust.backends.worker import Worker, WorkerDiedError, WorkerTimeoutError
 from qrobust.check import Replay, violation_fault, witness_bounds
@@ -82,7 +83,7 @@ class Milp:
         if isinstance(query, ConfidenceQuery | EpsilonEstimate):
             if query.network.output is Output.SOFTMAX:
                 return "the confidences of several classes are not piecewise linear"
-            if not isinstance(query.domain, Point):
+            if isinstance(query, ConfidenceQuery) and not isinstance(query.domain, Point):
                 return "a global question about confidences compares two sigmoids, which is not piecewise linear"
         return None
 
@@ -216,7 +217,7 @@ def estimate(query: EpsilonEstimate | SigmaEstimate, seconds: float) -> Estimate
     """Claim two ends of an estimate, in this process."""
     deadline = time.monotonic() + seconds
     if isinstance(query, EpsilonEstimate):
-        return _estimate_change(query, deadline)
+        return (_estimate_change if isinstance(query.domain, Point) else _estimate_global_change)(query, deadline)
     if isinstance(query.domain, Point):
         return _margin_at(query, query.domain, seconds)
     return _estimate_gap(query, deadline)
@@ -244,6 +245,13 @@ def _estimate_change(query: EpsilonEstimate, deadline: float) -> EstimateClaim:
             ends.append((witness_bounds(query, hunt.witness)[0], hunt.witness))
     witness = max(ends, key=lambda end: end[0])[1] if ends else None
     return EstimateClaim(min(upper, 1.0), witness, Assurance.ROUNDED, reason=reason)
+
+
+def _estimate_global_change(query: EpsilonEstimate, deadline: float) -> EstimateClaim:
+    pair_of_networks = _twins(query, deadline)
+    if pair_of_networks is None:
+        return EstimateClaim(1.0, None, Assurance.ROUNDED, reason=OVERFLOW)
+    return Search(query, pair_of_networks, deadline).close()
 
 
 def _change(logit: Fraction, before: Fraction) -> float:

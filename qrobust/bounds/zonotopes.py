@@ -7,7 +7,8 @@ Method    A value is centre + generators @ e + d with e in [-1, 1]**symbols and 
           inputs; each neuron that may be on and off adds one to its network's form. For the difference, with W' = W + D:
           z' - z = W (h' - h) + D h', in which symbols that h' has besides the inputs count as radius (D is small). A ReLU's
           chords have slopes in [0, 1], so h' - h lies within abs(z' - z) / 2 of (z' - z) / 2, and between -max(h) and
-          max(h'); the narrower band is taken. The three enclosures then narrow each other
+          max(h'); the narrower band is taken. The three enclosures then narrow each other. Both networks' ranges before the
+          last hidden ReLU are narrowed by linear bounds (`near_ends`) for the boxes that are worth it
 Property  sound. For a single copy the bounds converge to the greatest change as the boxes shrink; over a wider parameter box
           each row of a layer moves by itself, so they converge to something larger. A smaller box may be bounded less
           tightly where a neuron changes its band
@@ -20,13 +21,16 @@ Source    Paulsen, Wang, Wang, ICSE 2020 (ReluDiff), Paulsen et al., ASE 2020 (N
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from qrobust.bounds.differential import Pair
+from qrobust.bounds.linear import Levels
+from qrobust.bounds.near_ends import nearer_ends
+from qrobust.bounds.stages import stages_of, stored_stages
 from qrobust.domains import ParameterBox
 from qrobust.errors import UnsupportedError
 from qrobust.interval import TINY, BoolArray, FloatArray, Interval, down, sum_slack, up
@@ -60,6 +64,10 @@ class Form:
         if (lower <= upper).all():
             return Interval(lower, upper)
         return Interval(np.where(np.isnan(lower), -np.inf, lower), np.where(np.isnan(upper), np.inf, upper))
+
+    def take(self, boxes: npt.NDArray[np.intp]) -> Form:
+        """Return what belongs to some of the boxes."""
+        return Form(self.centre[:, boxes], self.generators[:, :, boxes], self.radius[:, boxes])
 
     def product(self, weight: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return weight @ centre and weight @ generators, rounded."""
@@ -178,12 +186,86 @@ class Changes:
     """Bounds over a batch of boxes.
 
     Shapes: change, its least and greatest value, (boxes, logits); influence, how much of the greatest change's bound comes
-    from neurons that an input switches, (boxes, inputs); favoured, a point of each box, (boxes, inputs).
+    from neurons that an input switches, (boxes, inputs); favoured, a point of each box, (boxes, inputs); gain, what part of
+    its bound narrowing took, (boxes,), NaN where it was not tried.
     """
 
     change: Interval
     influence: FloatArray
     favoured: FloatArray
+    gain: FloatArray
+
+    @property
+    def greatest(self) -> FloatArray:
+        """The bound of the greatest change of any logit, either way. Shape: (boxes,)."""
+        greatest: FloatArray = np.maximum(-self.change.lower, self.change.upper).max(axis=1)
+        return greatest
+
+    @classmethod
+    def joined(cls, parts: Sequence[Changes]) -> Changes:
+        """Return the parts one after the other."""
+        ends = [np.concatenate([getattr(part.change, end) for part in parts]) for end in ("lower", "upper")]
+        rest = (np.concatenate([getattr(p, name) for p in parts]) for name in ("influence", "favoured", "gain"))
+        return cls(Interval(*ends), *rest)
+
+    def narrowed(self, places: npt.NDArray[np.intp], other: Changes) -> Changes:
+        """Return these with the others, which hold too, at some places."""
+        lower, upper = self.change.lower.copy(), self.change.upper.copy()
+        lower[places] = np.maximum(lower[places], other.change.lower)
+        upper[places] = np.minimum(upper[places], other.change.upper)
+        influence, favoured, gain = self.influence.copy(), self.favoured.copy(), self.gain.copy()
+        influence[places], favoured[places] = other.influence, other.favoured
+        before = np.maximum(self.greatest[places], TINY)
+        found = Changes(Interval(lower, upper), influence, favoured, gain)
+        gain[places] = np.where(np.isfinite(before), 1.0 - found.greatest[places] / before, 0.0)
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Reached:
+    """Both networks and their difference at some level, and whose symbols are whose: of the stored network's (known) and of
+    the difference's (shares, layer by layer), the inputs' shares. Shapes: shares (inputs, symbols, boxes)."""
+
+    stored: Form
+    perturbed: Form
+    change: Form
+    known: FloatArray
+    shares: tuple[FloatArray, ...] = ()
+
+    @classmethod
+    def inputs(cls, boxes: Interval) -> _Reached:
+        form, inputs = input_form(boxes), boxes.shape[1]
+        change = Form(np.zeros_like(form.centre), np.zeros_like(form.generators), np.zeros_like(form.radius))
+        return cls(form, form, change, np.repeat(np.eye(inputs)[:, :, None], len(boxes), axis=2))
+
+    @property
+    def ranges(self) -> Pair:
+        return Pair(self.stored.range, self.perturbed.range, self.change.range).tightened()
+
+    def take(self, boxes: npt.NDArray[np.intp]) -> _Reached:
+        """Return what belongs to some of the boxes."""
+        shares = tuple(share[:, :, boxes] for share in self.shares)
+        forms = self.stored.take(boxes), self.perturbed.take(boxes), self.change.take(boxes)
+        return _Reached(forms[0], forms[1], forms[2], self.known[:, :, boxes], shares)
+
+    def before(self, layer: TwinLayer) -> _Reached:
+        """Go on to a layer's pre-activations."""
+        change = changed(layer, self.change, self.perturbed, len(self.known))
+        stored = affine(layer.stored, None, self.stored)
+        perturbed = affine(layer.perturbed, layer.perturbed_reach, self.perturbed)
+        return replace(self, stored=stored, perturbed=perturbed, change=change)
+
+    def after(self, activation: Activation, z: Pair) -> _Reached:
+        """Go on from pre-activations in these ranges to the activation's values."""
+        if activation is Activation.LINEAR:
+            return self
+        bands = difference_band(z), relu_band(z.stored), relu_band(z.perturbed)
+        share = shared_among(self.stored, self.known, (bands[0].reach > 0) | (bands[1].reach > 0))
+        change, moved = bands[0].of(self.change)
+        stored, switched = bands[1].of(self.stored)
+        perturbed, _ = bands[2].of(self.perturbed)
+        known = np.concatenate([self.known, switched.spread(share)], axis=1)
+        return _Reached(stored, perturbed, change, known, (*self.shares, moved.spread(share)))
 
 
 class TwinZonotopes:
@@ -198,14 +280,18 @@ class TwinZonotopes:
             if not isinstance(layer, Dense) or layer.activation not in LINES:
                 raise UnsupportedError("differential zonotopes have rules for dense layers of linear and ReLU units")
             self.layers.append(TwinLayer.of(layer, box.weight.interval, box.bias.interval))
+        stages = stored_stages(network), stages_of(network, parameters)
+        self.levels = tuple(Levels(Activation.LINEAR, each) for each in stages)
 
-    def changes(self, boxes: Interval) -> Changes:
-        """Bound the change of every logit. Shapes: boxes (boxes, inputs)."""
+    def changes(self, boxes: Interval, wanted: BoolArray | None = None, limit: float = -np.inf) -> Changes:
+        """Bound the change of every logit.
+
+        Shapes    boxes (boxes, inputs); wanted (boxes,), where narrowing is to be tried if a bound is above the limit
+        """
+        wanted = np.ones(len(boxes), dtype=bool) if wanted is None else wanted
         with np.errstate(over="ignore", invalid="ignore"):
-            parts = [self._changes(boxes[chunk]) for chunk in self._chunks(len(boxes))]
-        ends = [np.concatenate([getattr(part.change, end) for part in parts]) for end in ("lower", "upper")]
-        influence, favoured = (np.concatenate([getattr(p, name) for p in parts]) for name in ("influence", "favoured"))
-        return Changes(Interval(*ends), influence, favoured)
+            parts = [self._changes(boxes[chunk], wanted[chunk], limit) for chunk in self._chunks(len(boxes))]
+        return Changes.joined(parts)
 
     def _chunks(self, boxes: int) -> Iterator[slice]:
         """Split a batch so that its forms, with a symbol for every neuron, stay within NUMBERS."""
@@ -213,42 +299,47 @@ class TwinZonotopes:
         step = max(1, NUMBERS // (max(widths) * (self.network.inputs + sum(widths))))
         return (slice(start, start + step) for start in range(0, boxes, step))
 
-    def _changes(self, boxes: Interval) -> Changes:
-        inputs = self.network.inputs
-        stored = perturbed = input_form(boxes)
-        change = Form(np.zeros_like(stored.centre), np.zeros_like(stored.generators), np.zeros_like(stored.radius))
-        known = np.repeat(np.eye(inputs)[:, :, None], len(boxes), axis=2)
-        shares: list[FloatArray] = []
-        for layer in self.layers[:-1]:
-            change = changed(layer, change, perturbed, inputs)
-            stored, perturbed = affine(layer.stored, None, stored), affine(layer.perturbed, layer.perturbed_reach, perturbed)
-            if layer.activation is Activation.LINEAR:
-                continue
-            z = Pair(stored.range, perturbed.range, change.range).tightened()
-            bands = difference_band(z), relu_band(z.stored), relu_band(z.perturbed)
-            share = shared_among(stored, known, (bands[0].reach > 0) | (bands[1].reach > 0))
-            change, moved = bands[0].of(change)
-            stored, switched = bands[1].of(stored)
-            perturbed, _ = bands[2].of(perturbed)
-            shares.append(moved.spread(share))
-            known = np.concatenate([known, switched.spread(share)], axis=1)
-        change = changed(self.layers[-1], change, perturbed, inputs)
-        stored = affine(self.layers[-1].stored, None, stored)
-        perturbed = affine(self.layers[-1].perturbed, self.layers[-1].perturbed_reach, perturbed)
-        ends = Pair(stored.range, perturbed.range, change.range).tightened().difference
-        return self._outcome(boxes, change, ends, shares)
+    def _changes(self, boxes: Interval, wanted: BoolArray, limit: float) -> Changes:
+        reached, ranges, hidden = _Reached.inputs(boxes), [(boxes, boxes)], self.layers[:-1]
+        for layer in hidden[:-1]:
+            reached = reached.before(layer)
+            z = reached.ranges
+            ranges.append((_turned(z.stored), _turned(z.perturbed)))
+            reached = reached.after(layer.activation, z)
+        if not hidden:
+            return self._outcome(boxes, reached)
+        reached = reached.before(hidden[-1])
+        z = reached.ranges
+        found = self._outcome(boxes, reached.after(hidden[-1].activation, z))
+        chosen = np.flatnonzero(wanted & (found.greatest > limit))
+        if len(ranges) == 1 or hidden[-1].activation is Activation.LINEAR or not len(chosen):
+            return found
+        z = self._narrowed(_of_boxes(z, chosen), [(before[chosen], after[chosen]) for before, after in ranges])
+        again = self._outcome(boxes[chosen], reached.take(chosen).after(hidden[-1].activation, z))
+        return found.narrowed(chosen, again)
 
-    def _outcome(self, boxes: Interval, change: Form, ends: Interval, shares: list[FloatArray]) -> Changes:
+    def _narrowed(self, z: Pair, ranges: list[tuple[Interval, Interval]]) -> Pair:
+        """Narrow the ranges of one layer, given those of the levels before it."""
+        known = [list(part) for part in zip(*ranges, strict=True)]
+        stored = _turned(nearer_ends(self.levels[0], known[0], _turned(z.stored)))
+        z = Pair(stored, z.perturbed, z.difference).tightened()
+        perturbed = _turned(nearer_ends(self.levels[1], known[1], _turned(z.perturbed)))
+        return Pair(z.stored, perturbed, z.difference).tightened()
+
+    def _outcome(self, boxes: Interval, hidden: _Reached) -> Changes:
+        """Go on from the last hidden values to the logits."""
+        last = hidden.before(self.layers[-1])
+        change, ends = last.change, last.ranges.difference
         inputs, each = self.network.inputs, np.arange(len(boxes))
         row = np.maximum(-ends.lower, ends.upper).argmax(axis=0)
         slopes = change.generators[row, :, each]
         lost = np.abs(slopes[:, inputs:])
         influence = 1e-3 * np.abs(slopes[:, :inputs])
-        if shares:
-            influence = influence + np.einsum("isb,bs->bi", np.concatenate(shares, axis=1), lost)
+        if last.shares:
+            influence = influence + np.einsum("isb,bs->bi", np.concatenate(last.shares, axis=1), lost)
         rises = change.centre[row, each] >= 0
         favoured = np.where((slopes[:, :inputs] > 0) == rises[:, None], boxes.upper, boxes.lower)
-        return Changes(Interval(ends.lower.T, ends.upper.T), influence, favoured)
+        return Changes(Interval(ends.lower.T, ends.upper.T), influence, favoured, np.full(len(boxes), np.nan))
 
 
 def shared_among(form: Form, known: FloatArray, wanted: BoolArray) -> FloatArray:
@@ -261,6 +352,15 @@ def shared_among(form: Form, known: FloatArray, wanted: BoolArray) -> FloatArray
     parts = np.einsum("ks,isk->ik", np.abs(form.generators[neurons, :, boxes]), known[:, :, boxes])
     shares[:, neurons, boxes] = parts / np.maximum(parts.sum(axis=0), TINY)
     return shares
+
+
+def _of_boxes(z: Pair, boxes: npt.NDArray[np.intp]) -> Pair:
+    return Pair(z.stored[:, boxes], z.perturbed[:, boxes], z.difference[:, boxes])
+
+
+def _turned(x: Interval) -> Interval:
+    """Swap (neurons, boxes) and (boxes, neurons)."""
+    return Interval(np.ascontiguousarray(x.lower.T), np.ascontiguousarray(x.upper.T))
 
 
 def input_form(boxes: Interval) -> Form:
