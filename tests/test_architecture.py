@@ -41,6 +41,7 @@ ORDER = (
     "cache",
     "parallel",
     "maps",
+    "binarized",
     "plotting",
     "report",
     "cli",
@@ -49,7 +50,7 @@ ORDER = (
 FRONT = "qrobust"  # the package's own __init__, which re-exports from all
 HEAVY = (
     *("z3", "highspy", "sklearn", "matplotlib", "tensorflow", "h5py", "dreal", "joblib", "distributed", "dask"),
-    *("onnx", "onnxruntime", "torch", "vnnlib", "skops", "ai_edge_litert"),
+    *("onnx", "onnxruntime", "torch", "vnnlib", "skops", "ai_edge_litert", "pysat", "ortools"),
 )
 VAGUE = {"utils", "util", "helpers", "helper", "common", "misc"}
 
