@@ -6,7 +6,7 @@ from qrobust.binarized import Ball, BinarizedSession, Robustness
 from qrobust.binarized.answers import BinarizedAnswer, LeastChangeAnswer, Witness
 from qrobust.binarized.folding import Folded, TieRule, ZeroSign, fold
 from qrobust.binarized.network import BatchNorm, BinarizedNetwork, Block, Grid, InputRounding, Linear
-from qrobust.binarized.queries import Ball, LeastChange, Norm, Region, Robustness
+from qrobust.binarized.queries import Ball, Box, LeastChange, Norm, Region, Robustness
 from qrobust.binarized.solve import BinarizedSession
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "BinarizedNetwork",
     "BinarizedSession",
     "Block",
+    "Box",
     "Folded",
     "Grid",
     "InputRounding",

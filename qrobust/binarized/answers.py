@@ -61,8 +61,7 @@ class BinarizedAnswer:
         return None if self.witness is None else self.query.network.grid.values(self.witness.levels).tolist()
 
     def __str__(self) -> str:
-        network, ball = self.query.network, self.query.ball
-        where = f"within {ball.norm.value} distance {float(ball.radius):g} of the input"
+        network, where = self.query.network, self.query.ball
         by = f"[{self.engine}, {self._basis}{self.seconds:.3g} s]"
         if self.verdict is Verdict.ROBUST:
             text = f"{where}, {network} keeps the label {network.class_name(self.label)}."

@@ -8,11 +8,16 @@ Source    SAT competition's DIMACS; PB competition's OPB, Roussel and Manquinho;
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 
-from qrobust.binarized.cnf import Formula
+from qrobust.binarized.cnf import Formula, formula
 from qrobust.binarized.constraints import Constraints, row_bounds
 from qrobust.binarized.unary import unary
+from qrobust.errors import UnsupportedError
+from qrobust.files import write_whole
 from qrobust.layers import IntArray, SparseMatrix
 
 
@@ -77,3 +82,16 @@ def lp(found: Constraints) -> str:
 def _terms(matrix: SparseMatrix, form: str, first: int) -> list[list[str]]:
     texts = [form.format(factor, column + first) for factor, column in zip(matrix.data.tolist(), matrix.indices, strict=True)]
     return [texts[a:b] for a, b in zip(matrix.indptr, matrix.indptr[1:], strict=False)]
+
+
+def write_constraints(found: Constraints, path: Path) -> None:
+    """Write the constraints by the ending of the name: .cnf, .opb or .lp. Raises UnsupportedError, OutputError."""
+    writers: dict[str, Callable[[], str]] = {
+        ".cnf": lambda: dimacs(formula(found)),
+        ".opb": lambda: opb(found),
+        ".lp": lambda: lp(found),
+    }
+    suffix = path.suffix.lower()
+    if suffix not in writers:
+        raise UnsupportedError(f"{path} ends in {suffix or 'nothing'!r}: constraints are written as {', '.join(writers)}")
+    write_whole(path, writers[suffix]().encode())

@@ -6,6 +6,7 @@ real inputs each rounded to its level.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 from fractions import Fraction
@@ -82,6 +83,13 @@ class Ball:
         if self.radius < 0:
             raise NumberError(f"eps is {float(self.radius):g}, it must not be negative")
 
+    def __str__(self) -> str:
+        return f"within {self.norm.value} distance {float(self.radius):g} of the input"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the ball as JSON values."""
+        return {"norm": self.norm.value, "eps": str(self.radius), "centre": self.centre.tolist()}
+
     def region(self, network: BinarizedNetwork) -> Region:
         """Return the levels that the inputs can have. Raises ShapeError, DomainError, NumberError."""
         grid, radius = network.grid, self.radius
@@ -116,6 +124,45 @@ class Ball:
 
 
 @dataclass(frozen=True, eq=False)
+class Box:
+    """Inputs on the grid between two ends, and in the network's input range.
+
+    A box of real inputs that are no levels holds more than this: then a counterexample holds for it, a proof does not.
+
+    Shapes    lower, upper (inputs,)
+    Raises    NumberError (an end that is not finite), DomainError (an input without a level in the box)
+    """
+
+    lower: FloatArray
+    upper: FloatArray
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lower", read_only(self.lower))
+        object.__setattr__(self, "upper", read_only(self.upper))
+        if self.lower.shape != self.upper.shape or not np.isfinite([self.lower, self.upper]).all():
+            raise NumberError("a box needs as many lower as upper ends, all finite")
+
+    def __str__(self) -> str:
+        return f"in a box of {len(self.lower)} inputs"
+
+    def region(self, network: BinarizedNetwork) -> Region:
+        """Return the levels in the box; the centre is the level in the middle. Raises ShapeError, DomainError."""
+        if self.lower.shape != (network.inputs,):
+            raise ShapeError(f"a box has {len(self.lower)} inputs, the network takes {network.inputs}")
+        grid = network.grid
+        ends = {x: (Fraction(x) - grid.offset) / grid.step for x in {*self.lower.tolist(), *self.upper.tolist()}}
+        lower = np.array([max(math.ceil(ends[x]), grid.lowest) for x in self.lower.tolist()], dtype=np.int64)
+        upper = np.array([min(math.floor(ends[x]), grid.highest) for x in self.upper.tolist()], dtype=np.int64)
+        if (lower > upper).any():
+            raise DomainError(f"input {int(np.argmax(lower > upper))} has no level in the box: take a smaller step")
+        return Region((lower + upper) // 2, lower, upper)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the box as JSON values."""
+        return {"lower": self.lower.tolist(), "upper": self.upper.tolist()}
+
+
+@dataclass(frozen=True, eq=False)
 class Robustness:
     """For all x in the ball: the label of x is `label` (the centre's own, if None).
 
@@ -125,7 +172,7 @@ class Robustness:
     """
 
     network: BinarizedNetwork
-    ball: Ball
+    ball: Ball | Box
     label: int | None = None
     tie: TieRule = TieRule.FIRST
     zero: ZeroSign = ZeroSign.PLUS
@@ -139,9 +186,7 @@ class Robustness:
         grid = self.network.grid
         return {
             "type": "binarized-robustness",
-            "norm": self.ball.norm.value,
-            "eps": str(self.ball.radius),
-            "centre": self.ball.centre.tolist(),
+            "inputs": self.ball.to_json(),
             "label": self.label,
             "tie": self.tie.value,
             "sign_of_zero": self.zero.value,

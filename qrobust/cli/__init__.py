@@ -1,5 +1,6 @@
 """The command line."""
 
+from qrobust.cli import bnn as bnn
 from qrobust.cli import schemes as schemes
 from qrobust.cli.commands import main
 

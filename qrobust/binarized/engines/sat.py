@@ -17,7 +17,7 @@ from qrobust.binarized.export import dimacs
 from qrobust.errors import BackendUnavailableError, ResourceError
 from qrobust.files import write_whole
 
-SOLVER, PROVER = "cadical195", "cadical153"  # the second writes proofs
+SOLVER = "cadical195"
 
 
 def decide(found: Constraints, seconds: float, encoding: Encoding = Encoding.TOTALIZER) -> Outcome:
@@ -47,7 +47,7 @@ def prove(found: Constraints, stem: Path, encoding: Encoding = Encoding.TOTALIZE
         raise BackendUnavailableError(INSTALL) from None
     written = formula(found, encoding)
     write_whole(stem.with_suffix(".cnf"), dimacs(written).encode())
-    with Solver(name=PROVER, bootstrap_with=written.clauses, with_proof=True) as solver:
+    with Solver(name=SOLVER, bootstrap_with=written.clauses, with_proof=True) as solver:
         if solver.solve():
             return False
         write_whole(stem.with_suffix(".drat"), ("\n".join(solver.get_proof()) + "\n").encode())
