@@ -119,6 +119,8 @@ def _follows(clauses: list[list[int]], clause: list[int]) -> bool:
         if not new - true:
             return False
         true |= new
+        if any(-literal in true for literal in new):
+            return True
 
 
 def test_texts_for_other_solvers_say_the_truth(tmp_path: Path) -> None:
