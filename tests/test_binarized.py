@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -40,6 +41,7 @@ from qrobust.binarized.folding import floor_of_root
 from qrobust.binarized.race import Finish, Race
 from qrobust.errors import DomainError, NumberError, QRobustError, ShapeError, UnsoundAnswerError
 from qrobust.layers import Dense, IntArray
+from tests import binarized as random_parts
 from tests.binarized import all_levels, ball, network, sparse_dense
 
 ENGINES: dict[str, Engine] = {
@@ -215,6 +217,37 @@ def test_least_changes_are_the_least(session: BinarizedSession) -> None:
             assert answer.reason == "no input loses the label"
             continue
         assert answer.lower == answer.upper == min(cost_units(kind, x - centre) for x in lost), f"case {seed}"
+
+
+def test_engines_do_not_contradict_each_other_on_larger_questions(worker: Worker) -> None:
+    verdicts = []
+    for seed in range(24):
+        rng = np.random.default_rng(seed)
+        zeros = (0.0, 0.6, 0.85)[seed % 3]
+        sizes = [30, 16, 10]
+        blocks = tuple(
+            Block(random_parts.linear(rng, after, before, zeros), random_parts.norm(rng, after))
+            for before, after in pairwise(sizes)
+        )
+        found = BinarizedNetwork(Grid.of(1, 0, 3), blocks, random_parts.linear(rng, 4, sizes[-1], zeros))
+        folded, centre = fold(found), rng.integers(0, 4, size=30)
+        kind, radius = ((Norm.LINF, 1), (Norm.L1, 4), (Norm.L0, 2), (Norm.L2, 2))[seed % 4]
+        region = Ball(centre.astype(float), Fraction(radius), kind).region(found)
+        label = int(folded.labels(centre[None])[0])
+        asked = constraints(folded, region, label, TieRule.FIRST)
+        if not asked.rival_classes:
+            continue
+        outcomes = {name: engine(asked, 60.0) for name, engine in ENGINES.items() if name != "z3"}
+        outcomes["cp-sat"] = worker.call(cpsat.decide, asked, 60.0, seconds=60.0)
+        for name, outcome in outcomes.items():
+            assert isinstance(outcome, Found | Nothing), f"{seed}, {name}: {outcome}"
+            if isinstance(outcome, Found):
+                assert region.contains(outcome.levels)
+                assert folded.is_lost(outcome.levels[None], label, TieRule.FIRST)[0]
+        verdicts.append({type(outcome) for outcome in outcomes.values()})
+        assert len(verdicts[-1]) == 1, f"{seed}: {outcomes}"
+    assert {Found} in verdicts
+    assert {Nothing} in verdicts
 
 
 def test_roots_are_rounded_down_exactly() -> None:

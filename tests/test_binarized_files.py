@@ -16,6 +16,7 @@ from qrobust.binarized.formats import load_binarized, read_vnnlib, save_binarize
 from qrobust.binarized.formats.onnx import read_onnx
 from qrobust.errors import DomainError, ModelFileError, NumberError, QRobustError, UnsupportedError
 from qrobust.formats import save
+from qrobust.interval import FloatArray
 from qrobust.layers import Activation, Dense
 from qrobust.network import Network, Output
 from qrobust.quantization import Binary, Integer, Ternary
@@ -288,3 +289,85 @@ def test_boxes_hold_the_levels_in_them() -> None:
         Box(np.array([0.1, 0.0]), np.array([0.2, 1.0])).region(net)
     with pytest.raises(NumberError, match="finite"):
         Box(np.array([np.nan]), np.array([1.0]))
+
+
+def _larq(path: Path, rng: np.random.Generator, **changed: Any) -> tuple[Path, dict[str, Any]]:
+    """A file as Larq on Keras 2 writes it: convolution, normalization, sign, dense, normalization, sign, scores."""
+    import h5py
+
+    arrays: dict[str, Any] = {
+        "c": [rng.normal(size=(2, 2, 2, 3))],
+        "n": [rng.normal(size=3), rng.normal(size=3), rng.uniform(0.5, 2, size=3)],
+        "d": [rng.normal(size=(18, 4)), rng.normal(size=4)],
+        "m": [rng.choice([-1.0, 0.5], size=4), rng.normal(size=4), rng.normal(size=4), rng.uniform(0.5, 2, size=4)],
+        "e": [rng.normal(size=(4, 3))],
+    }
+    arrays["c"][0][0, 0, 0, 0] = 0.0
+    arrays = {name: [values.astype(np.float32) for values in group] for name, group in arrays.items()}
+    conv = {"strides": [1, 2], "padding": "same", "use_bias": False, "kernel_quantizer": "ste_sign", "activation": "linear"}
+    steps = {"class_name": "SteSign", "config": {}}
+    layers: list[tuple[str, dict[str, Any]]] = [
+        ("QuantConv2D", {"name": "c", "batch_input_shape": [None, 3, 4, 2], "input_quantizer": None} | conv),
+        ("BatchNormalization", {"name": "n", "scale": False, "center": True, "epsilon": 1e-3}),
+        ("Flatten", {"name": "f"}),
+        ("QuantDense", {"name": "d", "use_bias": True, "input_quantizer": steps, "kernel_quantizer": steps}),
+        ("BatchNormalization", {"name": "m", "scale": True, "center": True, "epsilon": 1e-3}),
+        ("QuantDense", {"name": "e", "use_bias": False, "input_quantizer": "ste_sign", "kernel_quantizer": "ste_sign"}),
+        ("Activation", {"name": "s", "activation": "softmax"}),
+    ]
+    for name, settings in changed.items():
+        layers = [(kind, own | (settings if own["name"] == name else {})) for kind, own in layers]
+    described = [{"class_name": own.pop("class_name", kind), "config": own} for kind, own in layers]
+    with h5py.File(path, "w") as file:
+        file.attrs["model_config"] = json.dumps({"class_name": "Sequential", "config": {"layers": described}})
+        for name, group in arrays.items():
+            names = [f"{name}/{place}" for place in range(len(group))]
+            file.create_group(f"model_weights/{name}").attrs["weight_names"] = [text.encode() for text in names]
+            for text, values in zip(names, group, strict=True):
+                file[f"model_weights/{name}/{text}"] = values
+    return path, arrays
+
+
+def sign(values: FloatArray) -> FloatArray:
+    """The sign, with 0 to +1."""
+    return np.where(values >= 0, 1.0, -1.0)
+
+
+def test_larq_models_are_their_layers(tmp_path: Path) -> None:
+    """Against the layers by hand, on channels-last images: same padding below and at the right."""
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        path, arrays = _larq(tmp_path / f"{seed}.h5", rng)
+        read = load_binarized(path, Grid.of(1, 0, 3))
+        kernel = sign(arrays["c"][0])
+        for _ in range(20):
+            image = rng.integers(0, 4, size=(3, 4, 2))
+            padded = np.pad(image, ((0, 1), (0, 0), (0, 0)))
+            places = [[padded[r : r + 2, c : c + 2] for c in (0, 2)] for r in range(3)]
+            values = np.array([[(kernel * patch[..., None]).sum(axis=(0, 1, 2)) for patch in row] for row in places])
+            beta, mean, variance = arrays["n"]
+            flat = sign((values - mean) / np.sqrt(variance + 1e-3) + beta).reshape(-1)
+            gamma, beta, mean, variance = arrays["m"]
+            hidden = (flat @ sign(arrays["d"][0])[: len(flat)] + arrays["d"][1] - mean) / np.sqrt(
+                variance + 1e-3
+            ) * gamma + beta
+            wanted = sign(hidden) @ sign(arrays["e"][0])
+            np.testing.assert_allclose(read.network.scores(image.reshape(-1)[read.order][None])[0], wanted)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"c": {"kernel_quantizer": "dorefa"}}, "'c' of class QuantConv2D has the quantizer 'dorefa'"),
+        ({"c": {"pad_values": 1.0}}, "padding"),
+        ({"c": {"kernel_quantizer": None}}, "two sizes"),
+        ({"f": {"class_name": "Reshape"}}, "class Reshape is not read"),
+        ({"m": {"scale": False}}, "arrays"),
+        ({"d": {"input_quantizer": None}}, "without a sign"),
+    ],
+)
+def test_larq_models_that_are_none_are_refused(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+    path, _ = _larq(tmp_path / "bad.h5", np.random.default_rng(0), **changed)
+    with pytest.raises(QRobustError, match=message) as raised:
+        load_binarized(path, BYTES)
+    assert "\n" not in str(raised.value)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from qrobust.binarized.formats.binarize import binarize
+from qrobust.binarized.formats.larq import read_larq
 from qrobust.binarized.formats.native import read_json, read_npz, write_json, write_npz
 from qrobust.binarized.formats.onnx import read_onnx
 from qrobust.binarized.formats.parts import ReadNetwork
@@ -16,6 +17,7 @@ from qrobust.formats import load
 from qrobust.quantization import Scheme
 
 WRITERS = {".json": write_json, ".npz": write_npz}
+GIVEN = {".onnx": read_onnx, ".h5": read_larq}  # with the grid of their inputs
 OWN = {".json": read_json, ".npz": read_npz}
 NO_GRID = "does not say which inputs it takes: name the input step and range, as in --step 1/255 --range 0:1"
 
@@ -23,8 +25,8 @@ NO_GRID = "does not say which inputs it takes: name the input step and range, as
 def load_binarized(path: Path | str, grid: Grid | None = None, scheme: Scheme | None = None) -> ReadNetwork:
     """Read a binarized network from a file, by the ending of its name; with a scheme, a float network to be binarized.
 
-    Accepts   .json and .npz (qrobust's own, which name their grid); .onnx and .onnx.gz, with the grid of their inputs; any
-              float network that `qrobust.load` reads, with the grid and the scheme binary or ternary
+    Accepts   .json and .npz (qrobust's own, which name their grid); .onnx, .onnx.gz and .h5 (Larq), with the grid of their
+              inputs; any float network that `qrobust.load` reads, with the grid and the scheme binary or ternary
     Raises    ModelFileError, UnsupportedError, BackendUnavailableError
     """
     name = str(path).lower()
@@ -35,12 +37,12 @@ def load_binarized(path: Path | str, grid: Grid | None = None, scheme: Scheme | 
         return _in_order(binarize(load(path), scheme, grid))
     if suffix in OWN:
         return _in_order(OWN[suffix](path))
-    if suffix != ".onnx":
-        known = ", ".join([*OWN, ".onnx", ".onnx.gz"])
+    if suffix not in GIVEN:
+        known = ", ".join([*OWN, *GIVEN, ".onnx.gz"])
         raise ModelFileError(f"{path} ends in {suffix or 'nothing'!r}: binarized networks are read from {known}")
     if grid is None:
         raise ModelFileError(f"{path} {NO_GRID}")
-    return read_onnx(path, grid)
+    return GIVEN[suffix](path, grid)
 
 
 def _in_order(network: BinarizedNetwork) -> ReadNetwork:
