@@ -20,7 +20,19 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import acasxu, deployment, explicit_peers, integers, labels, lirpa_peer, radius, readers, signoffs, wide
+from benchmarks import (
+    acasxu,
+    bnn,
+    deployment,
+    explicit_peers,
+    integers,
+    labels,
+    lirpa_peer,
+    radius,
+    readers,
+    signoffs,
+    wide,
+)
 from benchmarks.peers import call_with_limit
 from qrobust.bounds.local import greatest_changes, label_changes
 from qrobust.domains import InputBox
@@ -40,6 +52,8 @@ LOCAL_AIM, GLOBAL_AIM, MILLION_AIM, ENUMERATION_AIM = 1000.0, 100.0, 2.0, 1.0
 SIGNOFF_AIM = 10.0
 
 ONE_CORE = ("acasxu-float16",)  # its matrix products are too small for a second thread
+
+AIM_BNN = 10.0  # seconds a query of the traffic-sign network
 
 Rows = list[dict[str, Any]]
 
@@ -304,6 +318,26 @@ def wide_rows(name: str) -> Rows:
     return rows
 
 
+def bnn_rows(limit: float) -> Rows:
+    """Published optima of binarized networks, and the traffic-sign queries of VNN-COMP 2023."""
+    rows: Rows = []
+    for found in bnn.optima():
+        work, peer = f"bnn-least-{found.name}", "the published optimum"
+        gap = float("inf") if found.upper is None else float(found.upper - found.lower)
+        rows += [
+            row(work, "seconds", found.seconds, "s, in integers" if found.exact else "s", aim=bnn.AIM, name="bnn"),
+            row(work, "gap of the two ends", gap, "grey levels", aim=0.0, name="bnn"),
+            row(work, "lower end", found.lower, "grey levels", peer=peer, peer_value=found.published, name="bnn"),
+        ]
+    signs = bnn.traffic_signs()
+    confirmed = sum(one for _, one, _ in signs) / len(signs)
+    rows.append(
+        row("bnn-traffic-signs", "decided", confirmed, "violated, witness replayed in onnxruntime", aim=1.0, name="bnn")
+    )
+    rows.append(row("bnn-traffic-signs", "worst_seconds", max(s for *_, s in signs), "s a query", aim=AIM_BNN, name="bnn"))
+    return rows
+
+
 def enumerate_int8(limit: float) -> Rows:
     """Two-feature int8 programs against their float models, at all 65,536 inputs."""
     name, peer = "enumerate-int8", "LiteRT's reference kernels and a float64 forward pass, no proof"
@@ -362,6 +396,7 @@ BENCHMARKS: dict[str, Callable[[float], Rows]] = {
     "deployment": deployment_rows,
     "signoff": signoff_rows,
     "box-int8": bounded_int8,
+    "bnn": bnn_rows,
 }
 BENCHMARKS |= {
     name: lambda _, name=name: on_cores(name)  # type: ignore[misc]

@@ -57,18 +57,18 @@ def read_keras(path: Path | str) -> Network:
     content = read_bytes(path)
     with parsing(path, ".keras"):
         config, weights = _members(content)
-        return _network(config, _numbered(_open_hdf5(weights)), Path(path).stem)
+        return _network(config, _numbered(open_hdf5(weights)), Path(path).stem)
 
 
 def read_h5(path: Path | str) -> Network:
     """Read a legacy `.h5` file of a whole Sequential model; otherwise as `read_keras`."""
     content = read_bytes(path)
     with parsing(path, ".h5"):
-        file = _open_hdf5(content)
+        file = open_hdf5(content)
         if "model_config" not in file.attrs:
             raise UnsupportedError("it holds weights without a model: save the whole model, model.save(...)")
         text = file.attrs["model_config"]
-        return _network(json.loads(text), _named(file["model_weights"]), Path(path).stem)
+        return _network(json.loads(text), named_arrays(file["model_weights"]), Path(path).stem)
 
 
 def _members(content: bytes) -> tuple[dict[str, Any], bytes]:
@@ -87,7 +87,7 @@ def _numbered(file: Any) -> Arrays:
     return arrays
 
 
-def _named(groups: Any) -> Arrays:
+def named_arrays(groups: Any) -> Arrays:
     """Find the arrays of a layer in a legacy `.h5` file."""
 
     def arrays(kind: str, count: int, settings: dict[str, Any]) -> Sequence[Any]:
@@ -155,7 +155,7 @@ class _Reader:
         _check_plain(settings)
         if len(datasets) != len(dimensions):
             raise ModelFileError(f"layer {settings['name']} has {len(datasets)} arrays, not {len(dimensions)}")
-        return [_array(each, count, self._allowance) for each, count in zip(datasets, dimensions, strict=True)]
+        return [read_array(each, count, self._allowance) for each, count in zip(datasets, dimensions, strict=True)]
 
     def _images(self, kind: str, settings: dict[str, Any]) -> tuple[int, int, int]:
         """Return the shape of the images that come in, channel-first."""
@@ -195,16 +195,16 @@ class _Reader:
         image = self._images("Conv2D", settings)
         if settings.get("groups", 1) != 1:
             raise _cannot("Conv2D", settings, f"with {settings['groups']} groups, only 1")
-        if _pair(settings.get("dilation_rate", 1)) != (1, 1):
+        if pair_of(settings.get("dilation_rate", 1)) != (1, 1):
             raise _cannot("Conv2D", settings, f"with dilation {settings['dilation_rate']}, only 1")
         kernel, *biases = self._arrays("Conv2D", settings, 4, *([1] if settings["use_bias"] else []))
         bias = biases[0] if biases else np.zeros(kernel.shape[3])
-        if kernel.shape[3] != settings["filters"] or kernel.shape[:2] != _pair(settings["kernel_size"]):
+        if kernel.shape[3] != settings["filters"] or kernel.shape[:2] != pair_of(settings["kernel_size"]):
             raise ModelFileError(f"layer {settings['name']} has kernels of shape {kernel.shape}, not those of config.json")
-        stride = _pair(settings["strides"])
+        stride = pair_of(settings["strides"])
         if settings["padding"] not in ("valid", "same"):
             raise _cannot("Conv2D", settings, f"with padding {settings['padding']!r}, only valid and same")
-        padding = _same_padding(image[1:], kernel.shape[:2], stride) if settings["padding"] == "same" else (0, 0, 0, 0)
+        padding = same_padding(image[1:], kernel.shape[:2], stride) if settings["padding"] == "same" else (0, 0, 0, 0)
         layer = Conv2d(kernel.transpose(3, 2, 0, 1), bias, Activation.LINEAR, image, stride, padding)
         self._image = layer.output_shape
         self._add(layer, str(settings["activation"]))
@@ -213,8 +213,8 @@ class _Reader:
         image = self._images(kind, settings)
         if settings["padding"] != "valid":
             raise _cannot(kind, settings, f"with padding {settings['padding']!r}, only valid")
-        size = _pair(settings["pool_size"])
-        layer = POOLS[kind](image, size, size if settings["strides"] is None else _pair(settings["strides"]))
+        size = pair_of(settings["pool_size"])
+        layer = POOLS[kind](image, size, size if settings["strides"] is None else pair_of(settings["strides"]))
         self._image = layer.output_shape
         self._add(layer)
 
@@ -246,7 +246,7 @@ def _cannot(kind: str, settings: dict[str, Any], why: str) -> UnsupportedError:
     return UnsupportedError(f"layer {settings.get('name')!r} of class {kind} cannot be represented {why}")
 
 
-def _pair(value: Any) -> tuple[int, int]:
+def pair_of(value: Any) -> tuple[int, int]:
     """Return Keras's one number or list of two as a pair. Raises ModelFileError."""
     pair = (value, value) if isinstance(value, int) else tuple(value)
     if len(pair) != 2 or not all(isinstance(number, int) and number > 0 for number in pair):
@@ -254,7 +254,7 @@ def _pair(value: Any) -> tuple[int, int]:
     return pair[0], pair[1]
 
 
-def _same_padding(image: tuple[int, int], kernel: tuple[int, ...], stride: tuple[int, int]) -> tuple[int, int, int, int]:
+def same_padding(image: tuple[int, int], kernel: tuple[int, ...], stride: tuple[int, int]) -> tuple[int, int, int, int]:
     """Return (top, left, bottom, right) of Keras's "same": ceil(size / stride) places, an odd zero below and at the right."""
     total = [max((-(-size // s) - 1) * s + k - size, 0) for size, k, s in zip(image, kernel, stride, strict=True)]
     top, left = (zeros // 2 for zeros in total)
@@ -269,7 +269,7 @@ def _check_plain(settings: dict[str, Any]) -> None:
         raise UnsupportedError(f"layer {settings.get('name')!r} is quantized or adapted ({name}): give the float model")
 
 
-def _array(dataset: Any, dimensions: int, allowance: Allowance) -> FloatArray:
+def read_array(dataset: Any, dimensions: int, allowance: Allowance) -> FloatArray:
     """Read a dataset of floats after a look at its size."""
     if dataset.shape is None or len(dataset.shape) != dimensions or dataset.dtype.kind not in "fiu":
         raise ModelFileError(f"dataset {dataset.name} is no array of numbers in {dimensions} dimension(s)")
@@ -304,7 +304,7 @@ def _without_output(layers: list[Layer], activations: list[str]) -> tuple[tuple[
     return (*hidden, layers[-1]), Output(activations[-1])
 
 
-def _open_hdf5(content: bytes) -> Any:
+def open_hdf5(content: bytes) -> Any:
     try:
         import h5py
     except ImportError:

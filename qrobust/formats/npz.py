@@ -61,11 +61,11 @@ def read_npz(path: Path | str) -> Network:
     """Read a network from the arrays that the module's docstring names. Raises ModelFileError, UnsupportedError."""
     content = read_bytes(path)
     with parsing(path, ".npz"):
-        network = from_document(_document(_arrays(content)))
+        network = from_document(_document(read_arrays(content)))
         return network if network.name else Network(network.layers, network.output, Path(path).stem, (), network.classes)
 
 
-def _arrays(content: bytes) -> dict[str, Array]:
+def read_arrays(content: bytes) -> dict[str, Array]:
     allowance = Allowance()
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         names = archive.namelist()

@@ -1,0 +1,33 @@
+"""Networks of signs, decided exactly.
+
+from qrobust.binarized import Ball, BinarizedSession, Robustness
+"""
+
+from qrobust.binarized.answers import BinarizedAnswer, LeastChangeAnswer, Witness
+from qrobust.binarized.folding import Folded, TieRule, ZeroSign, fold
+from qrobust.binarized.network import BatchNorm, BinarizedNetwork, Block, Grid, InputRounding, Linear
+from qrobust.binarized.queries import Ball, Box, LeastChange, Norm, Region, Robustness
+from qrobust.binarized.solve import BinarizedSession
+
+__all__ = [
+    "Ball",
+    "BatchNorm",
+    "BinarizedAnswer",
+    "BinarizedNetwork",
+    "BinarizedSession",
+    "Block",
+    "Box",
+    "Folded",
+    "Grid",
+    "InputRounding",
+    "LeastChange",
+    "LeastChangeAnswer",
+    "Linear",
+    "Norm",
+    "Region",
+    "Robustness",
+    "TieRule",
+    "Witness",
+    "ZeroSign",
+    "fold",
+]

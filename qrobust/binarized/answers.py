@@ -1,0 +1,166 @@
+"""Answers to questions about binarized networks: what was found, by which engine, and what stands behind it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from qrobust.answers import VERSION, Assurance, Verdict
+from qrobust.binarized.queries import LeastChange, Norm, Robustness
+from qrobust.layers import IntArray
+
+INTERVALS = "intervals"
+ENUMERATION = "enumeration"
+
+
+@dataclass(frozen=True, eq=False)
+class Witness:
+    """An input that loses the label, replayed in integers.
+
+    Shapes    levels (inputs,)
+    Units     label and float_label are classes: of the integers, and of the network in float64
+    """
+
+    levels: IntArray
+    label: int
+    float_label: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the witness as JSON values."""
+        return {"levels": self.levels.tolist(), "label": self.label, "float_label": self.float_label}
+
+
+@dataclass(frozen=True, eq=False)
+class BinarizedAnswer:
+    """The answer to a robustness question. `exact`: the engine computes in integers; a float engine's ROBUST is no proof."""
+
+    query: Robustness
+    verdict: Verdict
+    engine: str
+    exact: bool
+    seconds: float
+    label: int
+    witness: Witness | None = None
+    reason: str = ""
+
+    @property
+    def assurance(self) -> Assurance | None:
+        """CHECKED: replayed in integers, one input or all. ROUNDED: proved by interval folding. TRUSTED: a solver says so."""
+        if self.verdict is Verdict.UNKNOWN:
+            return None
+        if self.verdict is Verdict.VIOLATED or self.engine == ENUMERATION:
+            return Assurance.CHECKED
+        return Assurance.ROUNDED if self.engine == INTERVALS else Assurance.TRUSTED
+
+    @property
+    def inputs(self) -> list[float] | None:
+        """The witness as real inputs."""
+        return None if self.witness is None else self.query.network.grid.values(self.witness.levels).tolist()
+
+    def __str__(self) -> str:
+        network, where = self.query.network, self.query.ball
+        by = f"[{self.engine}, {self._basis}{self.seconds:.3g} s]"
+        if self.verdict is Verdict.ROBUST:
+            text = f"{where}, {network} keeps the label {network.class_name(self.label)}."
+        elif self.witness is not None:
+            text = (
+                f"{where}, an input of {network} loses the label {network.class_name(self.label)}"
+                f" to {network.class_name(self.witness.label)}."
+            )
+        else:
+            text = f"{self.reason}."
+        return f"{self.verdict.value}: {text} {by}"
+
+    @property
+    def _basis(self) -> str:
+        if self.assurance is None:
+            return ""
+        if self.verdict is Verdict.ROBUST and not self.exact:
+            return f"{self.assurance.name.lower()}, computed in floating point, "
+        return f"{self.assurance.name.lower()}, in integers, "
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the answer with its provenance, as JSON values."""
+        network = self.query.network
+        return {
+            "query": self.query.to_json(),
+            "network": {"name": network.name, "sha256": network.sha256},
+            "verdict": self.verdict.value,
+            "backend": self.engine,
+            "assurance": None if self.assurance is None else self.assurance.name,
+            "exact": self.exact,
+            "label": self.label,
+            "counterexample": None if self.witness is None else {"input": self.inputs} | self.witness.to_json(),
+            "reason": self.reason or None,
+            "seconds": self.seconds,
+            "qrobust": VERSION,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class LeastChangeAnswer:
+    """Both ends of the least change: no input below `lower` loses the label, the witness at `upper` does.
+
+    Units     lower and upper in levels (L-infinity, L1), squared levels (L2) or inputs (L0); upper None if no input is known
+    """
+
+    query: LeastChange
+    lower: int
+    upper: int | None
+    witness: Witness | None
+    exact: bool
+    seconds: float
+    label: int
+    engines: tuple[str, ...] = ()
+    reason: str = field(default="")
+
+    @property
+    def is_exact_optimum(self) -> bool:
+        return self.upper is not None and self.lower == self.upper
+
+    def distance(self, units: int) -> float:
+        """Return a number of units as a distance of inputs."""
+        if self.query.norm in (Norm.L0, Norm.HAMMING):
+            return float(units)
+        step = float(self.query.network.grid.step)
+        return step * (math.sqrt(units) if self.query.norm is Norm.L2 else units)
+
+    def __str__(self) -> str:
+        low = f"{self.distance(self.lower):g}"
+        high = "unbounded" if self.upper is None else f"{self.distance(self.upper):g}"
+        why = f" ({self.reason})" if self.reason else ""
+        basis = "in integers" if self.exact else "lower end computed in floating point"
+        return (
+            f"the least {self.query.norm.value} change that loses label {self.query.network.class_name(self.label)} lies in"
+            f" [{low}, {high}]{why}. [{', '.join(self.engines) or INTERVALS}, {basis}, {self.seconds:.3g} s]"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the answer with its provenance, as JSON values."""
+        network = self.query.network
+        return {
+            "network": {"name": network.name, "sha256": network.sha256},
+            "norm": self.query.norm.value,
+            "lower": self.distance(self.lower),
+            "upper": None if self.upper is None else self.distance(self.upper),
+            "exact": self.exact,
+            "label": self.label,
+            "witness": None if self.witness is None else self.witness.to_json(),
+            "engines": list(self.engines),
+            "reason": self.reason or None,
+            "seconds": self.seconds,
+            "qrobust": VERSION,
+        }
+
+
+def cost_units(norm: Norm, change: IntArray) -> int:
+    """Return how far a change of levels goes, in the units of LeastChangeAnswer."""
+    sizes = np.abs(change)
+    if norm is Norm.LINF:
+        return int(sizes.max(initial=0))
+    if norm is Norm.L1:
+        return int(sizes.sum())
+    return int((sizes**2).sum()) if norm is Norm.L2 else int((sizes != 0).sum())

@@ -1,0 +1,248 @@
+"""A question about a binarized network as reified sums over Booleans and small integers, after interval folding.
+
+    variables   pixels v_i in 0..states_i, then one Boolean t_j for each row
+    rows        (matrix_j @ variables >= threshold_j) <=> t_j, over pixels and Booleans that stand before t_j
+    hard        hard @ variables >= hard_threshold
+    rivals      the label is lost where rivals_r @ variables >= rival_threshold_r for some r
+
+Folding leaves out what cannot change: neurons that are constant over the region, duplicates and complements of others, those
+that are a pixel's or another neuron's own bit, those that nothing needs, and pixels that do not matter. Rows are divided by
+their greatest common divisor.
+
+Property  exact: the region has an input that loses the label if and only if the constraints have a solution, and `levels` gives
+          the input of each
+Source    Cheng et al. 2018 (inter-neuron factoring), arXiv 1710.03107; Jia and Rinard 2020, arXiv 2005.03597
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from qrobust.binarized.folding import Folded, TieRule
+from qrobust.binarized.queries import Region
+from qrobust.layers import IntArray, SparseMatrix
+
+
+@dataclass(frozen=True, eq=False)
+class Constraints:
+    """See the module's docstring.
+
+    Shapes    pixels (n,): the input that each is; levels: of each pixel, the level that each of its states stands for;
+              counts: how many levels each state stands for; region's levels elsewhere are the centre's; matrix, hard, rivals:
+              csr_arrays of int64 with a column a variable
+    """
+
+    region: Region
+    pixels: IntArray
+    levels: tuple[IntArray, ...]
+    counts: tuple[IntArray, ...]
+    matrix: SparseMatrix
+    threshold: IntArray
+    rivals: SparseMatrix
+    rival_threshold: IntArray
+    rival_classes: tuple[int, ...]
+    hard: SparseMatrix
+    hard_threshold: IntArray
+    starts: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # first column of each pixel, once unary
+
+    @property
+    def columns(self) -> int:
+        """How many columns stand for pixels."""
+        return int(self.matrix.shape[1] - self.matrix.shape[0])
+
+    @property
+    def is_unary(self) -> bool:
+        return len(self.starts) > 0
+
+    @property
+    def states(self) -> IntArray:
+        """The greatest value of each pixel's column. Shape: (columns,)."""
+        if self.is_unary:
+            return np.ones(self.columns, dtype=np.int64)
+        return np.array([len(levels) - 1 for levels in self.levels], dtype=np.int64)
+
+    @property
+    def ranges(self) -> IntArray:
+        """The greatest value of each variable; the least is 0."""
+        return np.concatenate([self.states, np.ones(self.matrix.shape[0], dtype=np.int64)])
+
+    @property
+    def density(self) -> float:
+        """The mean number of terms of a row."""
+        return float(self.matrix.nnz / max(1, self.matrix.shape[0]))
+
+    def input_levels(self, columns: IntArray) -> IntArray:
+        """Return the input that values of the pixels' columns stand for. Shapes: columns (columns,); result (inputs,)."""
+        found = self.region.centre.copy()
+        values = np.add.reduceat(columns, self.starts[:-1]) if self.is_unary else columns
+        for pixel, levels, value in zip(self.pixels.tolist(), self.levels, values.tolist(), strict=True):
+            found[pixel] = levels[value]
+        return found
+
+
+def row_bounds(matrix: SparseMatrix, ranges: IntArray) -> tuple[IntArray, IntArray]:
+    """Return the least and the greatest value of each row over variables from 0 to their ranges."""
+    return np.asarray(matrix.minimum(0) @ ranges), np.asarray(matrix.maximum(0) @ ranges)
+
+
+def constraints(folded: Folded, region: Region, label: int, tie: TieRule) -> Constraints:
+    """Return the constraints of the question whether an input of the region loses the label."""
+    folding = _Folding(region)
+    for layer in folded.layers:
+        folding.add(layer.matrix, layer.threshold)
+    return pruned(folding.finish(folded, label, tie))
+
+
+Terms = tuple[IntArray, IntArray]  # the columns of a row, and their factors
+
+
+class _Folding:
+    """Layer by layer, what the values are as affine functions of the variables so far."""
+
+    def __init__(self, region: Region) -> None:
+        from scipy import sparse
+
+        self._sparse = sparse
+        self._region = region
+        free = np.flatnonzero(region.upper > region.lower)
+        self._pixels = free
+        self._ranges = (region.upper - region.lower)[free]
+        places = (free, np.arange(len(free)))
+        ones = np.ones(len(free), dtype=np.int64)
+        self._map = sparse.csr_array((ones, places), shape=(len(region.centre), len(free)))
+        self._constant = region.lower.astype(np.int64)
+        self._rows: list[Terms] = []
+        self._thresholds: list[int] = []
+        self._known: dict[bytes, int] = {}
+
+    def add(self, matrix: SparseMatrix, threshold: IntArray) -> None:
+        """Go through a layer: its values become signs of rows, each new or known."""
+        rows, limit, least, most = self._combined(matrix, threshold)
+        on, off = least >= limit, most < limit
+        variable = np.full(len(limit), -1, dtype=np.int64)
+        slope = np.zeros(len(limit), dtype=np.int64)
+        constant = on.astype(np.int64)
+        for place in np.flatnonzero(~(on | off)).tolist():
+            start, end = rows.indptr[place], rows.indptr[place + 1]
+            variable[place], flipped = self._variable(rows.indices[start:end], rows.data[start:end], int(limit[place]))
+            slope[place], constant[place] = (-1, 1) if flipped else (1, 0)
+        new = len(self._pixels) + len(self._rows) - len(self._ranges)
+        self._ranges = np.concatenate([self._ranges, np.ones(new, dtype=np.int64)])
+        used = np.flatnonzero(variable >= 0)
+        self._map = self._sparse.csr_array((2 * slope[used], (used, variable[used])), shape=(len(limit), len(self._ranges)))
+        self._constant = 2 * constant - 1
+
+    def _combined(self, matrix: SparseMatrix, threshold: IntArray) -> tuple[SparseMatrix, IntArray, IntArray, IntArray]:
+        """Return rows over the variables, divided by their divisors, their thresholds, and their least and greatest values."""
+        rows = self._sparse.csr_array(matrix @ self._map)
+        rows.eliminate_zeros()
+        rows.sort_indices()
+        limit = threshold - matrix @ self._constant
+        sizes = np.diff(rows.indptr)
+        divisor = np.ones(len(sizes), dtype=np.int64)
+        if rows.nnz:
+            divisor[sizes > 0] = np.gcd.reduceat(np.abs(rows.data), rows.indptr[:-1][sizes > 0])
+        rows.data = rows.data // np.repeat(divisor, sizes)
+        limit = -(-limit // divisor)
+        return rows, limit, *row_bounds(rows, self._ranges)
+
+    def _variable(self, columns: IntArray, factors: IntArray, limit: int) -> tuple[int, bool]:
+        """Return the variable that (factors @ columns >= limit) is, or is the opposite of."""
+        flipped = bool(factors[0] < 0)
+        if flipped:
+            factors, limit = -factors, 1 - limit
+        if len(columns) == 1 and self._ranges[columns[0]] == 1:
+            return int(columns[0]), flipped
+        key = columns.tobytes() + factors.tobytes() + limit.to_bytes(9, "big", signed=True)
+        if key not in self._known:
+            self._known[key] = len(self._pixels) + len(self._rows)
+            self._rows.append((columns, factors))
+            self._thresholds.append(limit)
+        return self._known[key], flipped
+
+    def finish(self, folded: Folded, label: int, tie: TieRule) -> Constraints:
+        """Return the constraints, the rivals that intervals rule out left out."""
+        width = len(self._ranges)
+        rivals, limits, classes = [], [], []
+        for rival in folded.rivals(label, tie):
+            row, limit, _, most = self._combined(rival.row, np.array([rival.threshold]))
+            if most[0] >= limit[0]:
+                rivals.append((row.indices, row.data))
+                limits.append(int(limit[0]))
+                classes.append(rival.number)
+        region, pixels = self._region, self._pixels
+        levels = tuple(np.arange(region.lower[p], region.upper[p] + 1) for p in pixels.tolist())
+        return Constraints(
+            region,
+            pixels,
+            levels,
+            tuple(np.ones(len(values), dtype=np.int64) for values in levels),
+            self._stacked(self._rows, width),
+            np.array(self._thresholds, dtype=np.int64),
+            self._stacked(rivals, width),
+            np.array(limits, dtype=np.int64),
+            tuple(classes),
+            self._stacked([], width),
+            np.zeros(0, dtype=np.int64),
+        )
+
+    def _stacked(self, rows: list[Terms], width: int) -> SparseMatrix:
+        indices = np.concatenate([np.zeros(0, dtype=np.int64), *(columns for columns, _ in rows)])
+        data = np.concatenate([np.zeros(0, dtype=np.int64), *(factors for _, factors in rows)])
+        starts = np.cumsum([0, *(len(columns) for columns, _ in rows)])
+        return self._sparse.csr_array((data, indices, starts), shape=(len(rows), width))
+
+
+def pruned(found: Constraints) -> Constraints:
+    """Return the constraints without the rows and the pixels that no rival needs; pixels seen only by cuts keep few states."""
+    columns, rows = found.columns, found.matrix.shape[0]
+    needed = np.zeros(columns + rows, dtype=bool)
+    needed[found.rivals.indices] = True
+    indices, starts = found.matrix.indices, found.matrix.indptr
+    for row in range(rows - 1, -1, -1):
+        if needed[columns + row]:
+            needed[indices[starts[row] : starts[row + 1]]] = True
+    kept_rows, kept_pixels = np.flatnonzero(needed[columns:]), np.flatnonzero(needed[:columns])
+    kept = np.flatnonzero(needed)
+    small = replace(
+        found,
+        pixels=found.pixels[kept_pixels],
+        levels=tuple(found.levels[p] for p in kept_pixels.tolist()),
+        counts=tuple(found.counts[p] for p in kept_pixels.tolist()),
+        matrix=found.matrix[kept_rows][:, kept],
+        threshold=found.threshold[kept_rows],
+        rivals=found.rivals[:, kept],
+        hard=found.hard[:, kept],
+    )
+    return _cut(small)
+
+
+def _cut(found: Constraints) -> Constraints:
+    """Merge the levels of a pixel between which no row tells, where rows see it only alone."""
+    from scipy import sparse
+
+    matrix = sparse.csr_array(found.matrix, copy=True)
+    matrix.sort_indices()
+    sizes = np.diff(matrix.indptr)
+    alone, columns = sizes == 1, found.columns
+    shared = np.concatenate([matrix.indices[np.repeat(~alone, sizes)], found.rivals.indices, found.hard.indices])
+    single = np.ones(columns, dtype=bool)
+    single[shared[shared < columns]] = False
+    threshold, levels, counts = found.threshold.copy(), list(found.levels), list(found.counts)
+    rows_of: dict[int, list[int]] = {}
+    for row in np.flatnonzero(alone).tolist():
+        rows_of.setdefault(int(matrix.indices[matrix.indptr[row]]), []).append(row)
+    for pixel in np.flatnonzero(single).tolist():
+        rows = rows_of.get(pixel, [])
+        cuts = sorted({int(threshold[row]) for row in rows})  # factors are 1: rows are divided, and their first factor positive
+        for row in rows:
+            threshold[row] = cuts.index(int(threshold[row])) + 1
+        ends = [0, *cuts, len(levels[pixel])]
+        centre = int(found.region.centre[found.pixels[pixel]])
+        nearest = [int(levels[pixel][a:b][np.abs(levels[pixel][a:b] - centre).argmin()]) for a, b in itertools.pairwise(ends)]
+        counts[pixel] = np.array([int(counts[pixel][a:b].sum()) for a, b in itertools.pairwise(ends)])
+        levels[pixel] = np.array(nearest)
+    return replace(found, matrix=matrix, threshold=threshold, levels=tuple(levels), counts=tuple(counts))

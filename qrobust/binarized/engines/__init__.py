@@ -1,0 +1,1 @@
+"""One file per solver: constraints in, an input that loses the label out, or the claim that there is none."""

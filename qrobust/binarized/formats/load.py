@@ -1,0 +1,57 @@
+"""The one place that knows which reader reads which file of a binarized network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from qrobust.binarized.formats.binarize import binarize
+from qrobust.binarized.formats.larq import read_larq
+from qrobust.binarized.formats.native import read_json, read_npz, write_json, write_npz
+from qrobust.binarized.formats.onnx import read_onnx
+from qrobust.binarized.formats.parts import ReadNetwork
+from qrobust.binarized.network import BinarizedNetwork, Grid
+from qrobust.errors import ModelFileError, UnsupportedError
+from qrobust.formats import load
+from qrobust.quantization import Scheme
+
+WRITERS = {".json": write_json, ".npz": write_npz}
+GIVEN = {".onnx": read_onnx, ".h5": read_larq}  # with the grid of their inputs
+OWN = {".json": read_json, ".npz": read_npz}
+NO_GRID = "does not say which inputs it takes: name the input step and range, as in --step 1/255 --range 0:1"
+
+
+def load_binarized(path: Path | str, grid: Grid | None = None, scheme: Scheme | None = None) -> ReadNetwork:
+    """Read a binarized network from a file, by the ending of its name; with a scheme, a float network to be binarized.
+
+    Accepts   .json and .npz (qrobust's own, which name their grid); .onnx, .onnx.gz and .h5 (Larq), with the grid of their
+              inputs; any float network that `qrobust.load` reads, with the grid and the scheme binary or ternary
+    Raises    ModelFileError, UnsupportedError, BackendUnavailableError
+    """
+    name = str(path).lower()
+    suffix = ".onnx" if name.endswith((".onnx", ".onnx.gz")) else Path(name).suffix
+    if scheme is not None:
+        if grid is None:
+            raise ModelFileError(f"{path} {NO_GRID}")
+        return _in_order(binarize(load(path), scheme, grid))
+    if suffix in OWN:
+        return _in_order(OWN[suffix](path))
+    if suffix not in GIVEN:
+        known = ", ".join([*OWN, *GIVEN, ".onnx.gz"])
+        raise ModelFileError(f"{path} ends in {suffix or 'nothing'!r}: binarized networks are read from {known}")
+    if grid is None:
+        raise ModelFileError(f"{path} {NO_GRID}")
+    return GIVEN[suffix](path, grid)
+
+
+def _in_order(network: BinarizedNetwork) -> ReadNetwork:
+    return ReadNetwork(network, np.arange(network.inputs, dtype=np.int64))
+
+
+def save_binarized(network: BinarizedNetwork, path: Path | str) -> None:
+    """Write a binarized network as .json or .npz, whole or not at all. Raises OutputError, UnsupportedError."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in WRITERS:
+        raise UnsupportedError(f"{path} ends in {suffix or 'nothing'!r}: the formats written are {', '.join(WRITERS)}")
+    WRITERS[suffix](network, path)

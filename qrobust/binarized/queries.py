@@ -1,0 +1,215 @@
+"""Questions about binarized networks: what inputs are allowed, and what counts as a changed label.
+
+Distances are between inputs on the network's grid, in the inputs' own unit, except in an L-infinity ball, which is a box of
+real inputs each rounded to its level.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from qrobust.binarized.folding import TieRule, ZeroSign
+from qrobust.binarized.network import BinarizedNetwork
+from qrobust.errors import DomainError, NumberError, ShapeError
+from qrobust.exact import to_fraction
+from qrobust.interval import FloatArray
+from qrobust.layers import IntArray, read_only
+
+
+class Norm(Enum):
+    """How far an input is from the centre."""
+
+    LINF = "linf"  # the greatest change of an input
+    L0 = "l0"  # how many inputs change
+    L1 = "l1"  # the sum of the changes
+    L2 = "l2"  # the root of the sum of their squares
+    HAMMING = "hamming"  # how many inputs change, of inputs that have two levels
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """Levels in a box, and where a norm asks it, a sum of costs of at most `most`.
+
+    The cost of a level is 1 if it is not the centre's (L0), the number of levels between (L1), or its square (L2).
+
+    Shapes    centre, lower, upper (inputs,), of levels
+    """
+
+    centre: IntArray
+    lower: IntArray
+    upper: IntArray
+    norm: Norm = Norm.LINF
+    most: int = 0
+
+    def cost(self, levels: IntArray) -> IntArray:
+        """Return the cost of each level. Shapes: levels (..., inputs), and the result."""
+        change = np.abs(levels - self.centre)
+        return level_costs(change, self.norm)
+
+    def contains(self, levels: IntArray) -> bool:
+        """Whether an input lies in the region. Shape: levels (inputs,)."""
+        inside = bool(((levels >= self.lower) & (levels <= self.upper)).all())
+        return inside and (self.norm is Norm.LINF or int(self.cost(levels).sum()) <= self.most)
+
+
+def level_costs(change: IntArray, norm: Norm) -> IntArray:
+    """Return what changes by so many levels cost."""
+    if norm is Norm.L1:
+        return change
+    return change**2 if norm is Norm.L2 else (change != 0).astype(np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Ball:
+    """Inputs within a radius of a centre, and in the network's input range.
+
+    Shapes    centre (inputs,)
+    Raises    NumberError (a radius that is negative, not finite, or above the input range)
+    """
+
+    centre: FloatArray
+    radius: Fraction
+    norm: Norm = Norm.LINF
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "centre", read_only(self.centre))
+        object.__setattr__(self, "radius", to_fraction(self.radius))
+        if self.radius < 0:
+            raise NumberError(f"eps is {float(self.radius):g}, it must not be negative")
+
+    def __str__(self) -> str:
+        return f"within {self.norm.value} distance {float(self.radius):g} of the input"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the ball as JSON values."""
+        return {"norm": self.norm.value, "eps": str(self.radius), "centre": self.centre.tolist()}
+
+    def region(self, network: BinarizedNetwork) -> Region:
+        """Return the levels that the inputs can have. Raises ShapeError, DomainError, NumberError."""
+        grid, radius = network.grid, self.radius
+        if self.centre.shape != (network.inputs,):
+            raise ShapeError(f"an input has shape {self.centre.shape}, the network takes {network.inputs} numbers")
+        if self.norm in (Norm.LINF, Norm.L1, Norm.L2):
+            width = grid.upper - grid.lower
+            reach = width if self.norm is Norm.LINF else width * network.inputs
+            if radius > reach:
+                raise NumberError(f"eps is {float(radius):g}, the inputs reach only {float(reach):g} apart")
+        centre = grid.levels(self.centre)
+        if self.norm is Norm.LINF:
+            exact = {x: Fraction(x) for x in set(self.centre.tolist())}
+            ends = {
+                x: (grid.level(max(value - radius, grid.lower)), grid.level(min(value + radius, grid.upper)))
+                for x, value in exact.items()
+            }
+            pairs = np.array([ends[x] for x in self.centre.tolist()], dtype=np.int64).reshape(-1, 2)
+            return Region(centre, pairs[:, 0], pairs[:, 1])
+        lower, upper = np.full_like(centre, grid.lowest), np.full_like(centre, grid.highest)
+        if self.norm in (Norm.L0, Norm.HAMMING):
+            if radius.denominator != 1 or radius > network.inputs:
+                raise NumberError(f"eps is {float(radius):g} inputs, it must be a whole number of at most {network.inputs}")
+            if self.norm is Norm.HAMMING and grid.highest - grid.lowest != 1:
+                raise DomainError(f"a Hamming ball needs inputs of two levels, not {grid.highest - grid.lowest + 1}: use l0")
+            return Region(centre, lower, upper, Norm.L0, int(radius))
+        units = radius / grid.step
+        most = int(units) if self.norm is Norm.L1 else int(units * units)
+        reach_levels = int(units)
+        lower, upper = np.maximum(lower, centre - reach_levels), np.minimum(upper, centre + reach_levels)
+        return Region(centre, lower, upper, self.norm, most)
+
+
+@dataclass(frozen=True, eq=False)
+class Box:
+    """Inputs on the grid between two ends, and in the network's input range.
+
+    A box of real inputs that are no levels holds more than this: then a counterexample holds for it, a proof does not.
+
+    Shapes    lower, upper (inputs,)
+    Raises    NumberError (an end that is not finite), DomainError (an input without a level in the box)
+    """
+
+    lower: FloatArray
+    upper: FloatArray
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lower", read_only(self.lower))
+        object.__setattr__(self, "upper", read_only(self.upper))
+        if self.lower.shape != self.upper.shape or not np.isfinite([self.lower, self.upper]).all():
+            raise NumberError("a box needs as many lower as upper ends, all finite")
+
+    def __str__(self) -> str:
+        return f"in a box of {len(self.lower)} inputs"
+
+    def region(self, network: BinarizedNetwork) -> Region:
+        """Return the levels in the box; the centre is the level in the middle. Raises ShapeError, DomainError."""
+        if self.lower.shape != (network.inputs,):
+            raise ShapeError(f"a box has {len(self.lower)} inputs, the network takes {network.inputs}")
+        grid = network.grid
+        ends = {x: (Fraction(x) - grid.offset) / grid.step for x in {*self.lower.tolist(), *self.upper.tolist()}}
+        lower = np.array([max(math.ceil(ends[x]), grid.lowest) for x in self.lower.tolist()], dtype=np.int64)
+        upper = np.array([min(math.floor(ends[x]), grid.highest) for x in self.upper.tolist()], dtype=np.int64)
+        if (lower > upper).any():
+            raise DomainError(f"input {int(np.argmax(lower > upper))} has no level in the box: take a smaller step")
+        return Region((lower + upper) // 2, lower, upper)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the box as JSON values."""
+        return {"lower": self.lower.tolist(), "upper": self.upper.tolist()}
+
+
+@dataclass(frozen=True, eq=False)
+class Robustness:
+    """For all x in the ball: the label of x is `label` (the centre's own, if None).
+
+    In words: no input in the ball is given another label, where sign(0) and ties are as the policies say.
+
+    Raises    DomainError (a class that does not exist)
+    """
+
+    network: BinarizedNetwork
+    ball: Ball | Box
+    label: int | None = None
+    tie: TieRule = TieRule.FIRST
+    zero: ZeroSign = ZeroSign.PLUS
+
+    def __post_init__(self) -> None:
+        if self.label is not None and not 0 <= self.label < self.network.outputs:
+            raise DomainError(f"the label is {self.label}, the network has classes 0 to {self.network.outputs - 1}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the question as JSON values."""
+        grid = self.network.grid
+        return {
+            "type": "binarized-robustness",
+            "inputs": self.ball.to_json(),
+            "label": self.label,
+            "tie": self.tie.value,
+            "sign_of_zero": self.zero.value,
+            "step": str(grid.step),
+            "range": [str(grid.lower), str(grid.upper)],
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class LeastChange:
+    """The least radius of a ball about the centre in which some input is given another label.
+
+    Raises    DomainError (a class that does not exist)
+    """
+
+    network: BinarizedNetwork
+    centre: FloatArray
+    norm: Norm = Norm.LINF
+    label: int | None = None
+    tie: TieRule = TieRule.FIRST
+    zero: ZeroSign = ZeroSign.PLUS
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "centre", read_only(self.centre))
+        if self.label is not None and not 0 <= self.label < self.network.outputs:
+            raise DomainError(f"the label is {self.label}, the network has classes 0 to {self.network.outputs - 1}")

@@ -1,0 +1,136 @@
+"""Engines raced in processes of their own: the first answer that counts wins, the rest are ended.
+
+A process for each engine also keeps libraries apart: OR-Tools and highspy bring each its own HiGHS, and cannot both be loaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from qrobust.backends.worker import Worker, WorkerDiedError, WorkerTimeoutError
+from qrobust.binarized.constraints import Constraints
+from qrobust.binarized.engines import cpsat, milp, pseudo_boolean, sat
+from qrobust.binarized.engines.base import Engine, Outcome, Undecided
+from qrobust.errors import BackendUnavailableError, UnsupportedError
+
+ENGINES: dict[str, Engine] = {
+    "sat": sat.decide,
+    "milp": milp.decide,
+    "cp-sat": cpsat.decide,
+    "z3": pseudo_boolean.decide,
+}
+NEEDS = {"sat": "pysat", "milp": "highspy", "cp-sat": "ortools", "z3": "z3"}
+PORTFOLIO = "portfolio"
+DENSE = 40.0  # mean terms of a row from which on integer programming starts first
+HEAD_START = 0.3  # seconds that the first lane has the machine for itself
+
+
+def available(name: str) -> bool:
+    """Whether an engine's solver is installed; it is not imported."""
+    return importlib.util.find_spec(NEEDS[name]) is not None
+
+
+def engine_names(choice: str, found: Constraints) -> list[str]:
+    """Return the engines to race, the first to start first. Raises UnsupportedError, BackendUnavailableError."""
+    if choice == PORTFOLIO:
+        lanes = ["sat" if available("sat") else "z3", "milp"]
+        return lanes[::-1] if found.density > DENSE else lanes
+    if choice not in ENGINES:
+        raise UnsupportedError(f"there is no engine {choice!r}: name one of {', '.join([PORTFOLIO, *ENGINES])}")
+    if not available(choice):
+        raise BackendUnavailableError(f"the {choice} engine needs `pip install qrobust[bnn]`")
+    return [choice]
+
+
+@dataclass(frozen=True, eq=False)
+class Finish:
+    """What an engine answered."""
+
+    engine: str
+    outcome: Outcome
+
+
+class Race:
+    """The engines' processes, kept from question to question."""
+
+    def __init__(self) -> None:
+        self._workers: dict[str, Worker] = {}
+
+    def close(self) -> None:
+        """End all processes."""
+        for worker in self._workers.values():
+            worker.close()
+        self._workers.clear()
+
+    def run(
+        self, names: Sequence[str], found: Constraints, seconds: float, counts: Callable[[Finish], bool]
+    ) -> tuple[Finish | None, list[Finish]]:
+        """Return the first answer that counts, or None, and the answers that did not.
+
+        Raises    what an engine raised, if no other's answer counts
+        """
+        deadline = time.monotonic() + seconds
+        over = threading.Event()
+        answers: queue.Queue[Finish | Exception] = queue.Queue()
+
+        def lane(place: int, name: str, worker: Worker) -> None:
+            if over.wait(place * HEAD_START):
+                return
+            left = deadline - time.monotonic()
+            try:
+                answers.put(Finish(name, worker.call(ENGINES[name], found, left, seconds=max(left, 0.0))))
+            except WorkerTimeoutError:
+                answers.put(Finish(name, Undecided("the time limit was reached")))
+            except WorkerDiedError as error:
+                answers.put(Finish(name, Undecided(str(error))))
+            except Exception as error:
+                answers.put(error)
+
+        threads = []
+        for place, name in enumerate(names):
+            worker = self._workers.setdefault(name, Worker())
+            threads.append((threading.Thread(target=lane, args=(place, name, worker), daemon=True), worker))
+        others: list[Finish] = []
+        try:
+            for thread, _ in threads:
+                thread.start()
+            return self._wait(answers, len(names), counts, others), others
+        finally:
+            over.set()
+            _end(threads)
+
+    @staticmethod
+    def _wait(
+        answers: queue.Queue[Finish | Exception], count: int, counts: Callable[[Finish], bool], others: list[Finish]
+    ) -> Finish | None:
+        fault: Exception | None = None
+        for _ in range(count):
+            answer = answers.get()
+            if isinstance(answer, Exception):
+                fault = answer
+            elif counts(answer):
+                return answer
+            else:
+                others.append(answer)
+        if fault is not None:
+            raise fault
+        return None
+
+
+def _end(threads: list[tuple[threading.Thread, Worker]]) -> None:
+    """Kill the processes that still compute; their threads see the end of the pipe and close them."""
+    for thread, worker in threads:
+        while thread.is_alive():
+            pid = worker.pid
+            if pid is not None:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(pid, signal.SIGKILL)
+            thread.join(0.05)

@@ -1,0 +1,224 @@
+"""The front door: fold, attack, fold intervals, race the engines, replay, answer."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import lru_cache
+from types import TracebackType
+
+import numpy as np
+
+from qrobust.answers import Verdict
+from qrobust.binarized.answers import ENUMERATION, INTERVALS, BinarizedAnswer, LeastChangeAnswer, Witness, cost_units
+from qrobust.binarized.attack import attack
+from qrobust.binarized.constraints import constraints
+from qrobust.binarized.engines.base import Found, Nothing, Undecided
+from qrobust.binarized.enumeration import first_lost, is_small
+from qrobust.binarized.folding import Folded, TieRule, ZeroSign, fold
+from qrobust.binarized.network import BinarizedNetwork
+from qrobust.binarized.queries import Ball, LeastChange, Norm, Region, Robustness
+from qrobust.binarized.race import PORTFOLIO, Finish, Race, engine_names
+from qrobust.errors import NumberError, UnsoundAnswerError
+from qrobust.layers import IntArray
+
+ATTACK = "attack"
+ATTACK_SHARE = 0.1  # of the time
+
+
+@lru_cache(maxsize=16)
+def folded(network: BinarizedNetwork, zero: ZeroSign) -> Folded:
+    """Return the network in integers, made once. Raises UnsupportedError."""
+    return fold(network, zero)
+
+
+class BinarizedSession:
+    """Answers questions one after another; the engines' processes stay warm in between. Use it in a `with`."""
+
+    def __init__(self, *, seed: int = 0) -> None:
+        self._race, self._seed = Race(), seed
+
+    def __enter__(self) -> BinarizedSession:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the engines' processes."""
+        self._race.close()
+
+    def check(
+        self, query: Robustness, *, engine: str = PORTFOLIO, seconds: float = 60.0, exact: bool = False
+    ) -> BinarizedAnswer:
+        """Answer whether the label is kept. With `exact`, a float engine's ROBUST does not count.
+
+        Raises    UnsupportedError, BackendUnavailableError, UnsoundAnswerError, NumberError, ShapeError, DomainError
+        """
+        started, integers = _start(seconds), folded(query.network, query.zero)
+        region = query.ball.region(query.network)
+        label = _own_label(integers, region.centre) if query.label is None else query.label
+        found = self._decide(integers, region, (label, query.tie), (engine, started + seconds, exact))
+        return BinarizedAnswer(
+            query, found.verdict, found.engine, found.exact, time.monotonic() - started, label, found.witness, found.reason
+        )
+
+    def least_change(
+        self, query: LeastChange, *, engine: str = PORTFOLIO, seconds: float = 60.0, exact: bool = False
+    ) -> LeastChangeAnswer:
+        """Answer how little change loses the label: ends that close in on each other until they meet or time is up.
+
+        Raises    as `check`
+        """
+        started, integers = _start(seconds), folded(query.network, query.zero)
+        grid = query.network.grid
+        centre = Ball(query.centre, Fraction(0), query.norm).region(query.network).centre
+        label = _own_label(integers, centre) if query.label is None else query.label
+        most = cost_units(query.norm, np.full_like(centre, grid.highest - grid.lowest))
+        ends = _Ends()
+        if bool(integers.is_lost(centre[None], label, query.tie)[0]):
+            ends.hit(0, _witness(integers, centre, label, query.tie))
+        while not ends.met:
+            radius = ends.next_radius(most)
+            region = _units_region((grid.lowest, grid.highest), centre, query.norm, radius)
+            found = self._decide(integers, region, (label, query.tie), (engine, started + seconds, exact))
+            ends.engines.setdefault(found.engine)
+            if found.witness is not None:
+                ends.hit(cost_units(query.norm, found.witness.levels - centre), found.witness)
+            elif found.verdict is Verdict.UNKNOWN:
+                ends.reason = found.reason
+                break
+            else:
+                ends.miss(radius, found.exact)
+                if radius == most:
+                    ends.reason = "no input loses the label"
+                    break
+        taken, names = time.monotonic() - started, tuple(ends.engines)
+        return LeastChangeAnswer(query, ends.lower, ends.upper, ends.witness, ends.exact, taken, label, names, ends.reason)
+
+    def _decide(
+        self, integers: Folded, region: Region, asked: tuple[int, TieRule], settings: tuple[str, float, bool]
+    ) -> _Decision:
+        (label, tie), (engine, deadline, exact) = asked, settings
+        left = deadline - time.monotonic()
+        rng = np.random.default_rng(self._seed)
+        seconds = left * ATTACK_SHARE if engine == PORTFOLIO else 0.0
+        if engine == PORTFOLIO:
+            hit = attack(integers, region, label, tie, seconds=seconds, rng=rng)
+            if hit is not None:
+                return _Decision(Verdict.VIOLATED, ATTACK, True, _witness(integers, hit, label, tie))
+        elif bool(integers.is_lost(region.centre[None], label, tie)[0]):
+            return _Decision(Verdict.VIOLATED, INTERVALS, True, _witness(integers, region.centre, label, tie))
+        found = constraints(integers, region, label, tie)
+        if not found.rival_classes:
+            return _Decision(Verdict.ROBUST, INTERVALS, True)
+        if engine == PORTFOLIO and is_small(found):
+            levels = first_lost(integers, found, label, tie)
+            if levels is None:
+                return _Decision(Verdict.ROBUST, ENUMERATION, True)
+            return _Decision(Verdict.VIOLATED, ENUMERATION, True, _witness(integers, levels, label, tie))
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return _Decision(Verdict.UNKNOWN, engine, True, reason="the time limit was reached")
+
+        def counts(finish: Finish) -> bool:
+            if isinstance(finish.outcome, Found):
+                return _replays(integers, region, finish, asked)
+            return isinstance(finish.outcome, Nothing) and (finish.outcome.exact or not exact)
+
+        winner, others = self._race.run(engine_names(engine, found), found, left, counts)
+        if winner is None:
+            return _Decision(Verdict.UNKNOWN, engine, True, reason="; ".join(_why(finish) for finish in others))
+        if isinstance(winner.outcome, Found):
+            return _Decision(Verdict.VIOLATED, winner.engine, True, _witness(integers, winner.outcome.levels, label, tie))
+        assert isinstance(winner.outcome, Nothing)
+        return _Decision(Verdict.ROBUST, winner.engine, winner.outcome.exact)
+
+
+@dataclass(frozen=True, eq=False)
+class _Decision:
+    verdict: Verdict
+    engine: str
+    exact: bool
+    witness: Witness | None = None
+    reason: str = ""
+
+
+@dataclass(eq=False)
+class _Ends:
+    """What is known of a least change: all below `lower` is ruled out, `upper` is witnessed."""
+
+    lower: int = 0
+    upper: int | None = None
+    witness: Witness | None = None
+    exact: bool = True
+    reason: str = ""
+    stride: int = 1
+    engines: dict[str, None] = field(default_factory=dict)
+
+    @property
+    def met(self) -> bool:
+        return self.upper is not None and self.lower >= self.upper
+
+    def next_radius(self, most: int) -> int:
+        """Return a radius to ask about: growing strides until there is a witness, then the middle."""
+        return min(self.lower + self.stride - 1, most) if self.upper is None else (self.lower + self.upper - 1) // 2
+
+    def hit(self, units: int, witness: Witness) -> None:
+        self.upper, self.witness = units, witness
+
+    def miss(self, radius: int, exact: bool) -> None:
+        self.lower, self.stride, self.exact = radius + 1, 2 * self.stride, self.exact and exact
+
+
+def _start(seconds: float) -> float:
+    if not 0 < seconds < float("inf"):
+        raise NumberError(f"a time limit is {seconds:g} s, it must be positive and finite")
+    return time.monotonic()
+
+
+def _own_label(integers: Folded, centre: IntArray) -> int:
+    return int(integers.labels(centre[None])[0])
+
+
+def _replays(integers: Folded, region: Region, finish: Finish, asked: tuple[int, TieRule]) -> bool:
+    """Whether an engine's input is what it says. Raises UnsoundAnswerError if it is not, and the engine is no float engine."""
+    assert isinstance(finish.outcome, Found)
+    levels = finish.outcome.levels
+    if region.contains(levels) and bool(integers.is_lost(levels[None], *asked)[0]):
+        return True
+    if finish.engine == "milp":
+        return False
+    raise UnsoundAnswerError(f"the {finish.engine} engine's input does not lose the label when replayed: please report")
+
+
+def _why(finish: Finish) -> str:
+    match finish.outcome:
+        case Undecided(reason):
+            return f"{finish.engine}: {reason}"
+        case Found():
+            return f"{finish.engine}: its input does not replay in integers"
+        case Nothing():
+            return f"{finish.engine}: it finds none, in floating point only"
+
+
+def _witness(integers: Folded, levels: IntArray, label: int, tie: TieRule) -> Witness:
+    """Return a replayed witness. Raises UnsoundAnswerError if the label is kept."""
+    if not bool(integers.is_lost(levels[None], label, tie)[0]):
+        raise UnsoundAnswerError("an input that was to lose the label keeps it when replayed: please report")
+    scores = integers.scores(levels[None])[0].tolist()
+    best = max(score for number, score in enumerate(scores) if number != label)
+    rival = next(number for number, score in enumerate(scores) if number != label and score == best)
+    float_label = int(integers.network.scores(levels[None])[0].argmax())
+    return Witness(levels, rival, float_label)
+
+
+def _units_region(ends: tuple[int, int], centre: IntArray, norm: Norm, units: int) -> Region:
+    """Return the inputs on the grid, whose lowest and highest level are its ends, within so many units of the centre."""
+    lowest, highest = ends
+    if norm in (Norm.L0, Norm.HAMMING):
+        return Region(centre, np.full_like(centre, lowest), np.full_like(centre, highest), Norm.L0, units)
+    reach = int(np.sqrt(units)) if norm is Norm.L2 else units
+    lower, upper = np.maximum(centre - reach, lowest), np.minimum(centre + reach, highest)
+    return Region(centre, lower, upper, norm, 0 if norm is Norm.LINF else units)

@@ -1,0 +1,165 @@
+"""The commands about binarized networks: bnn verify."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from qrobust.binarized import Ball, BinarizedNetwork, BinarizedSession, Box, Grid, InputRounding, LeastChange, Norm, Robustness
+from qrobust.binarized.constraints import constraints
+from qrobust.binarized.engines import sat
+from qrobust.binarized.export import write_constraints
+from qrobust.binarized.folding import TieRule, ZeroSign, fold
+from qrobust.binarized.formats import ReadNetwork, load_binarized, read_vnnlib
+from qrobust.binarized.race import ENGINES, PORTFOLIO
+from qrobust.cli import show
+from qrobust.cli.commands import app
+from qrobust.cli.compare import EXIT
+from qrobust.cli.options import UsageError, numbers
+from qrobust.errors import ShapeError
+from qrobust.exact import to_fraction
+from qrobust.formats.table import read_table
+from qrobust.interval import FloatArray
+from qrobust.quantization import parse_scheme
+
+bnn = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Binarized networks: questions decided exactly.")
+app.add_typer(bnn, name="bnn")
+
+
+class NormName(StrEnum):
+    """How far inputs may be from the named one."""
+
+    LINF = "linf"
+    L0 = "l0"
+    L1 = "l1"
+    L2 = "l2"
+    HAMMING = "hamming"
+
+
+class TieName(StrEnum):
+    """Who has the label where scores are equal."""
+
+    FIRST = "first"
+    RIVAL = "rival"
+    LABEL = "label"
+
+
+@bnn.command("verify")
+def verify(
+    model: Annotated[Path, typer.Argument(help="A binarized network: .json, .npz, .onnx, .onnx.gz.")],
+    given: Annotated[str | None, typer.Option("--input", help="An input, '0, 1, 0.5', or a CSV file with a header.")] = None,
+    row: Annotated[int, typer.Option(help="Which row of the CSV file, from 1.")] = 1,
+    eps: Annotated[str | None, typer.Option(help="The radius of the ball about the input.")] = None,
+    norm: Annotated[NormName, typer.Option(help="The ball's norm.")] = NormName.LINF,
+    least: Annotated[bool, typer.Option("--least", help="Find the least change that loses the label.")] = False,
+    vnnlib: Annotated[Path | None, typer.Option(help="A VNN-LIB query in place of --input and --eps.")] = None,
+    label: Annotated[int | None, typer.Option(help="The label that must be kept; the input's own by default.")] = None,
+    tie: Annotated[TieName, typer.Option(help="Who has the label where scores are equal.")] = TieName.FIRST,
+    zero: Annotated[int, typer.Option("--sign-of-zero", help="What sign(0) is: 1 or -1.")] = 1,
+    step: Annotated[str | None, typer.Option(help="The step that inputs are rounded to, as in 1/255.")] = None,
+    reach: Annotated[str | None, typer.Option("--range", help="The inputs' range, as in 0:1.")] = None,
+    rounding: Annotated[str, typer.Option(help="half-even, half-up or half-away.")] = "half-even",
+    scheme: Annotated[str | None, typer.Option(help="Binarize a float network: binary or ternary.")] = None,
+    engine: Annotated[str, typer.Option(help=f"{PORTFOLIO}, {', '.join(ENGINES)}.")] = PORTFOLIO,
+    exact: Annotated[bool, typer.Option("--exact", help="A ROBUST in floating point does not count.")] = False,
+    export: Annotated[Path | None, typer.Option(help="Write the constraints: .cnf, .opb or .lp.")] = None,
+    proof: Annotated[Path | None, typer.Option(help="Write STEM.cnf and its proof STEM.drat.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds.")] = 60.0,
+    seed: Annotated[int, typer.Option(help="Of the attack.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
+) -> None:
+    """Decide whether a binarized network keeps its label near an input. Exit code 0 robust, 1 violated, 3 unknown.
+
+    \b
+    qrobust bnn verify model.npz --input "0, 1, 1" --eps 1
+    qrobust bnn verify net.onnx.gz --step 1 --range 0:255 --vnnlib query.vnnlib.gz
+    """
+    read = load_binarized(model, _grid(step, reach, rounding), None if scheme is None else parse_scheme(scheme))
+    if zero not in (1, -1):
+        raise UsageError(f"--sign-of-zero is {zero}, give 1 or -1")
+    policies = TieRule(tie.value), ZeroSign.PLUS if zero == 1 else ZeroSign.MINUS
+    with BinarizedSession(seed=seed) as session, show.waiting("deciding", quiet=quiet or json):
+        if least:
+            if vnnlib is not None or eps is not None:
+                raise UsageError("--least goes with --input alone: leave --eps and --vnnlib out")
+            found = LeastChange(read.network, _point(given, row, read), Norm(norm.value), label, *policies)
+            change = session.least_change(found, engine=engine, seconds=timeout, exact=exact)
+            code = 0 if change.is_exact_optimum else 3
+            _print(change.to_json(), str(change), json=json, quiet=quiet)
+            raise typer.Exit(code)
+        query = _query((given, row, eps, norm), vnnlib, read, label, policies)
+        answer = session.check(query, engine=engine, seconds=timeout, exact=exact)
+    _write(query, answer.label, export, proof)
+    _print(answer.to_json(), str(answer), json=json, quiet=quiet)
+    raise typer.Exit(EXIT[answer.verdict])
+
+
+Where = tuple[str | None, int, str | None, NormName]
+
+
+def _print(document: dict[str, object], text: str, *, json: bool, quiet: bool) -> None:
+    if json:
+        show.document(document)
+    else:
+        show.line(text, quiet=quiet)
+
+
+def _grid(step: str | None, reach: str | None, rounding: str) -> Grid | None:
+    if step is None and reach is None:
+        return None
+    if step is None or reach is None or reach.count(":") != 1:
+        raise UsageError("--step and --range go together: write for example --step 1/255 --range 0:1")
+    rules = {rule.value: rule for rule in InputRounding}
+    if rounding not in rules:
+        raise UsageError(f"--rounding is {rounding!r}, give one of {', '.join(rules)}")
+    lower, upper = reach.split(":")
+    return Grid.of(step, lower, upper, 0, rules[rounding])
+
+
+def _point(given: str | None, row: int, read: ReadNetwork) -> FloatArray:
+    """Return the named input in the network's order."""
+    if given is None:
+        raise UsageError("say where: give --input, or --vnnlib")
+    if Path(given).suffix.lower() == ".csv":
+        _, table = read_table(given)
+        if not 1 <= row <= len(table):
+            raise UsageError(f"--row is {row}, {given} has rows 1 to {len(table)}")
+        values = table[row - 1]
+    else:
+        values = np.array(numbers(given, "--input"))
+    if len(values) != read.network.inputs:
+        raise ShapeError(f"an input has {len(values)} numbers, the model takes {read.network.inputs}")
+    return np.asarray(values[read.order])
+
+
+def _query(
+    where: Where, vnnlib: Path | None, read: ReadNetwork, label: int | None, policies: tuple[TieRule, ZeroSign]
+) -> Robustness:
+    given, row, eps, norm = where
+    network: BinarizedNetwork = read.network
+    if vnnlib is None:
+        if eps is None:
+            raise UsageError("say how far inputs may be: give --eps, or --least")
+        return Robustness(network, Ball(_point(given, row, read), to_fraction(eps), Norm(norm.value)), label, *policies)
+    if given is not None or eps is not None or label is not None:
+        raise UsageError("--vnnlib says the inputs and the label: leave --input, --eps and --label out")
+    found = read_vnnlib(vnnlib)
+    if len(found.lower) != network.inputs:
+        raise ShapeError(f"{vnnlib} has {len(found.lower)} inputs, the model takes {network.inputs}")
+    return Robustness(network, Box(found.lower[read.order], found.upper[read.order]), found.label, TieRule.RIVAL, policies[1])
+
+
+def _write(query: Robustness, label: int, export: Path | None, proof: Path | None) -> None:
+    if export is None and proof is None:
+        return
+    region = query.ball.region(query.network)
+    found = constraints(fold(query.network, query.zero), region, label, query.tie)
+    if export is not None:
+        write_constraints(found, export)
+    if proof is not None and not sat.prove(found, proof):
+        show.warning(f"an input loses the label: {proof} has clauses and no proof")
