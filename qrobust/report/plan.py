@@ -28,7 +28,7 @@
     text = "..."                          # in the words of whoever asks; optional
     ask = "label"                         # label, margin (with sigma), eps (with eps), greatest-eps (with eps), inside
     program = "int8"                      # or copy = NAME (exactly these parameters), or scheme = "int8" (any rounding)
-    kernels = "reference"                 # whose arithmetic runs the program: reference, xnnpack or any-kernel
+    kernels = "reference"                 # whose arithmetic runs the program: one that compare --kernels takes
     data = "drawn"                        # or domain = NAME; with both, every row must lie in the domain
 
 Of a program over a domain every integer input is asked about that means a point of the box. `inside` takes a copy and a
