@@ -24,10 +24,11 @@ from qrobust.answers import Assurance, Candidate, Claim, Counterexample, Estimat
 from qrobust.backends.root_cuts import bounds_with_cuts, covers
 from qrobust.bounds.attack import Found, climb, parameters_at
 from qrobust.bounds.ibp import INTERVALS
-from qrobust.bounds.linear import Levels, Tuning, pre_activations, top_bounds
+from qrobust.bounds.linear import Tuning, pre_activations, top_bounds
 from qrobust.bounds.neurons import BELOW_ZERO, NeuronTree, Rows
 from qrobust.bounds.shared import attack_shared
 from qrobust.bounds.stages import interval_step, stages_of, stored_stages
+from qrobust.bounds.substitution import Levels
 from qrobust.check import Replay, violation_fault
 from qrobust.domains import ParameterBox, Parameters
 from qrobust.exact import decide, float_bounds, to_exact

@@ -29,8 +29,9 @@ from qrobust.arrays import Arrays, namespace_of
 from qrobust.bounds.attack import Found, climb
 from qrobust.bounds.envelopes import ENVELOPES
 from qrobust.bounds.ibp import INTERVALS
-from qrobust.bounds.linear import Above, Adam, Best, Levels, Step, Tuning, backward, derivatives, refreshed, short
+from qrobust.bounds.linear import Adam, Best, Tuning, refreshed
 from qrobust.bounds.spans import Span
+from qrobust.bounds.substitution import Above, Levels, Step, backward, derivatives, short
 from qrobust.interval import FloatArray, Interval
 from qrobust.network import Activation, activate
 from qrobust.search import Budget, Nodes
