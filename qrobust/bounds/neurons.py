@@ -17,8 +17,8 @@ Source    Bunel et al. 2020, JMLR 21(42); De Palma et al. 2021, arXiv 2104.06718
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -29,6 +29,7 @@ from qrobust.arrays import Arrays, namespace_of
 from qrobust.bounds.attack import Found, climb
 from qrobust.bounds.envelopes import ENVELOPES
 from qrobust.bounds.ibp import INTERVALS
+from qrobust.bounds.lifted import Cuts, Lifted, Weighted
 from qrobust.bounds.linear import Adam, Best, Tuning, refreshed
 from qrobust.bounds.spans import Span
 from qrobust.bounds.substitution import Above, Levels, Step, backward, derivatives, short
@@ -40,8 +41,10 @@ CANDIDATES = 16  # neurons whose halves are bounded before one is split
 BATCH_WORK = 2e10  # multiplications in a batch of nodes
 AT_ONCE = 128  # halves that are bounded together, so that the arrays stay in the cache
 LAST_TUNING = Tuning(steps=200, rate=0.2, decay=0.98)  # of nodes without open neurons
+CUT_RATE = 0.3  # steps of cuts' weights, likewise
 BETA_RATE = 3.0  # steps of beta, in units of the mean multiplier of its level
 DEFAULT = Budget()
+NO_CUTS: Mapping[int, Cuts] = {}
 BELOW_ZERO = -5e-324  # the greatest float below 0: bounds above it are at least 0
 
 
@@ -95,10 +98,12 @@ class NeuronTree:
         log: Log | None = None,
         attacks: bool = True,
         budget: Budget = DEFAULT,
+        cuts: Mapping[int, Cuts] = NO_CUTS,
     ) -> None:
         self.full = levels
         self.kept = alive(levels, bounds)
         self.levels, self.bounds = restricted(levels, bounds, self.kept)
+        self._cut_by(cuts)
         self.rows, self.tuning = rows, tuning or Tuning()
         self.best, self.climbs, self.log, self.attacks, self.budget = cut, climbs, log, attacks, budget
         self.point: Point | None = None
@@ -109,6 +114,14 @@ class NeuronTree:
         self.slices = [slice(0, 0)] + [slice(a, b) for a, b in pairwise(ends.tolist())]
         relus = [self.levels.activation(k) is Activation.RELU for k in range(1, self.levels.top)]
         self.is_relu = np.repeat(np.array(relus, dtype=bool), widths)
+
+    def _cut_by(self, cuts: Mapping[int, Cuts]) -> None:
+        """Keep the cuts of the kept neurons, and with each level's the absolute values that its rows meet."""
+        self.ties: dict[int, tuple[Cuts, FloatArray]] = {}
+        greatest = [np.maximum(z.upper[0], 0.0) for z in self.bounds]
+        for number, part in sorted(cuts.items()):
+            own = part.restricted(self.kept[number], self.kept[number - 1])
+            self.ties[number] = own, own.size(greatest[number - 1], greatest[number])
 
     def batch(self, most: int) -> int:
         """Return how many nodes, at most `most`, may be split together: their halves are tuned together.
@@ -133,7 +146,8 @@ class NeuronTree:
         lower, upper = (np.concatenate([getattr(z, end)[0] for z in hidden] or [np.zeros(0)]) for end in ("lower", "upper"))
         shape = (count, len(lower))
         alpha = np.broadcast_to((upper > -lower).astype(np.float32), shape).copy()
-        parts = np.arange(count), np.broadcast_to(lower, shape), np.broadcast_to(upper, shape), alpha, np.zeros_like(alpha)
+        beta = np.zeros((count, len(lower) + sum(len(cuts) for cuts, _ in self.ties.values())), dtype=np.float32)
+        parts = np.arange(count), np.broadcast_to(lower, shape), np.broadcast_to(upper, shape), alpha, beta
         return self._bounded(np.full(count, np.inf), self._named(count, None), *parts)
 
     def _named(self, count: int, nodes: Nodes | None) -> npt.NDArray[np.intp]:
@@ -215,7 +229,7 @@ class NeuronTree:
             found = work.substitute()
             better = found < best[live]
             best[live[better]] = found[better]
-            alpha[live[better]], beta[live[better]] = work.joined(work.alpha)[better], work.joined(work.beta)[better]
+            alpha[live[better]], beta[live[better]] = (values[better] for values in work.multipliers())
             open_ = self._is_open(best[live], row[live])
             if not open_.any() or count == steps:
                 break
@@ -292,6 +306,12 @@ class _Work:
         self.alpha, self.beta = tree._levelled(alpha[live]), tree._levelled(beta[live])
         self._limits(tree)
         self.adams = [(Adam(a), Adam(b)) for a, b in zip(self.alpha, self.beta, strict=True)]
+        self.cuts: dict[int, Weighted] = {}
+        first = tree.slices[-1].stop
+        for number, (cuts, size) in tree.ties.items():
+            self.cuts[number] = Weighted(cuts, beta[live, first : first + len(cuts)].astype(np.float64), size)
+            first += len(cuts)
+        self.cut_adams = {number: Adam(part.weights) for number, part in self.cuts.items()}
 
     def _limits(self, tree: NeuronTree) -> None:
         """Where beta may lie: free for curved activations, of one sign for ReLUs that were split, else 0."""
@@ -312,6 +332,8 @@ class _Work:
         part.alpha, part.beta = [a[mask] for a in self.alpha], [b[mask] for b in self.beta]
         part.limits = [self.limits[0], *((low[mask], high[mask]) for low, high in self.limits[1:])]
         part.adams = [(first.take(mask), second.take(mask)) for first, second in self.adams]
+        part.cuts = {number: cut.take(mask) for number, cut in self.cuts.items()}
+        part.cut_adams = {number: adam.take(mask) for number, adam in self.cut_adams.items()}
         return part
 
     def on(self, arrays: Arrays) -> _Work:
@@ -342,16 +364,18 @@ class _Work:
         self.alpha = [np.clip(values, 0.0, 1.0) for values in found[:count]]
         self.beta = [np.clip(values, *limits) for values, limits in zip(found[count:], self.limits, strict=True)]
 
-    def joined(self, values: list[FloatArray]) -> npt.NDArray[np.float32]:
-        return np.concatenate(values, axis=1).astype(np.float32)
+    def multipliers(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Return alpha, and beta with the cuts' weights behind it, as nodes keep them."""
+        beta = np.concatenate([*self.beta, *(cut.weights for cut in self.cuts.values())], axis=1)
+        return np.concatenate(self.alpha, axis=1).astype(np.float32), beta.astype(np.float32)
 
     def substitute(self) -> FloatArray:
-        levels = self.levels
-        self.found = backward(levels, levels.top, self.above, self.bounds, self.sizes, alpha=self.alpha, beta=self.beta)
+        levels, tuned = self.levels, {"alpha": self.alpha, "beta": self.beta}
+        self.found = backward(levels, levels.top, self.above, self.bounds, self.sizes, **tuned, cuts=self.cuts)
         return self.found.upper
 
     def step(self, rate: float) -> None:
-        slopes = derivatives(self.levels, self.levels.top, self.found.steps, self.bounds)
+        slopes = derivatives(self.levels, self.levels.top, self.found.steps, self.bounds, self.cuts)
         for number in range(1, self.levels.top):
             first, second = self.adams[number]
             rise = self.found.steps[number].rise
@@ -360,6 +384,10 @@ class _Work:
             self.alpha[number] = xp.clip(self.alpha[number] - rate * first.step(slopes.alpha[number]), 0.0, 1.0)
             moved = self.beta[number] - BETA_RATE * rate * scale * second.step(slopes.beta[number])
             self.beta[number] = xp.clip(moved, *self.limits[number])
+            cut = self.cuts.get(number)
+            if cut is not None:
+                moved = cut.weights - CUT_RATE * rate * scale * self.cut_adams[number].step(slopes.cuts[number])
+                self.cuts[number] = replace(cut, weights=np.maximum(moved, 0.0))
 
     def branches(self) -> npt.NDArray[np.intp]:
         """Return the neuron (over all hidden levels but 0) to split at each node, or -1 where no relaxation loses anything.
@@ -404,17 +432,24 @@ class _Work:
         ends = [getattr(self.bounds[number], end)[nodes, neurons][:, None] for end in ("lower", "upper")]
         branch = neurons + self.tree.slices[number].start
         cut = self.tree.cut_at(ends[0][:, 0], ends[1][:, 0], branch)[:, None]
-        rise, fall = here.above.rise[nodes, neurons][:, None], here.above.fall[nodes, neurons][:, None]
+        rise, fall = here.rise[nodes, neurons][:, None], here.above.fall[nodes, neurons][:, None]
+        lift = None if here.lifted is None else here.lifted.lift[nodes, neurons][:, None]
         alpha, beta = self.alpha[number][nodes, neurons][:, None], self.beta[number][nodes, neurons]
         before = here.nu[nodes, neurons]
         radius = stage.radius[neurons]
         radius = radius[:, None] if radius.ndim == 1 else radius
         own = [z if len(z) == 1 else z[nodes] for z in self.bounds[:number]]
         tuned = {"alpha": [a[nodes] for a in self.alpha[:number]], "beta": [b[nodes] for b in self.beta[:number]]}
+        cuts = {level: cut.take(nodes) for level, cut in self.cuts.items() if level < number}
         result = []
         for half in (Interval(cut, ends[1]), Interval(ends[0], cut)):
-            nu = envelope.slopes(rise, fall, half, alpha)[one] + beta
-            lost = envelope.conjugate(rise, fall, nu[:, None], half)[0][one] - here.lost[nodes, neurons]
+            if lift is None:
+                nu = envelope.slopes(rise, fall, half, alpha)[one] + beta
+                after = envelope.conjugate(rise, fall, nu[:, None], half)[0][one]
+            else:
+                found = Lifted.of(rise, lift, half, alpha, beta[:, None])
+                nu, after = found.nu[one], found.lost[one]
+            lost = after - here.lost[nodes, neurons]
             step, grown = nu - before, np.abs(nu) - np.abs(before)
             moved, spread = step[:, None] * stage.weight[neurons], grown[:, None] * radius
             above = Above(
@@ -423,13 +458,13 @@ class _Work:
                 below.above.value[nodes] + lost + step * stage.bias[neurons] + grown * stage.bias_radius[neurons],
                 np.zeros(len(nodes)),
             )
-            result.append(backward(levels, number, above, own, self.tree.sizes, **tuned).upper)
+            result.append(backward(levels, number, above, own, self.tree.sizes, **tuned, cuts=cuts).upper)
         return np.stack(result)
 
     def _losses(self) -> FloatArray:
         """What the relaxation of each neuron costs the bound, about; -1 where it costs nothing. Shape: (batch, T)."""
         levels = self.tree.levels
-        reached = derivatives(levels, levels.top, self.found.steps, self.bounds).reached
+        reached = derivatives(levels, levels.top, self.found.steps, self.bounds, self.cuts).reached
         losses = [np.zeros((len(self.rows.nu), 0))]
         for number in range(1, levels.top):
             step, z = self.found.steps[number], self.bounds[number]
@@ -453,7 +488,10 @@ def _relu_loss(step: Step, z: Interval, reached: FloatArray) -> FloatArray:
     """What the relaxation of an open ReLU costs the bound: the chord's height at 0, and its gap at the relaxed solution."""
     width = np.where(z.upper > z.lower, z.upper - z.lower, 1.0)
     height = np.maximum(step.rise, 0.0) * z.upper * -z.lower / width
-    slope = np.where(step.rise != 0, step.chosen / np.where(step.rise != 0, step.rise, 1.0), 0.0)
+    if step.lifted is None:
+        slope = np.where(step.rise != 0, step.chosen / np.where(step.rise != 0, step.rise, 1.0), 0.0)
+    else:
+        slope = step.lifted.by_rise
     relaxed = step.h + (reached - step.place) * slope
     gap = np.abs(step.rise * (relaxed - np.maximum(reached, 0.0)))
     loss: FloatArray = height + gap

@@ -13,7 +13,7 @@ Source    Zhang et al. 2018, arXiv 1811.00866; Dvijotham et al. 2018, arXiv 1803
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ import numpy.typing as npt
 from qrobust.arrays import Arrays, namespace_of
 from qrobust.bounds.envelopes import ENVELOPES
 from qrobust.bounds.ibp import INTERVALS
+from qrobust.bounds.lifted import Lifted, Weighted
 from qrobust.bounds.spans import Span
 from qrobust.bounds.stages import Pulled, Stage
 from qrobust.interval import FloatArray, Interval, sum_slack, up
@@ -31,13 +32,14 @@ from qrobust.network import Activation, activate
 from qrobust.search import Budget
 
 ROWS = 8192  # objectives substituted at a time, at most
+NOTHING: Mapping[int, Weighted] = {}
 ROW_ARRAYS = 48  # float64 arrays over all levels that one objective takes while it is tuned
 
 
 @dataclass(frozen=True)
 class Step:
     """What backward substitution met at one level: what is wanted of h (`above`), the multiplier of z (`chosen` is it before
-    beta was added), the conjugate and where it is attained."""
+    beta was added), the conjugate and where it is attained; `lifted` where there are cuts."""
 
     above: Above
     lost: FloatArray
@@ -45,10 +47,11 @@ class Step:
     nu: FloatArray
     place: FloatArray
     h: FloatArray
+    lifted: Lifted | None = None
 
     @property
     def rise(self) -> FloatArray:
-        return self.above.rise
+        return self.above.rise if self.lifted is None else self.lifted.rise
 
 
 @dataclass(frozen=True)
@@ -183,8 +186,11 @@ def backward(
     alpha: Sequence[FloatArray] | None = None,
     beta: Sequence[FloatArray] | None = None,
     given: Sequence[FloatArray] | None = None,
+    cuts: Mapping[int, Weighted] = NOTHING,
 ) -> Substitution:
     """Bound objectives over the pre-activations of a level from above; with `given`, by these multipliers of each level.
+
+    `cuts` of levels of ReLUs are used together with alpha and beta.
 
     Property  certified where `bounds` are Intervals; over Spans, of any library's arrays, what comes out is a forecast
     Shapes    above: over the values of level - 1; bounds, sizes: each level's (batch or 1, n); alpha, beta: levels 0 to
@@ -192,9 +198,19 @@ def backward(
     """
     xp = namespace_of(above.value)
     value, met = above.value, above.met
+    terms = levels.terms + sum(len(part.cuts) for part in cuts.values())
     steps: list[Step] = []
     for number in range(level - 1, -1, -1):
-        envelope, z = ENVELOPES[levels.activation(number)], bounds[number]
+        envelope, z, cut = ENVELOPES[levels.activation(number)], bounds[number], cuts.get(number)
+        if cut is not None and alpha is not None and beta is not None and isinstance(z, Interval):
+            step = _lifted(above, z, cut, alpha[number], beta[number])
+            steps.append(step)
+            value = value + step.lost.sum(axis=1) + cut.weights @ cut.cuts.offset
+            own = Above.of_rows(levels.stages[number - 1], step.nu, value, sizes[number])
+            wanted = cut.weights @ cut.cuts.inputs
+            value, met = own.value, met + own.met + cut.weights @ cut.size
+            above = Above(own.rise + wanted, own.fall + wanted, value, met)
+            continue
         if number == 0:
             nu = chosen = xp.zeros_like(above.rise)
         elif given is not None:
@@ -213,10 +229,17 @@ def backward(
                 below = activate(levels.activation(number - 1), before, INTERVALS)
             above = Above.of_rows(stage, nu, value, sizes[number], below)
             value, met = above.value, met + above.met
-    upper = value + sum_slack(levels.terms, met)
+    upper = value + sum_slack(terms, met)
     if isinstance(bounds[0], Interval):
         upper = up(upper)
     return Substitution(xp.where(xp.isnan(upper), xp.inf, upper), steps[::-1])
+
+
+def _lifted(above: Above, z: Interval, cut: Weighted, alpha: FloatArray, beta: FloatArray) -> Step:
+    """Return the step at a level with cuts."""
+    rise = above.rise - cut.weights @ cut.cuts.places
+    found = Lifted.of(rise, cut.weights @ cut.cuts.lifts, z, alpha, beta)
+    return Step(above, found.lost, found.nu - beta, found.nu, found.place, found.h, found)
 
 
 def short(multipliers: Sequence[FloatArray]) -> list[FloatArray]:
@@ -231,14 +254,22 @@ class Slopes:
     alpha: list[FloatArray]
     beta: list[FloatArray]
     reached: list[FloatArray]
+    cuts: dict[int, FloatArray]
 
 
-def derivatives(levels: Levels, level: int, steps: Sequence[Step], bounds: Sequence[Interval] | Sequence[Span]) -> Slopes:
-    """Return the derivatives of a substitution's bound with respect to alpha and beta (Danskin's theorem), in floats."""
+def derivatives(
+    levels: Levels,
+    level: int,
+    steps: Sequence[Step],
+    bounds: Sequence[Interval] | Sequence[Span],
+    cuts: Mapping[int, Weighted] = NOTHING,
+) -> Slopes:
+    """Return the derivatives of a substitution's bound by alpha, beta and the cuts' weights (Danskin's theorem), in floats."""
     h = steps[0].h
     xp = namespace_of(h)
     zero = xp.zeros_like(h)
     alphas, betas, reached = [zero], [zero], [steps[0].place]
+    weights: dict[int, FloatArray] = {}
     for number in range(1, level):
         stage, step, z = levels.stages[number - 1], steps[number], bounds[number]
         relaxed = h @ stage.transposed + stage.bias
@@ -248,6 +279,14 @@ def derivatives(levels: Levels, level: int, steps: Sequence[Step], bounds: Seque
         elif not stage.fixed:
             relaxed = relaxed + xp.where(step.nu < 0, -1.0, xp.ones_like(step.nu)) * stage.reach(h)
         excess = relaxed - step.place
+        if step.lifted is not None:
+            lifted, below = step.lifted, h
+            h, state = step.h + excess * lifted.by_rise, lifted.state + excess * lifted.by_lift
+            weights[number] = cuts[number].cuts.broken(below, h, state)
+            alphas.append(excess * lifted.by_alpha)
+            betas.append(excess)
+            reached.append(relaxed)
+            continue
         free = (z.lower < 0) & (z.upper > 0) & (step.rise < 0)
         alphas.append(xp.where(free, step.rise * excess, 0.0))
         betas.append(excess)
@@ -255,4 +294,4 @@ def derivatives(levels: Levels, level: int, steps: Sequence[Step], bounds: Seque
         with np.errstate(divide="ignore", invalid="ignore"):
             slope = xp.where(step.rise != 0, step.chosen / step.rise, 0.0)
         h = step.h + excess * xp.clip(slope, 0.0, 1.0)
-    return Slopes(alphas, betas, reached)
+    return Slopes(alphas, betas, reached, weights)
