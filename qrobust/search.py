@@ -135,6 +135,7 @@ def explore(
         if not len(nodes) or reason or stop(outcome):
             return outcome
         order = np.argsort(-nodes.upper, kind="stable")
+        order = order if len(nodes) < room // 2 else order[::-1]  # the least close soonest
         taken, left = nodes.take(order[:size]), nodes.take(order[size:])
         children = tree.split(taken)
         if children is None:

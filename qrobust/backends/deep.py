@@ -29,6 +29,7 @@ from qrobust.bounds.neurons import BELOW_ZERO, NeuronTree, Rows
 from qrobust.bounds.shared import attack_shared
 from qrobust.bounds.stages import interval_step, stages_of, stored_stages
 from qrobust.bounds.substitution import Levels
+from qrobust.bounds.tightening import tightened
 from qrobust.check import Replay, violation_fault
 from qrobust.domains import ParameterBox, Parameters
 from qrobust.exact import decide, float_bounds, to_exact
@@ -43,7 +44,8 @@ ROOT_TUNING = Tuning(steps=13)
 LEVEL_TUNING = Tuning(steps=5)  # of the intermediate bounds of one input
 STARTS = 64  # random starts of the first attack, for each open row
 BATCH = 256  # nodes that are split together, at most
-SPLITTING, CUTTING = 0.05, 0.3  # of the time: splits alone, then cuts at the root; the rest goes to splits with these
+SPLITTING, CUTTING = 0.05, 0.2  # of the time: until then splits alone; until then splits with cuts
+TIGHTENING = 0.1  # of the time goes to tighter bounds for the rest of it
 AT_A_TIME = 128  # inputs that are screened together, at most
 INPUT_ARRAYS = 24  # float64 arrays over all layers that one input takes while it is bounded
 DEFAULT = Budget()
@@ -241,25 +243,34 @@ def estimate_margin(query: SigmaEstimate, budget: Budget) -> EstimateClaim:
 
 
 def _searched(query: LabelQuery, situation: Situation, rows: Rows, budget: Budget, deadline: float) -> Claim:
-    """Search all rows at once; what a share of the time leaves open row by row, with cuts."""
-    with_cuts = covers(query.network) and budget.arrays is None
-    left = deadline - time.monotonic()
+    """Search all rows at once; then, row by row, with cuts; then with tighter bounds and cuts."""
+    started = time.monotonic()
+    left = deadline - started
     tree = NeuronTree(situation.levels, situation.bounds, rows, attacks=query.network.is_dense, budget=budget)
-    first = deadline - (1 - SPLITTING) * left if with_cuts else deadline
-    claim, nodes = _explored(query, situation, tree, budget, first)
-    if not isinstance(claim, Unknown) or first == deadline or nodes is None or not len(nodes):
-        return claim
-    rows = rows.take(np.unique(nodes.parts[0]))
-    found = cut_rows(query, situation.bounds, rows, CUTTING * left)
+    if not covers(query.network) or budget.arrays is not None:
+        return _explored(query, situation, tree, budget, deadline)[0]
+    claim, nodes = _explored(query, situation, tree, budget, started + SPLITTING * left)
+    if isinstance(claim, Unknown) and nodes is not None and len(nodes):
+        claim, rows = _with_cuts(query, situation, rows.take(np.unique(nodes.parts[0])), budget, started + CUTTING * left)
+        if isinstance(claim, Unknown) and time.monotonic() < deadline:
+            bounds = tightened(situation.levels, situation.bounds, TIGHTENING * left, budget)
+            claim, _ = _with_cuts(query, replace(situation, bounds=bounds), rows, budget, deadline)
+    return claim
+
+
+def _with_cuts(query: LabelQuery, situation: Situation, rows: Rows, budget: Budget, deadline: float) -> tuple[Claim, Rows]:
+    """Search rows with their own cuts, the worst first until one stays open; return also those that are left."""
+    found = cut_rows(query, situation.bounds, rows, 0.5 * (deadline - time.monotonic()))
     upper = np.array([cut.upper for cut in found])
     open_ = np.flatnonzero(np.where(rows.strict, upper > 0, upper >= 0))
-    for row in open_[np.argsort(-upper[open_], kind="stable")].tolist():  # the worst first: a row left open answers for all
+    open_ = open_[np.argsort(-upper[open_], kind="stable")]
+    for count, row in enumerate(open_.tolist()):
         own = rows.take(np.array([row]))
         tree = NeuronTree(situation.levels, situation.bounds, own, budget=budget, cuts=found[row].cuts)
         claim, _ = _explored(query, situation, tree, budget, deadline)
         if not isinstance(claim, Robust):
-            return claim
-    return Robust(Assurance.ROUNDED)
+            return claim, rows.take(open_[count:])
+    return Robust(Assurance.ROUNDED), rows.take(open_[:0])
 
 
 def _explored(

@@ -40,6 +40,10 @@ from qrobust.search import Budget, Nodes
 CANDIDATES = 16  # neurons whose halves are bounded before one is split
 BATCH_WORK = 2e10  # multiplications in a batch of nodes
 AT_ONCE = 128  # halves that are bounded together, so that the arrays stay in the cache
+ROOT_TUNING = Tuning(steps=40, rate=0.3, decay=0.93)
+NODE_TUNING = Tuning(steps=6, rate=0.1, decay=0.9)  # from the parent's multipliers on
+NEAR = 0.05  # a node this near to the cut, in units of the root's distance, is tuned on before it is split
+LONGER = Tuning(steps=200, rate=0.1, decay=0.98)
 LAST_TUNING = Tuning(steps=200, rate=0.2, decay=0.98)  # of nodes without open neurons
 CUT_RATE = 0.3  # steps of cuts' weights, likewise
 BETA_RATE = 3.0  # steps of beta, in units of the mean multiplier of its level
@@ -104,11 +108,12 @@ class NeuronTree:
         self.kept = alive(levels, bounds)
         self.levels, self.bounds = restricted(levels, bounds, self.kept)
         self._cut_by(cuts)
-        self.rows, self.tuning = rows, tuning or Tuning()
+        self.rows, self.tuning = rows, tuning or NODE_TUNING
         self.best, self.climbs, self.log, self.attacks, self.budget = cut, climbs, log, attacks, budget
         self.point: Point | None = None
         self.sizes = self.levels.sizes(self.bounds)
         self.names = 0
+        self.gap = np.zeros(len(rows.nu))
         widths = [z.shape[1] for z in self.bounds[1:]]
         ends = np.cumsum([0, *widths])
         self.slices = [slice(0, 0)] + [slice(a, b) for a, b in pairwise(ends.tolist())]
@@ -148,7 +153,9 @@ class NeuronTree:
         alpha = np.broadcast_to((upper > -lower).astype(np.float32), shape).copy()
         beta = np.zeros((count, len(lower) + sum(len(cuts) for cuts, _ in self.ties.values())), dtype=np.float32)
         parts = np.arange(count), np.broadcast_to(lower, shape), np.broadcast_to(upper, shape), alpha, beta
-        return self._bounded(np.full(count, np.inf), self._named(count, None), *parts)
+        found = self._bounded(np.full(count, np.inf), self._named(count, None), *parts, ROOT_TUNING)
+        self.gap = np.where(np.isfinite(found.upper), np.maximum(found.upper - self.best, 0.0), 0.0)
+        return found
 
     def _named(self, count: int, nodes: Nodes | None) -> npt.NDArray[np.intp]:
         """Number new nodes, the children of `nodes` (the upper halves of all, then the lower ones)."""
@@ -226,10 +233,7 @@ class NeuronTree:
         tuning, arrays = tuning or self.tuning, self.budget.arrays
         rate, steps = tuning.rate, tuning.steps if arrays is None else min(tuning.steps, 1)
         for count in range(steps + 1):
-            found = work.substitute()
-            better = found < best[live]
-            best[live[better]] = found[better]
-            alpha[live[better]], beta[live[better]] = (values[better] for values in work.multipliers())
+            self._met(work, live, best, alpha, beta)
             open_ = self._is_open(best[live], row[live])
             if not open_.any() or count == steps:
                 break
@@ -241,6 +245,13 @@ class NeuronTree:
             else:
                 work.take_proposed(arrays, tuning)
             rate *= tuning.decay
+        if arrays is None and open_.any():
+            hopeful = open_ & (best[live] - self.best < NEAR * self.gap[row[live]])
+            if hopeful.any():
+                self._tuned_on(work.take(hopeful), live[hopeful], best, alpha, beta)
+                open_ = self._is_open(best[live], row[live])
+                live, work = live[open_], work.take(open_)
+                work.substitute()
         if open_.any():
             branch[live] = work.branches()
             if self.attacks:
@@ -250,6 +261,28 @@ class NeuronTree:
             best[closed], branch[closed] = self._logged(self.log, closed, names, row, lower, upper, alpha, beta)
         best = np.where(self.rows.strict[row] & (best <= 0), -np.inf, best)
         return Nodes(best, (row, lower, upper, alpha, beta, branch, names))
+
+    def _met(self, work: _Work, live, best, alpha, beta) -> None:  # type: ignore[no-untyped-def]
+        """Bound nodes by their multipliers, and keep what is better."""
+        found = work.substitute()
+        better = found < best[live]
+        best[live[better]] = found[better]
+        alpha[live[better]], beta[live[better]] = (values[better] for values in work.multipliers())
+
+    def _tuned_on(self, work: _Work, live, best, alpha, beta) -> None:  # type: ignore[no-untyped-def]
+        """Tune nodes further that nearly close, and let go those that do."""
+        work.substitute()
+        rate = LONGER.rate
+        for _ in range(LONGER.steps):
+            work.step(rate)
+            rate *= LONGER.decay
+            self._met(work, live, best, alpha, beta)
+            open_ = best[live] > self.best
+            if not open_.any():
+                break
+            if open_.mean() < 0.7:
+                live, work = live[open_], work.take(open_)
+                work.substitute()
 
     def _is_open(self, upper: FloatArray, row: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
         return np.asarray((upper > self.best) & ~(self.rows.strict[row] & (upper <= 0)))
