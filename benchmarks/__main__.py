@@ -38,7 +38,7 @@ MODELS = {"CAT": "cat_paper.json", "ATH-ReLU": "ath_relu.json", "ATH-Linear": "a
 PEER = "dReal 4.21.06.2, straightforward encoding, precision 1e-4"
 LOCAL_AIM, GLOBAL_AIM, MILLION_AIM, ENUMERATION_AIM = 1000.0, 100.0, 2.0, 1.0
 
-RADIUS_SECONDS = 120.0  # for each question about a radius
+RADIUS_SECONDS = 300.0  # for each question about a radius
 ONE_CORE = ("acasxu-float16", "digits-radius")  # their matrix products are too small for a second thread
 
 Rows = list[dict[str, Any]]

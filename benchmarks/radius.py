@@ -14,11 +14,10 @@ from benchmarks.networks import mnist_images, trained
 from qrobust.answers import Verdict
 from qrobust.backends.deep import LEVEL_TUNING, ROOT_TUNING, Situation
 from qrobust.bounds.linear import Tuning
-from qrobust.bounds.neurons import Rows
+from qrobust.bounds.rows import Rows
 from qrobust.domains import Point
 from qrobust.interval import FloatArray
 from qrobust.leads import Leads
-from qrobust.network import Network
 from qrobust.perturbations import Absolute, HalfStep
 from qrobust.queries import HALF, LocalLabel
 from qrobust.search import Budget

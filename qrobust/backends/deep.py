@@ -25,7 +25,8 @@ from qrobust.backends.root_cuts import covers, cut_rows
 from qrobust.bounds.attack import Found, climb, parameters_at
 from qrobust.bounds.ibp import INTERVALS
 from qrobust.bounds.linear import Tuning, pre_activations, top_bounds
-from qrobust.bounds.neurons import BELOW_ZERO, NeuronTree, Rows
+from qrobust.bounds.neurons import BELOW_ZERO, NeuronTree
+from qrobust.bounds.rows import Rows
 from qrobust.bounds.shared import attack_shared
 from qrobust.bounds.stages import interval_step, stages_of, stored_stages
 from qrobust.bounds.substitution import Levels

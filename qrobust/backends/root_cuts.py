@@ -21,7 +21,7 @@ from qrobust.backends.relu_cuts import Neurons, strengthened
 from qrobust.backends.twins import twins
 from qrobust.bounds.differential import Pair, PairBounds
 from qrobust.bounds.lifted import Cuts
-from qrobust.bounds.neurons import Rows
+from qrobust.bounds.rows import Rows
 from qrobust.interval import Interval, up
 from qrobust.network import Activation, Network
 from qrobust.queries import Query

@@ -2,12 +2,12 @@
 
 Accepts   `linear.Levels` at one input; linear, ReLU, sigmoid, tanh
 Gives     a `search.Tree` whose nodes are boxes of pre-activations: an open ReLU is split at 0, a curve in the middle
-Method    After a split the bounds of the later pre-activations are tightened (`linear.refreshed`); then alpha and beta are
-          tuned from the parent's on batches of nodes, all rows together, and a node is closed as soon as its bound is below
-          the cut. The neuron to split is the one, among those whose relaxation loses most, whose two children have the best
-          bounds (filtered strong branching). Neurons that are off everywhere are left out. Each batch is also attacked from
-          where its relaxations attain their bounds (`attack`). With a budget's `arrays` a device tunes and attacks; what it
-          proposes is bounded here
+Method    After a split the bounds of the later pre-activations are tightened (`linear.refreshed`); then alpha, beta and the
+          weights of cuts (`lifted`) are tuned from the parent's on batches of nodes, all rows together, and a node is closed
+          as soon as its bound is below the cut; one near it is tuned for longer before it is split. The neuron to split is
+          the one, among those whose relaxation loses most, whose two children have the best bounds (filtered strong
+          branching). Neurons that are off everywhere are left out. Each batch is also attacked from where its relaxations
+          attain their bounds (`attack`). With a budget's `arrays` a device tunes and attacks; what it proposes is bounded here
 Property  sound; complete for ReLU up to the convergence of the tuning: a node without open neurons is tuned for long, and
           if it stays open the search ends without a verdict
 Source    Bunel et al. 2020, JMLR 21(42); De Palma et al. 2021, arXiv 2104.06718 (filtered strong branching); Wang et al. 2021,
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -31,6 +31,7 @@ from qrobust.bounds.envelopes import ENVELOPES
 from qrobust.bounds.ibp import INTERVALS
 from qrobust.bounds.lifted import Cuts, Lifted, Weighted
 from qrobust.bounds.linear import Adam, Best, Tuning, refreshed
+from qrobust.bounds.rows import Log, Point, Rows, alive, restricted
 from qrobust.bounds.spans import Span
 from qrobust.bounds.substitution import Above, Levels, Step, backward, derivatives, short
 from qrobust.interval import FloatArray, Interval
@@ -44,43 +45,12 @@ ROOT_TUNING = Tuning(steps=40, rate=0.3, decay=0.93)
 NODE_TUNING = Tuning(steps=6, rate=0.1, decay=0.9)  # from the parent's multipliers on
 NEAR = 0.05  # a node this near to the cut, in units of the root's distance, is tuned on before it is split
 LONGER = Tuning(steps=200, rate=0.1, decay=0.98)
-LAST_TUNING = Tuning(steps=200, rate=0.2, decay=0.98)  # of nodes without open neurons
+LAST_TUNING = Tuning(steps=400, rate=0.2, decay=0.985)  # of nodes without open neurons
 CUT_RATE = 0.3  # steps of cuts' weights, likewise
 BETA_RATE = 3.0  # steps of beta, in units of the mean multiplier of its level
 DEFAULT = Budget()
 NO_CUTS: Mapping[int, Cuts] = {}
 BELOW_ZERO = -5e-324  # the greatest float below 0: bounds above it are at least 0
-
-
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """Objectives nu . logits + offset. Shapes: nu (rows, logits); offset (rows,); strict (rows,): 0 does not count."""
-
-    nu: FloatArray
-    offset: FloatArray
-    strict: npt.NDArray[np.bool_]
-
-    def take(self, index: npt.NDArray[Any]) -> Rows:
-        return Rows(self.nu[index], self.offset[index], self.strict[index])
-
-
-@dataclass(frozen=True)
-class Point:
-    """The best point met: the row it is about, its forecast value, and one array of positions a hidden level."""
-
-    row: int
-    value: float
-    positions: list[FloatArray]
-
-
-@dataclass(frozen=True)
-class Log:
-    """What a certificate needs of a search: splits (parents, neurons over all levels, cuts, children) and proved leaves."""
-
-    splits: list[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], FloatArray, npt.NDArray[np.intp]]] = field(
-        default_factory=list
-    )
-    leaves: list[tuple[npt.NDArray[np.intp], list[FloatArray]]] = field(default_factory=list)
 
 
 class NeuronTree:
@@ -152,8 +122,9 @@ class NeuronTree:
         shape = (count, len(lower))
         alpha = np.broadcast_to((upper > -lower).astype(np.float32), shape).copy()
         beta = np.zeros((count, len(lower) + sum(len(cuts) for cuts, _ in self.ties.values())), dtype=np.float32)
-        parts = np.arange(count), np.broadcast_to(lower, shape), np.broadcast_to(upper, shape), alpha, beta
-        found = self._bounded(np.full(count, np.inf), self._named(count, None), *parts, ROOT_TUNING)
+        ends = np.broadcast_to(lower, shape), np.broadcast_to(upper, shape)
+        names = self._named(count, None)
+        found = self._bounded(np.full(count, np.inf), names, np.arange(count), *ends, alpha, beta, ROOT_TUNING)
         self.gap = np.where(np.isfinite(found.upper), np.maximum(found.upper - self.best, 0.0), 0.0)
         return found
 
@@ -187,6 +158,7 @@ class NeuronTree:
     def _tuned_out(self, nodes: Nodes) -> Nodes | None:
         """Tune nodes without open neurons, whose bounds are exact at their best, for long; None if one is still not closed."""
         row, lower, upper, alpha, beta, _, names = nodes.parts
+        beta = np.where(np.arange(beta.shape[1]) < self.slices[-1].stop, beta, 0)  # cuts add nothing here
         found = self._bounded(nodes.upper, names, row, lower, upper, alpha, beta, LAST_TUNING)
         return None if self._is_open(found.upper, row).any() else found
 
@@ -299,9 +271,8 @@ class NeuronTree:
         return bounds, np.where(proved, -1, work.branches())
 
     def _attack(self, work: _Work, row: npt.NDArray[np.intp]) -> None:
-        positions = work.positions()
-        rows = self.rows.take(row)
-        found = climb(self.levels, self.bounds[0], rows.nu, rows.offset, positions, rounds=4, arrays=self.budget.arrays)
+        rows, start = self.rows.take(row), self.bounds[0]
+        found = climb(self.levels, start, rows.nu, rows.offset, work.positions(), rounds=4, arrays=self.budget.arrays)
         self.offer(found, row)
 
     def offer(self, found: Found, row: npt.NDArray[np.intp]) -> None:
@@ -463,8 +434,7 @@ class _Work:
         stage, envelope = levels.stages[number - 1], ENVELOPES[levels.activation(number)]
         one = np.arange(len(nodes)), np.zeros(len(nodes), dtype=np.intp)
         ends = [getattr(self.bounds[number], end)[nodes, neurons][:, None] for end in ("lower", "upper")]
-        branch = neurons + self.tree.slices[number].start
-        cut = self.tree.cut_at(ends[0][:, 0], ends[1][:, 0], branch)[:, None]
+        cut = self.tree.cut_at(ends[0][:, 0], ends[1][:, 0], neurons + self.tree.slices[number].start)[:, None]
         rise, fall = here.rise[nodes, neurons][:, None], here.above.fall[nodes, neurons][:, None]
         lift = None if here.lifted is None else here.lifted.lift[nodes, neurons][:, None]
         alpha, beta = self.alpha[number][nodes, neurons][:, None], self.beta[number][nodes, neurons]
@@ -472,7 +442,7 @@ class _Work:
         radius = stage.radius[neurons]
         radius = radius[:, None] if radius.ndim == 1 else radius
         own = [z if len(z) == 1 else z[nodes] for z in self.bounds[:number]]
-        tuned = {"alpha": [a[nodes] for a in self.alpha[:number]], "beta": [b[nodes] for b in self.beta[:number]]}
+        tuned = {name: [a[nodes] for a in values[:number]] for name, values in (("alpha", self.alpha), ("beta", self.beta))}
         cuts = {level: cut.take(nodes) for level, cut in self.cuts.items() if level < number}
         result = []
         for half in (Interval(cut, ends[1]), Interval(ends[0], cut)):
@@ -529,26 +499,3 @@ def _relu_loss(step: Step, z: Interval, reached: FloatArray) -> FloatArray:
     gap = np.abs(step.rise * (relaxed - np.maximum(reached, 0.0)))
     loss: FloatArray = height + gap
     return loss
-
-
-def alive(levels: Levels, bounds: Sequence[Interval]) -> list[npt.NDArray[np.intp]]:
-    """Return, for each hidden level, the neurons that are not off everywhere (one at least); beside a kernel all."""
-    kept = []
-    for number, z in enumerate(bounds):
-        if any(stage.kernel is not None for stage in levels.stages[max(number - 1, 0) : number + 1]):
-            kept.append(np.arange(z.shape[1]))
-            continue
-        on = (z.upper > 0).any(axis=0) if levels.activation(number) is Activation.RELU else np.ones(z.shape[1], dtype=bool)
-        kept.append(np.flatnonzero(on) if on.any() else np.array([0]))
-    return kept
-
-
-def restricted(
-    levels: Levels, bounds: Sequence[Interval], kept: Sequence[npt.NDArray[np.intp]]
-) -> tuple[Levels, list[Interval]]:
-    """Return the network and bounds of the kept neurons alone: the others put out 0."""
-    stages = []
-    for number, stage in enumerate(levels.stages):
-        rows = kept[number + 1] if number + 1 < len(kept) else np.arange(stage.outputs)
-        stages.append(stage.restricted(rows, kept[number]))
-    return Levels(levels.first, tuple(stages)), [z[:, k] for z, k in zip(bounds, kept, strict=True)]

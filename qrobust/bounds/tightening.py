@@ -18,7 +18,8 @@ import numpy as np
 
 from qrobust.bounds.attack import climb
 from qrobust.bounds.linear import intersected
-from qrobust.bounds.neurons import NeuronTree, Rows
+from qrobust.bounds.neurons import NeuronTree
+from qrobust.bounds.rows import Rows
 from qrobust.bounds.substitution import Levels
 from qrobust.interval import FloatArray, Interval, up
 from qrobust.network import Activation
