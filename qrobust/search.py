@@ -1,4 +1,4 @@
-"""Best-first branch and bound over boxes, batched: the only search loop.
+"""Best-first branch and bound over boxes, batched: the only search loop. Short of memory, those that close soonest come first.
 
 Property  sound: `Outcome.upper` bounds the maximum whenever the search stops, because every box that was dropped had a bound
           that is accounted for. Complete in the limit if the bound converges. Deterministic

@@ -122,9 +122,8 @@ class NeuronTree:
         shape = (count, len(lower))
         alpha = np.broadcast_to((upper > -lower).astype(np.float32), shape).copy()
         beta = np.zeros((count, len(lower) + sum(len(cuts) for cuts, _ in self.ties.values())), dtype=np.float32)
-        ends = np.broadcast_to(lower, shape), np.broadcast_to(upper, shape)
-        names = self._named(count, None)
-        found = self._bounded(np.full(count, np.inf), names, np.arange(count), *ends, alpha, beta, ROOT_TUNING)
+        parts = np.arange(count), np.broadcast_to(lower, shape), np.broadcast_to(upper, shape), alpha, beta, ROOT_TUNING
+        found = self._bounded(np.full(count, np.inf), self._named(count, None), *parts)
         self.gap = np.where(np.isfinite(found.upper), np.maximum(found.upper - self.best, 0.0), 0.0)
         return found
 
@@ -251,7 +250,7 @@ class NeuronTree:
             self._met(work, live, best, alpha, beta)
             open_ = best[live] > self.best
             if not open_.any():
-                break
+                return
             if open_.mean() < 0.7:
                 live, work = live[open_], work.take(open_)
                 work.substitute()
