@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import numpy as np
 from sklearn.datasets import load_digits
@@ -11,7 +14,7 @@ from benchmarks.networks import mnist_images, trained
 from qrobust.answers import Verdict
 from qrobust.backends.deep import LEVEL_TUNING, ROOT_TUNING, Situation
 from qrobust.bounds.linear import Tuning
-from qrobust.bounds.neurons import Rows
+from qrobust.bounds.rows import Rows
 from qrobust.domains import Point
 from qrobust.interval import FloatArray
 from qrobust.leads import Leads
@@ -21,35 +24,53 @@ from qrobust.search import Budget
 from qrobust.solve import Session
 
 IMAGES = 10
+WORKERS = 2
 CLOSE = 1e-3  # the bracket of the greatest delta ends when its ends are this near, relatively
+SOON = 2.0  # seconds in which a flip has to be found, at first
 
 
-def radius_ratios(seconds: float) -> list[tuple[float, float, float]]:
-    """For each image: the greatest delta certified, the least at which a flip was found, and the seconds it took."""
-    network = trained("digits_3x100")
+def radius_ratios(seconds: float, say: Callable[[str], None] = print) -> list[tuple[float, float, float]]:
+    """For each image: the greatest delta certified, the least at which a flip was found, and the seconds it took.
+
+    The images are shared by WORKERS processes: the matrix products of one are too small for a second thread.
+    """
     images: FloatArray = load_digits().data[:IMAGES] / 16
-    return [_bracket(network, image, seconds) for image in images]
+    found = []
+    with ProcessPoolExecutor(WORKERS, mp_context=get_context("spawn")) as pool:
+        for number, bracket in enumerate(pool.map(_bracket, images, [seconds] * IMAGES)):
+            safe, flip, took = bracket
+            say(f"  image {number}: certified {safe:.6f}, flipped {flip:.6f}, ratio {safe / flip:.4f}, {took:.0f} s")
+            found.append(bracket)
+    return found
 
 
-def _bracket(network, image: FloatArray, seconds: float) -> tuple[float, float, float]:  # type: ignore[no-untyped-def]
+def _bracket(image: FloatArray, seconds: float) -> tuple[float, float, float]:
+    """Bracket the greatest delta: first the least at which a flip is soon found, then a proof as near below it as there is."""
+    network = trained("digits_3x100")
     session, started = Session(), time.perf_counter()
 
-    def verdict(delta: float) -> Verdict:
+    def verdict(delta: float, limit: float) -> Verdict:
         query = LocalLabel(network, Absolute(delta).around(network), Point(image))
-        return session.check(query, budget=Budget(seconds)).verdict
+        return session.check(query, budget=Budget(limit)).verdict
 
-    safe, flip, unknown = 0.0, 0.05, None
-    while flip - safe > CLOSE * flip:
-        middle = 0.5 * (safe + flip) if unknown is None else 0.5 * (safe + unknown)
-        found = verdict(middle)
-        if found is Verdict.ROBUST:
-            safe = middle
-        elif found is Verdict.VIOLATED:
-            flip, unknown = middle, None
-        elif unknown is None:
-            unknown = middle
+    safe, low, flip = 0.0, 0.0, 0.05
+    while flip - low > CLOSE / 4 * flip:
+        middle = 0.5 * (low + flip)
+        found = verdict(middle, SOON)
+        if found is Verdict.VIOLATED:
+            flip = middle
         else:
-            break
+            low, safe = middle, middle if found is Verdict.ROBUST else safe
+    step = 0.999 * CLOSE  # so that rounding keeps the ratio
+    while flip - safe > CLOSE * flip and step < 1:
+        tried = max((1 - step) * flip, safe)
+        found = verdict(tried, seconds)
+        if found is Verdict.VIOLATED:
+            flip = tried
+        elif found is Verdict.ROBUST:
+            safe, step = tried, 1.0
+        else:
+            step *= 4
     return safe, flip, time.perf_counter() - started
 
 

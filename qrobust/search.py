@@ -1,4 +1,4 @@
-"""Best-first branch and bound over boxes, batched: the only search loop.
+"""Best-first branch and bound over boxes, batched: the only search loop. Short of memory, those that close soonest come first.
 
 Property  sound: `Outcome.upper` bounds the maximum whenever the search stops, because every box that was dropped had a bound
           that is accounted for. Complete in the limit if the bound converges. Deterministic
@@ -135,6 +135,7 @@ def explore(
         if not len(nodes) or reason or stop(outcome):
             return outcome
         order = np.argsort(-nodes.upper, kind="stable")
+        order = order if len(nodes) < room // 2 else order[::-1]  # the least close soonest
         taken, left = nodes.take(order[:size]), nodes.take(order[size:])
         children = tree.split(taken)
         if children is None:

@@ -21,9 +21,11 @@ from qrobust.answers import Verdict
 from qrobust.arrays import Arrays, namespace_of
 from qrobust.backends.certify import certify_label
 from qrobust.backends.deep import Situation, decide_label, estimate_change, levels_at, screen_labels
-from qrobust.bounds.linear import Above, Tuning, ascent, first_alpha, pre_activations, top_bounds
-from qrobust.bounds.neurons import NeuronTree, Rows
+from qrobust.bounds.linear import Tuning, ascent, first_alpha, pre_activations, top_bounds
+from qrobust.bounds.neurons import NeuronTree
+from qrobust.bounds.rows import Rows
 from qrobust.bounds.spans import Span
+from qrobust.bounds.substitution import Above
 from qrobust.check import certificate_fault, violation_fault
 from qrobust.domains import Point, Points
 from qrobust.errors import BackendUnavailableError, ShapeError, UnsupportedError

@@ -21,7 +21,8 @@ from qrobust.backends.deep import (
     stored_label,
     stored_labels,
 )
-from qrobust.bounds.neurons import NeuronTree, Rows
+from qrobust.bounds.neurons import NeuronTree
+from qrobust.bounds.rows import Rows
 from qrobust.check import violation_fault, witness_bounds
 from qrobust.domains import Point, Points
 from qrobust.formats import load

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 
@@ -12,12 +14,14 @@ from flint import arb
 from qrobust import interval
 from qrobust.answers import Counterexample
 from qrobust.backends.deep import levels_at
-from qrobust.bounds import linear
+from qrobust.bounds import substitution
 from qrobust.bounds.attack import climb, forward, parameters_at
 from qrobust.bounds.envelopes import ENVELOPES
 from qrobust.bounds.ibp import INTERVALS
-from qrobust.bounds.linear import Above, Levels, Tuning, backward, first_alpha, pre_activations, refreshed, top_bounds
+from qrobust.bounds.linear import Tuning, first_alpha, pre_activations, refreshed, top_bounds
 from qrobust.bounds.stages import Kernel, interval_step, stages_of
+from qrobust.bounds.substitution import Above, Levels, backward
+from qrobust.bounds.untuned import untuned
 from qrobust.check import Replay
 from qrobust.domains import ParameterBox
 from qrobust.errors import ResourceError
@@ -91,10 +95,29 @@ def test_any_multipliers_give_a_bound(activation: Activation, sizes: tuple[int, 
             backward(levels, top, above, bounds, sizes_met, alpha=alpha).upper,
             backward(levels, top, above, bounds, sizes_met, alpha=alpha, beta=beta).upper,
             backward(levels, top, above, bounds, sizes_met, given=given).upper,
+            untuned(levels, top, above, bounds, np.zeros(4, dtype=np.intp), sizes_met),
             top_bounds(levels, bounds, nu[None], np.zeros(1), np.zeros(1, dtype=np.intp), Tuning(10)),
         ]
         least = min(float(upper.min()) for upper in uppers)
         assert max(attained(network, box, x, rng, nu)) <= least
+
+
+@pytest.mark.parametrize("activation", Activation)
+def test_the_short_way_is_the_long_way_untuned(activation: Activation, random_network: RandomNetwork) -> None:
+    """Several boxes, several objectives each; at zero-width and stable ranges too."""
+    rng = np.random.default_rng(21)
+    for sizes in SHAPES:
+        network = random_network(rng, sizes, activation)
+        for box in boxes(network, rng):
+            levels, start = levels_at(network, box, rng.normal(size=(5, sizes[0])), whole=True)
+            bounds = pre_activations(levels, start)
+            bounds = [Interval(np.where(rng.random(z.shape) < 0.2, z.upper, z.lower), z.upper) for z in bounds]
+            met, own = levels.sizes(bounds), rng.integers(0, 5, size=30)
+            above = Above.of_rows(levels.stages[-1], rng.normal(size=(30, sizes[-1])), np.zeros(30), met[-1][own])
+            alpha = [first_alpha(z, 5)[own] for z in bounds]
+            long = backward(levels, levels.top, above, [z[own] for z in bounds], [s[own] for s in met], alpha=alpha).upper
+            short = untuned(levels, levels.top, above, bounds, own, met)
+            assert (np.abs(short - long) <= 1e-11 * (1 + np.abs(long))).all()
 
 
 @pytest.mark.parametrize("activation", Activation)
@@ -160,7 +183,7 @@ def test_tighter_boxes_never_loosen_linear_bounds_at_fixed_slopes(
         given: list[FloatArray] | None = None
         before: FloatArray | None = None
         for delta in (0.3, 0.2, 0.1, 0.05, 0.01, 0.0):
-            levels = linear.Levels(Activation.LINEAR, stages_of(network, Absolute(delta).around(network)))
+            levels = Levels(Activation.LINEAR, stages_of(network, Absolute(delta).around(network)))
             bounds = [Interval.point(x)]
             for number, stage in enumerate(levels.stages[:-1]):
                 bounds.append(interval_step(stage, activate(levels.activation(number), bounds[-1], INTERVALS)))
@@ -176,14 +199,22 @@ def test_tighter_boxes_never_loosen_linear_bounds_at_fixed_slopes(
             before = upper
 
 
-def test_cancellation_is_covered_by_the_slack(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "rule",
+    [
+        lambda levels, above, start, sizes: backward(levels, 1, above, [start], sizes).upper,
+        lambda levels, above, start, sizes: untuned(levels, 1, above, [start], np.zeros(1, dtype=np.intp), sizes),
+    ],
+)
+def test_cancellation_is_covered_by_the_slack(rule: Callable[..., FloatArray], monkeypatch: pytest.MonkeyPatch) -> None:
     """Two rows of large weights that nearly cancel: without its slack the bound is below the exact value."""
     rng = np.random.default_rng(6)
     failures = 0
     for broken in (False, True):
         if broken:
-            monkeypatch.setattr(linear, "sum_slack", lambda terms, sizes: np.zeros_like(sizes))
-            monkeypatch.setattr(linear, "up", lambda values: values)
+            for module in (substitution, sys.modules[untuned.__module__]):
+                monkeypatch.setattr(module, "sum_slack", lambda terms, sizes: np.zeros_like(sizes))
+                monkeypatch.setattr(module, "up", lambda values: values)
         for _ in range(100):
             row = rng.normal(size=50) * 1e8
             weight = np.stack([row, row * (1 + 1e-12 * rng.normal(size=50))])
@@ -192,7 +223,7 @@ def test_cancellation_is_covered_by_the_slack(monkeypatch: pytest.MonkeyPatch) -
             levels, start = levels_at(network, box, x[None], whole=True)
             sizes = levels.sizes([start])
             above = Above.of_rows(levels.stages[0], nu[None], np.zeros(1), sizes[1])
-            upper = float(backward(levels, 1, above, [start], sizes).upper[0])
+            upper = float(rule(levels, above, start, sizes)[0])
             first, second = Replay(network, Counterexample(tuple(map(Fraction, x.tolist())), ())).nominal()
             exact = _fraction(first - second)
             if broken:

@@ -12,7 +12,7 @@ import pytest
 
 from qrobust.backends import deep
 from qrobust.backends.deep import levels_at, screen_labels
-from qrobust.bounds import linear, local
+from qrobust.bounds import local, substitution
 from qrobust.bounds.linear import Tuning, pre_activations, top_bounds
 from qrobust.bounds.stages import matrix_bytes, stages_of
 from qrobust.domains import Point
@@ -121,7 +121,7 @@ def test_chunks_change_nothing_but_rounding(
     nu, which = rng.normal(size=(60, 4)), np.arange(60) % 12
     runs: list[list[Any]] = []
     for rows in (8192, 64, 2):
-        monkeypatch.setattr(linear, "ROWS", rows)
+        monkeypatch.setattr(substitution, "ROWS", rows)
         monkeypatch.setattr(deep, "AT_A_TIME", max(1, rows // 64))
         levels, start = levels_at(network, box, points, whole=True)
         bounds = pre_activations(levels, start, Tuning(2))

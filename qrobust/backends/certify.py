@@ -12,8 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from qrobust.backends.deep import BATCH, LEVEL_TUNING, levels_at, stored_label
-from qrobust.bounds.linear import Levels, Proof, pre_activations
-from qrobust.bounds.neurons import BELOW_ZERO, Log, NeuronTree, Rows
+from qrobust.bounds.linear import Proof, pre_activations
+from qrobust.bounds.neurons import BELOW_ZERO, NeuronTree
+from qrobust.bounds.rows import Log, Rows
+from qrobust.bounds.substitution import Levels
 from qrobust.certificates import Certificate, LevelProof, Splits
 from qrobust.domains import Point
 from qrobust.interval import Interval

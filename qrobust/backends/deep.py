@@ -21,13 +21,16 @@ import numpy.typing as npt
 
 from qrobust import interval
 from qrobust.answers import Assurance, Candidate, Claim, Counterexample, EstimateClaim, Robust, Unknown
-from qrobust.backends.root_cuts import bounds_with_cuts, covers
+from qrobust.backends.root_cuts import covers, cut_rows
 from qrobust.bounds.attack import Found, climb, parameters_at
 from qrobust.bounds.ibp import INTERVALS
-from qrobust.bounds.linear import Levels, Tuning, pre_activations, top_bounds
-from qrobust.bounds.neurons import BELOW_ZERO, NeuronTree, Rows
+from qrobust.bounds.linear import Tuning, pre_activations, top_bounds
+from qrobust.bounds.neurons import BELOW_ZERO, NeuronTree
+from qrobust.bounds.rows import Rows
 from qrobust.bounds.shared import attack_shared
 from qrobust.bounds.stages import interval_step, stages_of, stored_stages
+from qrobust.bounds.substitution import Levels
+from qrobust.bounds.tightening import tightened
 from qrobust.check import Replay, violation_fault
 from qrobust.domains import ParameterBox, Parameters
 from qrobust.exact import decide, float_bounds, to_exact
@@ -42,7 +45,8 @@ ROOT_TUNING = Tuning(steps=13)
 LEVEL_TUNING = Tuning(steps=5)  # of the intermediate bounds of one input
 STARTS = 64  # random starts of the first attack, for each open row
 BATCH = 256  # nodes that are split together, at most
-SPLITTING, CUTTING = 0.2, 0.3  # of the time: splits alone, then cuts at the root; the rest goes to splits again
+SPLITTING, CUTTING = 0.05, 0.2  # of the time: until then splits alone; until then splits with cuts
+TIGHTENING = 0.1  # of the time goes to tighter bounds for the rest of it
 AT_A_TIME = 128  # inputs that are screened together, at most
 INPUT_ARRAYS = 24  # float64 arrays over all layers that one input takes while it is bounded
 DEFAULT = Budget()
@@ -240,39 +244,57 @@ def estimate_margin(query: SigmaEstimate, budget: Budget) -> EstimateClaim:
 
 
 def _searched(query: LabelQuery, situation: Situation, rows: Rows, budget: Budget, deadline: float) -> Claim:
+    """Search all rows at once; then, row by row, with cuts; then with tighter bounds and cuts."""
+    started = time.monotonic()
+    left = deadline - started
     tree = NeuronTree(situation.levels, situation.bounds, rows, attacks=query.network.is_dense, budget=budget)
+    if not covers(query.network) or budget.arrays is not None:
+        return _explored(query, situation, tree, budget, deadline)[0]
+    claim, nodes = _explored(query, situation, tree, budget, started + SPLITTING * left)
+    if isinstance(claim, Unknown) and nodes is not None and len(nodes):
+        claim, rows = _with_cuts(query, situation, rows.take(np.unique(nodes.parts[0])), budget, started + CUTTING * left)
+        if isinstance(claim, Unknown) and time.monotonic() < deadline:
+            bounds = tightened(situation.levels, situation.bounds, TIGHTENING * left, budget)
+            claim, _ = _with_cuts(query, replace(situation, bounds=bounds), rows, budget, deadline)
+    return claim
+
+
+def _with_cuts(query: LabelQuery, situation: Situation, rows: Rows, budget: Budget, deadline: float) -> tuple[Claim, Rows]:
+    """Search rows with their own cuts, the worst first until one stays open; return also those that are left."""
+    found = cut_rows(query, situation.bounds, rows, 0.5 * (deadline - time.monotonic()))
+    upper = np.array([cut.upper for cut in found])
+    open_ = np.flatnonzero(np.where(rows.strict, upper > 0, upper >= 0))
+    open_ = open_[np.argsort(-upper[open_], kind="stable")]
+    for count, row in enumerate(open_.tolist()):
+        own = rows.take(np.array([row]))
+        tree = NeuronTree(situation.levels, situation.bounds, own, budget=budget, cuts=found[row].cuts)
+        claim, _ = _explored(query, situation, tree, budget, deadline)
+        if not isinstance(claim, Robust):
+            return claim, rows.take(open_[count:])
+    return Robust(Assurance.ROUNDED), rows.take(open_[:0])
+
+
+def _explored(
+    query: LabelQuery, situation: Situation, tree: NeuronTree, budget: Budget, deadline: float
+) -> tuple[Claim, Nodes | None]:
+    """Search a tree; return also the nodes that are left."""
     replayed: list[Counterexample] = []
 
     def flips(outcome: Outcome) -> bool:
         if tree.point is None or tree.point.value < 0:
             return False
-        example = situation.example(tree.point.positions, rows.nu[tree.point.row])
+        example = situation.example(tree.point.positions, tree.rows.nu[tree.point.row])
         tree.point = None
         if example is not None and violation_fault(query, example) is None:
             replayed.append(example)
         return bool(replayed)
 
-    left = deadline - time.monotonic()
-    first = deadline - (1 - SPLITTING) * left if covers(query.network) else deadline
-    outcome = explore(tree, budget, tolerance=0.0, stop=flips, batch=tree.batch(BATCH), deadline=first)
-    if not replayed and first < deadline and outcome.open is not None and len(outcome.open):
-        still = _cut(query, situation, rows, outcome.open, CUTTING * left)
-        rest = replace(outcome, open=still, reason="")
-        outcome = explore(tree, budget, tolerance=0.0, stop=flips, resumed=rest, batch=tree.batch(BATCH), deadline=deadline)
+    outcome = explore(tree, budget, tolerance=0.0, stop=flips, batch=tree.batch(BATCH), deadline=deadline)
     if replayed:
-        return Candidate(replayed[0])
+        return Candidate(replayed[0]), None
     if outcome.open is not None and not len(outcome.open) and outcome.upper <= BELOW_ZERO:
-        return Robust(Assurance.ROUNDED)
-    return Unknown(outcome.reason or "the worst case is a tie that rounding hides")
-
-
-def _cut(query: LabelQuery, situation: Situation, rows: Rows, nodes: Nodes, seconds: float) -> Nodes:
-    """Return a search's open nodes without those of rows that cuts at the root close."""
-    numbers = np.unique(nodes.parts[0])
-    taken = rows.take(numbers)
-    upper = bounds_with_cuts(query, situation.bounds, taken, seconds)
-    closed = numbers[np.where(taken.strict, upper <= 0, upper < 0)]
-    return nodes.take(~np.isin(nodes.parts[0], closed))
+        return Robust(Assurance.ROUNDED), None
+    return Unknown(outcome.reason or "the worst case is a tie that rounding hides"), outcome.open
 
 
 def screen_labels(

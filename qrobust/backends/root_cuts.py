@@ -12,15 +12,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from qrobust.backends.mixed_integer import Relaxation
-from qrobust.backends.relu_cuts import strengthened
+from qrobust.backends.mixed_integer import Model, Relaxation
+from qrobust.backends.relu_cuts import Neurons, strengthened
 from qrobust.backends.twins import twins
 from qrobust.bounds.differential import Pair, PairBounds
-from qrobust.bounds.neurons import Rows
-from qrobust.interval import FloatArray, Interval, up
+from qrobust.bounds.lifted import Cuts
+from qrobust.bounds.rows import Rows
+from qrobust.interval import Interval, up
 from qrobust.network import Activation, Network
 from qrobust.queries import Query
 
@@ -45,10 +47,18 @@ def trace_with(query: Query, bounds: Sequence[Interval]) -> list[Pair] | None:
     return trace
 
 
-def bounds_with_cuts(query: Query, bounds: Sequence[Interval], rows: Rows, seconds: float) -> FloatArray:
-    """Bound rows over the logits from above. Shapes: bounds (1, n) each, of the last hidden layers; result (rows,)."""
+@dataclass(frozen=True)
+class Cut:
+    """What cuts do for one row over the logits: a certified upper bound, and the cuts that gave it, by level."""
+
+    upper: float = np.inf
+    cuts: dict[int, Cuts] = field(default_factory=dict)
+
+
+def cut_rows(query: Query, bounds: Sequence[Interval], rows: Rows, seconds: float) -> list[Cut]:
+    """Bound rows over the logits from above. Shapes: bounds (1, n) each, of the last hidden layers."""
     deadline = time.monotonic() + seconds
-    result = np.full(len(rows.nu), np.inf)
+    result = [Cut() for _ in rows.offset]
     trace = trace_with(query, bounds)
     if trace is None:
         return result
@@ -61,5 +71,24 @@ def bounds_with_cuts(query: Query, bounds: Sequence[Interval], rows: Rows, secon
         cut = strengthened(model, both.neurons, share, goal=-float(rows.offset[number]))
         hint = Relaxation(cut).solve(seconds=max(deadline - time.monotonic(), 1.0))
         if hint.multipliers is not None:
-            result[number] = up(np.array(cut.upper_bound(hint.multipliers) + rows.offset[number]))
+            upper = up(np.array(cut.upper_bound(hint.multipliers) + rows.offset[number]))
+            result[number] = Cut(float(upper), _by_level(cut, len(model.rows), both.neurons, len(bounds)))
     return result
+
+
+def _by_level(model: Model, plain: int, layers: list[Neurons], levels: int) -> dict[int, Cuts]:
+    """Return a model's rows from `plain` on as cuts of levels; none unless each hidden layer is one of ReLUs."""
+    if len(layers) != levels - 1:
+        return {}
+    rows, ends = model.matrix[plain:].toarray(), model.rows.upper[plain:]
+    found, left = {}, np.ones(len(rows), dtype=bool)
+    for level in range(levels - 1, 0, -1):  # the last level that a row names is its own
+        layer = layers[level - 1]
+        own = left & (rows[:, layer.h] != 0).any(axis=1)
+        left &= ~own
+        if own.any():
+            part = rows[own]
+            neurons = (part[:, layer.h] != 0).argmax(axis=1)
+            slope = -part[np.arange(len(part)), layer.active[neurons]]
+            found[level] = Cuts(neurons, -part[:, layer.inputs], slope, ends[own], len(layer.h))
+    return found

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from qrobust.arrays import Array, Arrays, namespace_of
-from qrobust.bounds.linear import Levels
 from qrobust.bounds.spans import FLOATS, Span
+from qrobust.bounds.substitution import Levels
 from qrobust.domains import LayerBox, ParameterBox, Parameters
 from qrobust.interval import FloatArray, Interval
 from qrobust.network import Activation, FloatArithmetic, Network, activate

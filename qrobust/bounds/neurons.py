@@ -2,12 +2,12 @@
 
 Accepts   `linear.Levels` at one input; linear, ReLU, sigmoid, tanh
 Gives     a `search.Tree` whose nodes are boxes of pre-activations: an open ReLU is split at 0, a curve in the middle
-Method    After a split the bounds of the later pre-activations are tightened (`linear.refreshed`); then alpha and beta are
-          tuned from the parent's on batches of nodes, all rows together, and a node is closed as soon as its bound is below
-          the cut. The neuron to split is the one, among those whose relaxation loses most, whose two children have the best
-          bounds (filtered strong branching). Neurons that are off everywhere are left out. Each batch is also attacked from
-          where its relaxations attain their bounds (`attack`). With a budget's `arrays` a device tunes and attacks; what it
-          proposes is bounded here
+Method    After a split the bounds of the later pre-activations are tightened (`linear.refreshed`); then alpha, beta and the
+          weights of cuts (`lifted`) are tuned from the parent's on batches of nodes, all rows together, and a node is closed
+          as soon as its bound is below the cut; one near it is tuned for longer before it is split. The neuron to split is
+          the one, among those whose relaxation loses most, whose two children have the best bounds (filtered strong
+          branching). Neurons that are off everywhere are left out. Each batch is also attacked from where its relaxations
+          attain their bounds (`attack`). With a budget's `arrays` a device tunes and attacks; what it proposes is bounded here
 Property  sound; complete for ReLU up to the convergence of the tuning: a node without open neurons is tuned for long, and
           if it stays open the search ends without a verdict
 Source    Bunel et al. 2020, JMLR 21(42); De Palma et al. 2021, arXiv 2104.06718 (filtered strong branching); Wang et al. 2021,
@@ -17,8 +17,8 @@ Source    Bunel et al. 2020, JMLR 21(42); De Palma et al. 2021, arXiv 2104.06718
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -29,8 +29,11 @@ from qrobust.arrays import Arrays, namespace_of
 from qrobust.bounds.attack import Found, climb
 from qrobust.bounds.envelopes import ENVELOPES
 from qrobust.bounds.ibp import INTERVALS
-from qrobust.bounds.linear import Above, Adam, Best, Levels, Step, Tuning, backward, derivatives, refreshed, short
+from qrobust.bounds.lifted import Cuts, Lifted, Weighted
+from qrobust.bounds.linear import Adam, Best, Tuning, refreshed
+from qrobust.bounds.rows import Log, Point, Rows, alive, restricted
 from qrobust.bounds.spans import Span
+from qrobust.bounds.substitution import Above, Levels, Step, backward, derivatives, short
 from qrobust.interval import FloatArray, Interval
 from qrobust.network import Activation, activate
 from qrobust.search import Budget, Nodes
@@ -38,41 +41,16 @@ from qrobust.search import Budget, Nodes
 CANDIDATES = 16  # neurons whose halves are bounded before one is split
 BATCH_WORK = 2e10  # multiplications in a batch of nodes
 AT_ONCE = 128  # halves that are bounded together, so that the arrays stay in the cache
-LAST_TUNING = Tuning(steps=200, rate=0.2, decay=0.98)  # of nodes without open neurons
+ROOT_TUNING = Tuning(steps=40, rate=0.3, decay=0.93)
+NODE_TUNING = Tuning(steps=6, rate=0.1, decay=0.9)  # from the parent's multipliers on
+NEAR = 0.05  # a node this near to the cut, in units of the root's distance, is tuned on before it is split
+LONGER = Tuning(steps=200, rate=0.1, decay=0.98)
+LAST_TUNING = Tuning(steps=400, rate=0.2, decay=0.985)  # of nodes without open neurons
+CUT_RATE = 0.3  # steps of cuts' weights, likewise
 BETA_RATE = 3.0  # steps of beta, in units of the mean multiplier of its level
 DEFAULT = Budget()
+NO_CUTS: Mapping[int, Cuts] = {}
 BELOW_ZERO = -5e-324  # the greatest float below 0: bounds above it are at least 0
-
-
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """Objectives nu . logits + offset. Shapes: nu (rows, logits); offset (rows,); strict (rows,): 0 does not count."""
-
-    nu: FloatArray
-    offset: FloatArray
-    strict: npt.NDArray[np.bool_]
-
-    def take(self, index: npt.NDArray[Any]) -> Rows:
-        return Rows(self.nu[index], self.offset[index], self.strict[index])
-
-
-@dataclass(frozen=True)
-class Point:
-    """The best point met: the row it is about, its forecast value, and one array of positions a hidden level."""
-
-    row: int
-    value: float
-    positions: list[FloatArray]
-
-
-@dataclass(frozen=True)
-class Log:
-    """What a certificate needs of a search: splits (parents, neurons over all levels, cuts, children) and proved leaves."""
-
-    splits: list[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], FloatArray, npt.NDArray[np.intp]]] = field(
-        default_factory=list
-    )
-    leaves: list[tuple[npt.NDArray[np.intp], list[FloatArray]]] = field(default_factory=list)
 
 
 class NeuronTree:
@@ -94,20 +72,31 @@ class NeuronTree:
         log: Log | None = None,
         attacks: bool = True,
         budget: Budget = DEFAULT,
+        cuts: Mapping[int, Cuts] = NO_CUTS,
     ) -> None:
         self.full = levels
         self.kept = alive(levels, bounds)
         self.levels, self.bounds = restricted(levels, bounds, self.kept)
-        self.rows, self.tuning = rows, tuning or Tuning()
+        self._cut_by(cuts)
+        self.rows, self.tuning = rows, tuning or NODE_TUNING
         self.best, self.climbs, self.log, self.attacks, self.budget = cut, climbs, log, attacks, budget
         self.point: Point | None = None
         self.sizes = self.levels.sizes(self.bounds)
         self.names = 0
+        self.gap = np.zeros(len(rows.nu))
         widths = [z.shape[1] for z in self.bounds[1:]]
         ends = np.cumsum([0, *widths])
         self.slices = [slice(0, 0)] + [slice(a, b) for a, b in pairwise(ends.tolist())]
         relus = [self.levels.activation(k) is Activation.RELU for k in range(1, self.levels.top)]
         self.is_relu = np.repeat(np.array(relus, dtype=bool), widths)
+
+    def _cut_by(self, cuts: Mapping[int, Cuts]) -> None:
+        """Keep the cuts of the kept neurons, and with each level's the absolute values that its rows meet."""
+        self.ties: dict[int, tuple[Cuts, FloatArray]] = {}
+        greatest = [np.maximum(z.upper[0], 0.0) for z in self.bounds]
+        for number, part in sorted(cuts.items()):
+            own = part.restricted(self.kept[number], self.kept[number - 1])
+            self.ties[number] = own, own.size(greatest[number - 1], greatest[number])
 
     def batch(self, most: int) -> int:
         """Return how many nodes, at most `most`, may be split together: their halves are tuned together.
@@ -132,8 +121,11 @@ class NeuronTree:
         lower, upper = (np.concatenate([getattr(z, end)[0] for z in hidden] or [np.zeros(0)]) for end in ("lower", "upper"))
         shape = (count, len(lower))
         alpha = np.broadcast_to((upper > -lower).astype(np.float32), shape).copy()
-        parts = np.arange(count), np.broadcast_to(lower, shape), np.broadcast_to(upper, shape), alpha, np.zeros_like(alpha)
-        return self._bounded(np.full(count, np.inf), self._named(count, None), *parts)
+        beta = np.zeros((count, len(lower) + sum(len(cuts) for cuts, _ in self.ties.values())), dtype=np.float32)
+        parts = np.arange(count), np.broadcast_to(lower, shape), np.broadcast_to(upper, shape), alpha, beta, ROOT_TUNING
+        found = self._bounded(np.full(count, np.inf), self._named(count, None), *parts)
+        self.gap = np.where(np.isfinite(found.upper), np.maximum(found.upper - self.best, 0.0), 0.0)
+        return found
 
     def _named(self, count: int, nodes: Nodes | None) -> npt.NDArray[np.intp]:
         """Number new nodes, the children of `nodes` (the upper halves of all, then the lower ones)."""
@@ -165,6 +157,7 @@ class NeuronTree:
     def _tuned_out(self, nodes: Nodes) -> Nodes | None:
         """Tune nodes without open neurons, whose bounds are exact at their best, for long; None if one is still not closed."""
         row, lower, upper, alpha, beta, _, names = nodes.parts
+        beta = np.where(np.arange(beta.shape[1]) < self.slices[-1].stop, beta, 0)  # cuts add nothing here
         found = self._bounded(nodes.upper, names, row, lower, upper, alpha, beta, LAST_TUNING)
         return None if self._is_open(found.upper, row).any() else found
 
@@ -211,10 +204,7 @@ class NeuronTree:
         tuning, arrays = tuning or self.tuning, self.budget.arrays
         rate, steps = tuning.rate, tuning.steps if arrays is None else min(tuning.steps, 1)
         for count in range(steps + 1):
-            found = work.substitute()
-            better = found < best[live]
-            best[live[better]] = found[better]
-            alpha[live[better]], beta[live[better]] = work.joined(work.alpha)[better], work.joined(work.beta)[better]
+            self._met(work, live, best, alpha, beta)
             open_ = self._is_open(best[live], row[live])
             if not open_.any() or count == steps:
                 break
@@ -226,6 +216,13 @@ class NeuronTree:
             else:
                 work.take_proposed(arrays, tuning)
             rate *= tuning.decay
+        if arrays is None and open_.any():
+            hopeful = open_ & (best[live] - self.best < NEAR * self.gap[row[live]])
+            if hopeful.any():
+                self._tuned_on(work.take(hopeful), live[hopeful], best, alpha, beta)
+                open_ = self._is_open(best[live], row[live])
+                live, work = live[open_], work.take(open_)
+                work.substitute()
         if open_.any():
             branch[live] = work.branches()
             if self.attacks:
@@ -235,6 +232,28 @@ class NeuronTree:
             best[closed], branch[closed] = self._logged(self.log, closed, names, row, lower, upper, alpha, beta)
         best = np.where(self.rows.strict[row] & (best <= 0), -np.inf, best)
         return Nodes(best, (row, lower, upper, alpha, beta, branch, names))
+
+    def _met(self, work: _Work, live, best, alpha, beta) -> None:  # type: ignore[no-untyped-def]
+        """Bound nodes by their multipliers, and keep what is better."""
+        found = work.substitute()
+        better = found < best[live]
+        best[live[better]] = found[better]
+        alpha[live[better]], beta[live[better]] = (values[better] for values in work.multipliers())
+
+    def _tuned_on(self, work: _Work, live, best, alpha, beta) -> None:  # type: ignore[no-untyped-def]
+        """Tune nodes further that nearly close, and let go those that do."""
+        work.substitute()
+        rate = LONGER.rate
+        for _ in range(LONGER.steps):
+            work.step(rate)
+            rate *= LONGER.decay
+            self._met(work, live, best, alpha, beta)
+            open_ = best[live] > self.best
+            if not open_.any():
+                return
+            if open_.mean() < 0.7:
+                live, work = live[open_], work.take(open_)
+                work.substitute()
 
     def _is_open(self, upper: FloatArray, row: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
         return np.asarray((upper > self.best) & ~(self.rows.strict[row] & (upper <= 0)))
@@ -251,9 +270,8 @@ class NeuronTree:
         return bounds, np.where(proved, -1, work.branches())
 
     def _attack(self, work: _Work, row: npt.NDArray[np.intp]) -> None:
-        positions = work.positions()
-        rows = self.rows.take(row)
-        found = climb(self.levels, self.bounds[0], rows.nu, rows.offset, positions, rounds=4, arrays=self.budget.arrays)
+        rows, start = self.rows.take(row), self.bounds[0]
+        found = climb(self.levels, start, rows.nu, rows.offset, work.positions(), rounds=4, arrays=self.budget.arrays)
         self.offer(found, row)
 
     def offer(self, found: Found, row: npt.NDArray[np.intp]) -> None:
@@ -291,6 +309,12 @@ class _Work:
         self.alpha, self.beta = tree._levelled(alpha[live]), tree._levelled(beta[live])
         self._limits(tree)
         self.adams = [(Adam(a), Adam(b)) for a, b in zip(self.alpha, self.beta, strict=True)]
+        self.cuts: dict[int, Weighted] = {}
+        first = tree.slices[-1].stop
+        for number, (cuts, size) in tree.ties.items():
+            self.cuts[number] = Weighted(cuts, beta[live, first : first + len(cuts)].astype(np.float64), size)
+            first += len(cuts)
+        self.cut_adams = {number: Adam(part.weights) for number, part in self.cuts.items()}
 
     def _limits(self, tree: NeuronTree) -> None:
         """Where beta may lie: free for curved activations, of one sign for ReLUs that were split, else 0."""
@@ -311,6 +335,8 @@ class _Work:
         part.alpha, part.beta = [a[mask] for a in self.alpha], [b[mask] for b in self.beta]
         part.limits = [self.limits[0], *((low[mask], high[mask]) for low, high in self.limits[1:])]
         part.adams = [(first.take(mask), second.take(mask)) for first, second in self.adams]
+        part.cuts = {number: cut.take(mask) for number, cut in self.cuts.items()}
+        part.cut_adams = {number: adam.take(mask) for number, adam in self.cut_adams.items()}
         return part
 
     def on(self, arrays: Arrays) -> _Work:
@@ -341,16 +367,18 @@ class _Work:
         self.alpha = [np.clip(values, 0.0, 1.0) for values in found[:count]]
         self.beta = [np.clip(values, *limits) for values, limits in zip(found[count:], self.limits, strict=True)]
 
-    def joined(self, values: list[FloatArray]) -> npt.NDArray[np.float32]:
-        return np.concatenate(values, axis=1).astype(np.float32)
+    def multipliers(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Return alpha, and beta with the cuts' weights behind it, as nodes keep them."""
+        beta = np.concatenate([*self.beta, *(cut.weights for cut in self.cuts.values())], axis=1)
+        return np.concatenate(self.alpha, axis=1).astype(np.float32), beta.astype(np.float32)
 
     def substitute(self) -> FloatArray:
-        levels = self.levels
-        self.found = backward(levels, levels.top, self.above, self.bounds, self.sizes, alpha=self.alpha, beta=self.beta)
+        levels, tuned = self.levels, {"alpha": self.alpha, "beta": self.beta}
+        self.found = backward(levels, levels.top, self.above, self.bounds, self.sizes, **tuned, cuts=self.cuts)
         return self.found.upper
 
     def step(self, rate: float) -> None:
-        slopes = derivatives(self.levels, self.levels.top, self.found.steps, self.bounds)
+        slopes = derivatives(self.levels, self.levels.top, self.found.steps, self.bounds, self.cuts)
         for number in range(1, self.levels.top):
             first, second = self.adams[number]
             rise = self.found.steps[number].rise
@@ -359,6 +387,10 @@ class _Work:
             self.alpha[number] = xp.clip(self.alpha[number] - rate * first.step(slopes.alpha[number]), 0.0, 1.0)
             moved = self.beta[number] - BETA_RATE * rate * scale * second.step(slopes.beta[number])
             self.beta[number] = xp.clip(moved, *self.limits[number])
+            cut = self.cuts.get(number)
+            if cut is not None:
+                moved = cut.weights - CUT_RATE * rate * scale * self.cut_adams[number].step(slopes.cuts[number])
+                self.cuts[number] = replace(cut, weights=np.maximum(moved, 0.0))
 
     def branches(self) -> npt.NDArray[np.intp]:
         """Return the neuron (over all hidden levels but 0) to split at each node, or -1 where no relaxation loses anything.
@@ -401,19 +433,25 @@ class _Work:
         stage, envelope = levels.stages[number - 1], ENVELOPES[levels.activation(number)]
         one = np.arange(len(nodes)), np.zeros(len(nodes), dtype=np.intp)
         ends = [getattr(self.bounds[number], end)[nodes, neurons][:, None] for end in ("lower", "upper")]
-        branch = neurons + self.tree.slices[number].start
-        cut = self.tree.cut_at(ends[0][:, 0], ends[1][:, 0], branch)[:, None]
-        rise, fall = here.above.rise[nodes, neurons][:, None], here.above.fall[nodes, neurons][:, None]
+        cut = self.tree.cut_at(ends[0][:, 0], ends[1][:, 0], neurons + self.tree.slices[number].start)[:, None]
+        rise, fall = here.rise[nodes, neurons][:, None], here.above.fall[nodes, neurons][:, None]
+        lift = None if here.lifted is None else here.lifted.lift[nodes, neurons][:, None]
         alpha, beta = self.alpha[number][nodes, neurons][:, None], self.beta[number][nodes, neurons]
         before = here.nu[nodes, neurons]
         radius = stage.radius[neurons]
         radius = radius[:, None] if radius.ndim == 1 else radius
         own = [z if len(z) == 1 else z[nodes] for z in self.bounds[:number]]
-        tuned = {"alpha": [a[nodes] for a in self.alpha[:number]], "beta": [b[nodes] for b in self.beta[:number]]}
+        tuned = {name: [a[nodes] for a in values[:number]] for name, values in (("alpha", self.alpha), ("beta", self.beta))}
+        cuts = {level: cut.take(nodes) for level, cut in self.cuts.items() if level < number}
         result = []
         for half in (Interval(cut, ends[1]), Interval(ends[0], cut)):
-            nu = envelope.slopes(rise, fall, half, alpha)[one] + beta
-            lost = envelope.conjugate(rise, fall, nu[:, None], half)[0][one] - here.lost[nodes, neurons]
+            if lift is None:
+                nu = envelope.slopes(rise, fall, half, alpha)[one] + beta
+                after = envelope.conjugate(rise, fall, nu[:, None], half)[0][one]
+            else:
+                found = Lifted.of(rise, lift, half, alpha, beta[:, None])
+                nu, after = found.nu[one], found.lost[one]
+            lost = after - here.lost[nodes, neurons]
             step, grown = nu - before, np.abs(nu) - np.abs(before)
             moved, spread = step[:, None] * stage.weight[neurons], grown[:, None] * radius
             above = Above(
@@ -422,13 +460,13 @@ class _Work:
                 below.above.value[nodes] + lost + step * stage.bias[neurons] + grown * stage.bias_radius[neurons],
                 np.zeros(len(nodes)),
             )
-            result.append(backward(levels, number, above, own, self.tree.sizes, **tuned).upper)
+            result.append(backward(levels, number, above, own, self.tree.sizes, **tuned, cuts=cuts).upper)
         return np.stack(result)
 
     def _losses(self) -> FloatArray:
         """What the relaxation of each neuron costs the bound, about; -1 where it costs nothing. Shape: (batch, T)."""
         levels = self.tree.levels
-        reached = derivatives(levels, levels.top, self.found.steps, self.bounds).reached
+        reached = derivatives(levels, levels.top, self.found.steps, self.bounds, self.cuts).reached
         losses = [np.zeros((len(self.rows.nu), 0))]
         for number in range(1, levels.top):
             step, z = self.found.steps[number], self.bounds[number]
@@ -452,31 +490,11 @@ def _relu_loss(step: Step, z: Interval, reached: FloatArray) -> FloatArray:
     """What the relaxation of an open ReLU costs the bound: the chord's height at 0, and its gap at the relaxed solution."""
     width = np.where(z.upper > z.lower, z.upper - z.lower, 1.0)
     height = np.maximum(step.rise, 0.0) * z.upper * -z.lower / width
-    slope = np.where(step.rise != 0, step.chosen / np.where(step.rise != 0, step.rise, 1.0), 0.0)
+    if step.lifted is None:
+        slope = np.where(step.rise != 0, step.chosen / np.where(step.rise != 0, step.rise, 1.0), 0.0)
+    else:
+        slope = step.lifted.by_rise
     relaxed = step.h + (reached - step.place) * slope
     gap = np.abs(step.rise * (relaxed - np.maximum(reached, 0.0)))
     loss: FloatArray = height + gap
     return loss
-
-
-def alive(levels: Levels, bounds: Sequence[Interval]) -> list[npt.NDArray[np.intp]]:
-    """Return, for each hidden level, the neurons that are not off everywhere (one at least); beside a kernel all."""
-    kept = []
-    for number, z in enumerate(bounds):
-        if any(stage.kernel is not None for stage in levels.stages[max(number - 1, 0) : number + 1]):
-            kept.append(np.arange(z.shape[1]))
-            continue
-        on = (z.upper > 0).any(axis=0) if levels.activation(number) is Activation.RELU else np.ones(z.shape[1], dtype=bool)
-        kept.append(np.flatnonzero(on) if on.any() else np.array([0]))
-    return kept
-
-
-def restricted(
-    levels: Levels, bounds: Sequence[Interval], kept: Sequence[npt.NDArray[np.intp]]
-) -> tuple[Levels, list[Interval]]:
-    """Return the network and bounds of the kept neurons alone: the others put out 0."""
-    stages = []
-    for number, stage in enumerate(levels.stages):
-        rows = kept[number + 1] if number + 1 < len(kept) else np.arange(stage.outputs)
-        stages.append(stage.restricted(rows, kept[number]))
-    return Levels(levels.first, tuple(stages)), [z[:, k] for z, k in zip(bounds, kept, strict=True)]
