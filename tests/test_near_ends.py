@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from qrobust.bounds import linear
-from qrobust.bounds.linear import Levels
 from qrobust.bounds.near_ends import nearer_ends
 from qrobust.bounds.stages import interval_step, stored_stages
+from qrobust.bounds.substitution import Levels
 from qrobust.bounds.zonotopes import TwinZonotopes
 from qrobust.exact import ExactArithmetic, to_exact, to_rational
 from qrobust.interval import FloatArray, Interval, relu

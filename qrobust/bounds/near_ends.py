@@ -14,7 +14,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from qrobust.bounds.linear import ROWS, Above, Levels, Tuning, tuned
+from qrobust.bounds.linear import Tuning, tuned
+from qrobust.bounds.substitution import ROWS, Above, Levels
+from qrobust.bounds.untuned import untuned
 from qrobust.interval import FloatArray, Interval
 
 TUNINGS = (Tuning(0), Tuning(1, rate=1.0))  # a step of 1 takes a slope from one end of its range to the other
@@ -49,6 +51,8 @@ def _greatest(
 ) -> FloatArray:
     """Bound signs * z[neurons] of each box from above. Shapes: boxes, neurons, signs, result (rows,)."""
     level = len(known)
+    above = Above.of_neurons(levels.stages[level - 1], boxes, neurons, signs, sizes[level])
+    if not tuning.steps:
+        return untuned(levels, level, above, known, boxes, sizes)
     size = [s if len(s) == 1 else s[boxes] for s in sizes]
-    above = Above.of_neurons(levels.stages[level - 1], neurons, signs, size[level])
     return tuned(levels, level, above, [z[boxes] for z in known], size, tuning)

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qrobust.bounds.linear import Above, Levels, Substitution, Tuning, backward, pre_activations, tuned
+from qrobust.bounds.linear import Tuning, pre_activations, tuned
 from qrobust.bounds.stages import Stage, ball, stages_by_layer, stages_of, stored_stages
+from qrobust.bounds.substitution import Above, Levels, Substitution, backward
 from qrobust.domains import Bounds, LayerBox, ParameterBox
 from qrobust.interval import FloatArray, Interval
 from qrobust.layers import Activation, Conv2d, Layer

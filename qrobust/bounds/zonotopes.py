@@ -28,9 +28,9 @@ import numpy as np
 import numpy.typing as npt
 
 from qrobust.bounds.differential import Pair
-from qrobust.bounds.linear import Levels
 from qrobust.bounds.near_ends import nearer_ends
 from qrobust.bounds.stages import stages_of, stored_stages
+from qrobust.bounds.substitution import Levels
 from qrobust.domains import ParameterBox
 from qrobust.errors import UnsupportedError
 from qrobust.interval import TINY, BoolArray, FloatArray, Interval, down, sum_slack, up
