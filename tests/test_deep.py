@@ -57,15 +57,15 @@ def hard_situation(models: Path) -> tuple[Situation, Rows]:
 
 def test_a_search_is_resumed_where_it_stopped(models: Path) -> None:
     situation, rows = hard_situation(models)
-    whole = explore(NeuronTree(situation.levels, situation.bounds, rows), Budget(20.0), tolerance=0.0)
-    again = explore(NeuronTree(situation.levels, situation.bounds, rows), Budget(20.0), tolerance=0.0)
+    whole = explore(NeuronTree(situation.levels, situation.bounds, rows), Budget(120.0), tolerance=0.0)
+    again = explore(NeuronTree(situation.levels, situation.bounds, rows), Budget(120.0), tolerance=0.0)
     assert (whole.boxes, whole.upper) == (again.boxes, again.upper)
     tree = NeuronTree(situation.levels, situation.bounds, rows)
-    part = explore(tree, Budget(20.0, boxes=5), tolerance=0.0)
+    part = explore(tree, Budget(120.0, boxes=5), tolerance=0.0)
     assert "limit of 5 boxes" in part.reason
     assert part.open is not None
     assert len(part.open)
-    rest = explore(tree, Budget(20.0), tolerance=0.0, resumed=part)
+    rest = explore(tree, Budget(120.0), tolerance=0.0, resumed=part)
     assert rest.reason == ""
     assert rest.boxes > part.boxes
     assert (rest.upper < 0) == (whole.upper < 0)
@@ -156,7 +156,7 @@ def test_only_some_layers_move(random_network: RandomNetwork) -> None:
         x = rng.random(3)
         for deltas in ((0, 0, 0, 0.3), (0, 0, 0.2, 0), (0, 0.1, 0, 0), (0.1, 0, 0, 0)):
             query = LocalLabel(network, PerLayer(deltas).around(network), Point(x))
-            claim = BranchAndBound().decide(query, Budget(5.0))
+            claim = BranchAndBound().decide(query, Budget(30.0))
             assert not isinstance(claim, Unknown)
             if isinstance(claim, Candidate):
                 assert violation_fault(query, claim.counterexample) is None
