@@ -1,7 +1,8 @@
-"""The commands about binarized networks: bnn verify, bnn attack."""
+"""The commands about binarized networks: bnn verify, bnn attack, bnn train."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -15,8 +16,10 @@ from qrobust.binarized.constraints import constraints
 from qrobust.binarized.engines import sat
 from qrobust.binarized.export import write_constraints
 from qrobust.binarized.folding import TieRule, ZeroSign, fold
-from qrobust.binarized.formats import ReadNetwork, load_binarized, read_vnnlib
+from qrobust.binarized.formats import ReadNetwork, load_binarized, read_vnnlib, save_binarized
 from qrobust.binarized.race import ENGINES, PORTFOLIO
+from qrobust.binarized.recipes import RECIPES, recipe_of
+from qrobust.binarized.training import train as train_network
 from qrobust.cli import show
 from qrobust.cli.commands import app
 from qrobust.cli.compare import EXIT
@@ -142,6 +145,40 @@ def attack(
         )
     _print(found.to_json(), str(found), json=json, quiet=quiet)
     raise typer.Exit(EXIT[found.verdict])
+
+
+@bnn.command("train")
+def train(
+    table: Annotated[Path, typer.Argument(help="A CSV file with a header: inputs from 0 to 1, last the class's number.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write: .npz or .json.")],
+    recipe: Annotated[str, typer.Option(help=f"{', '.join(RECIPES)}.")] = "binary",
+    hidden: Annotated[str | None, typer.Option(help="Neurons of each hidden layer, as in '100, 100'.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes through the table.")] = None,
+    eps: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="The ball of losses about balls.")] = None,
+    step: Annotated[str | None, typer.Option(help="The step that inputs are rounded to, as in 1/4.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random numbers.")] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
+) -> None:
+    """Train a binarized network by recipe. It needs `pip install qrobust[tensorflow]`.
+
+    \b
+    qrobust bnn train digits.csv --recipe ternary-l1-stable --output digits.npz
+    """
+    chosen = replace(recipe_of(recipe), seed=seed)
+    if output.suffix not in (".npz", ".json"):
+        raise UsageError(f"--output is {output}, give a name that ends in .npz or .json")
+    sizes = chosen.hidden if hidden is None else tuple(int(size) for size in numbers(hidden, "--hidden") if size >= 1)
+    chosen = replace(chosen, hidden=sizes, epochs=epochs or chosen.epochs, step=step or chosen.step)
+    chosen = chosen if eps is None else replace(chosen, eps=eps)
+    _, values = read_table(table)
+    labels = values[:, -1].astype(np.int64)
+    if len(values) == 0 or values.shape[1] < 2 or not np.array_equal(labels, values[:, -1]):
+        raise ShapeError(f"{table} needs rows of inputs, and last a column of whole numbers, the classes")
+    say = (lambda text: None) if quiet else show.progress
+    network = train_network(chosen, values[:, :-1], labels, int(labels.max()) + 1, name=output.stem, say=say)
+    save_binarized(network, output)
+    right = float((fold(network).labels(network.grid.levels(values[:, :-1])) == labels).mean())
+    show.line(f"wrote {output}: {network}, {right:.2%} of the table labelled rightly, in integers", quiet=quiet)
 
 
 def _target(text: str) -> Target:
