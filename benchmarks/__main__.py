@@ -23,6 +23,7 @@ import numpy as np
 from benchmarks import (
     acasxu,
     bnn,
+    bnn_attacks,
     bnn_recipes,
     deployment,
     explicit_peers,
@@ -341,24 +342,14 @@ def bnn_rows(limit: float) -> Rows:
 
 def recipe_rows(limit: float) -> Rows:
     """Networks of signs by recipe: accuracy, weights, and how questions about the first test images are decided."""
-    rows: Rows = []
-    images = f"of {bnn_recipes.IMAGES} images"
-    for found in bnn_recipes.measure(say=lambda text: print(text, file=sys.stderr, flush=True)):
-        work, name = f"bnn-recipes-{found.name}", "bnn-recipes"
-        rows += [
-            row(work, "accuracy", found.accuracy, "share of 10,000 test images", name=name),
-            row(work, "non-zero weights", found.weights, "weights", name=name),
-        ]
-        for one in found.solved:
-            at, limit_words = f"{work}, eps {one.eps:g}", f"{images}, {bnn_recipes.SECONDS:g} s each"
-            rows += [
-                row(at, "share decided", one.decided, f"share {limit_words}", name=name),
-                row(at, "verified accuracy", one.verified, f"share {limit_words}", name=name),
-                row(at, "stable neurons", one.stable, f"share, mean {images}", name=name),
-                row(at, "mean_seconds", float(np.mean(one.seconds)), f"s {limit_words}", name=name),
-                row(at, "worst_seconds", max(one.seconds), f"s {limit_words}", name=name),
-            ]
-    return rows
+    found = bnn_recipes.measure(say=lambda text: print(text, file=sys.stderr, flush=True))
+    return [row(*fact, name="bnn-recipes") for one in found for fact in one.facts()]
+
+
+def attack_rows(limit: float) -> Rows:
+    """Attacks by name on the binary MNIST network, towards the second-best class."""
+    found = bnn_attacks.measure(say=lambda text: print(text, file=sys.stderr, flush=True))
+    return [row(*fact, name="bnn-attacks") for one in found for fact in one.facts()]
 
 
 def enumerate_int8(limit: float) -> Rows:
@@ -420,6 +411,7 @@ BENCHMARKS: dict[str, Callable[[float], Rows]] = {
     "signoff": signoff_rows,
     "box-int8": bounded_int8,
     "bnn": bnn_rows,
+    "bnn-attacks": attack_rows,
     "bnn-recipes": recipe_rows,
 }
 BENCHMARKS |= {

@@ -18,7 +18,7 @@ from qrobust.binarized import Ball, BinarizedNetwork, BinarizedSession, Folded, 
 from qrobust.binarized.formats import load_binarized
 from qrobust.layers import IntArray
 
-IMAGES = 16  # the first of the test images
+IMAGES = 8  # the first of the test images
 SECONDS = 30.0  # for each
 EPS = (Fraction(1, 20), Fraction(1, 10), Fraction(1, 5))
 
@@ -42,6 +42,24 @@ class Measured:
     accuracy: float
     weights: int
     solved: tuple[Solved, ...]
+
+    def facts(self) -> list[tuple[str, str, float, str]]:
+        """Work, metric, value and unit of each row."""
+        work, limit = f"bnn-recipes-{self.name}", f"of {IMAGES} images, {SECONDS:g} s each"
+        found: list[tuple[str, str, float, str]] = [
+            (work, "accuracy", self.accuracy, "share of 10,000 test images"),
+            (work, "non-zero weights", self.weights, "weights"),
+        ]
+        for one in self.solved:
+            at = f"{work}, eps {one.eps:g}"
+            found += [
+                (at, "share decided", one.decided, f"share {limit}"),
+                (at, "verified accuracy", one.verified, f"share {limit}"),
+                (at, "stable neurons", one.stable, f"share, mean of {IMAGES} images"),
+                (at, "mean_seconds", float(np.mean(one.seconds)), f"s {limit}"),
+                (at, "worst_seconds", max(one.seconds), f"s {limit}"),
+            ]
+        return found
 
 
 def measure(say: Callable[[str], None]) -> list[Measured]:
