@@ -156,6 +156,22 @@ def test_a_program_starts_from_what_it_is_given() -> None:
     assert program.cost @ found >= program.cost @ start
 
 
+def test_another_use_of_highs_in_the_process_does_not_matter() -> None:
+    import highspy
+    from scipy import sparse
+
+    other = highspy.Highs()
+    other.setOptionValue("output_flag", False)
+    other.setOptionValue("threads", 2)
+    other.run()
+    ones = np.ones(3, dtype=np.int64)
+    program = Program(sparse.csr_array(np.ones((1, 3))), np.array([-np.inf]), np.array([2.0]), np.ones(3), 0 * ones, ones)
+    found = maximise(program, 5.0)
+    assert found.optimal
+    assert found.values is not None
+    assert found.values.sum() == 2
+
+
 def test_bad_questions_are_refused() -> None:
     network, ball = wide(60)
     with pytest.raises(NumberError, match="time limit"):

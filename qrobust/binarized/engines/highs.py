@@ -47,6 +47,7 @@ def maximise(program: Program, seconds: float, *, start: IntArray | None = None,
     """Solve a program on one thread, from a feasible point if one is given; with first_only any solution will do."""
     import highspy
 
+    highspy.Highs.resetGlobalScheduler(True)  # else it refuses to run where others ran it on more threads before
     solver = highspy.Highs()
     options = (
         ("output_flag", False),
