@@ -23,6 +23,8 @@ import numpy as np
 from benchmarks import (
     acasxu,
     bnn,
+    bnn_attacks,
+    bnn_recipes,
     deployment,
     explicit_peers,
     integers,
@@ -340,6 +342,18 @@ def bnn_rows(limit: float) -> Rows:
     return rows
 
 
+def recipe_rows(limit: float) -> Rows:
+    """Networks of signs by recipe: accuracy, weights, and how questions about the first test images are decided."""
+    found = bnn_recipes.measure(say=lambda text: print(text, file=sys.stderr, flush=True))
+    return [row(*fact, name="bnn-recipes") for one in found for fact in one.facts()]
+
+
+def attack_rows(limit: float) -> Rows:
+    """Attacks by name on the binary MNIST network, towards the second-best class."""
+    found = bnn_attacks.measure(say=lambda text: print(text, file=sys.stderr, flush=True))
+    return [row(*fact, name="bnn-attacks") for one in found for fact in one.facts()]
+
+
 def enumerate_int8(limit: float) -> Rows:
     """Two-feature int8 programs against their float models, at all 65,536 inputs."""
     name, peer = "enumerate-int8", "LiteRT's reference kernels and a float64 forward pass, no proof"
@@ -399,6 +413,8 @@ BENCHMARKS: dict[str, Callable[[float], Rows]] = {
     "signoff": signoff_rows,
     "box-int8": bounded_int8,
     "bnn": bnn_rows,
+    "bnn-attacks": attack_rows,
+    "bnn-recipes": recipe_rows,
 }
 BENCHMARKS |= {
     name: lambda _, name=name: on_cores(name)  # type: ignore[misc]

@@ -4,12 +4,14 @@ from qrobust.binarized import Ball, BinarizedSession, Robustness
 """
 
 from qrobust.binarized.answers import BinarizedAnswer, LeastChangeAnswer, Witness
+from qrobust.binarized.attacks import AttackAnswer, Method, run_attack
 from qrobust.binarized.folding import Folded, TieRule, ZeroSign, fold
 from qrobust.binarized.network import BatchNorm, BinarizedNetwork, Block, Grid, InputRounding, Linear
 from qrobust.binarized.queries import Ball, Box, LeastChange, Norm, Region, Robustness
 from qrobust.binarized.solve import BinarizedSession
 
 __all__ = [
+    "AttackAnswer",
     "Ball",
     "BatchNorm",
     "BinarizedAnswer",
@@ -23,6 +25,7 @@ __all__ = [
     "LeastChange",
     "LeastChangeAnswer",
     "Linear",
+    "Method",
     "Norm",
     "Region",
     "Robustness",
@@ -30,4 +33,5 @@ __all__ = [
     "Witness",
     "ZeroSign",
     "fold",
+    "run_attack",
 ]

@@ -14,12 +14,12 @@ from __future__ import annotations
 import time
 
 import numpy as np
-import numpy.typing as npt
 
 from qrobust.binarized.folding import Folded, TieRule
 from qrobust.binarized.queries import Norm, Region, level_costs
+from qrobust.binarized.surrogate import backward, forward, scores
 from qrobust.interval import FloatArray
-from qrobust.layers import IntArray, SparseMatrix
+from qrobust.layers import IntArray
 
 ROUNDS = 12
 BATCH = 16
@@ -45,37 +45,22 @@ def attack(
 
 def _random_points(region: Region, count: int, rng: np.random.Generator) -> IntArray:
     corners = np.where(rng.random((count, len(region.centre))) < 0.5, region.lower, region.upper)
-    return _projected(region, corners, rng.random(corners.shape))
+    return projected(region, corners, rng.random(corners.shape))
 
 
 def _gradient(folded: Folded, points: IntArray, label: int, rng: np.random.Generator) -> FloatArray:
     """Return the surrogate's derivative of a rival's lead. Shapes: points and result (batch, inputs)."""
-    x = points
-    windows: list[npt.NDArray[np.bool_]] = []
-    for layer in folded.layers:
-        lead = (layer.matrix @ x.T).T - layer.threshold
-        reach = np.sqrt(np.maximum(1.0, abs(layer.matrix).sum(axis=1))) * (
-            1 if windows else max(1.0, float(np.ptp(points)) / 4)
-        )
-        windows.append(np.abs(lead) <= rng.choice([1.0, 3.0]) * reach)
-        x = np.where(lead >= 0, 1, -1)
-    sums = (folded.matrix @ x.T).T.astype(np.float64) * [float(s) for s in folded.scale] + [float(b) for b in folded.bias]
+    signs, windows = forward(folded, points, [float(rng.choice([1.0, 3.0])) for _ in folded.layers])
+    sums = scores(folded, signs)
     sums[:, label] = -np.inf
     rival = sums.argmax(axis=1)
     spread = np.abs(sums.max(axis=1, keepdims=True) - sums)
     second = np.where(spread + 1e9 * (spread == 0) < np.inf, spread, np.inf).argsort(axis=1)[:, min(1, sums.shape[1] - 2)]
     rival = np.where(rng.random(len(rival)) < 0.7, rival, second)
     slope = np.zeros((len(points), len(folded.scale)))
-    slope[np.arange(len(points)), rival] = [float(folded.scale[r]) for r in rival]
-    slope[:, label] -= float(folded.scale[label])
-    back = _times(slope, folded.matrix)
-    for layer, window in zip(reversed(folded.layers), reversed(windows), strict=True):
-        back = _times(back * window, layer.matrix)
-    return back
-
-
-def _times(rows: FloatArray, matrix: SparseMatrix) -> FloatArray:
-    return np.asarray((matrix.T @ rows.T).T, dtype=np.float64)
+    slope[np.arange(len(points)), rival] = 1.0
+    slope[:, label] -= 1.0
+    return backward(folded, slope, windows)
 
 
 def _moved(region: Region, points: IntArray, gradient: FloatArray, rng: np.random.Generator) -> IntArray:
@@ -84,10 +69,10 @@ def _moved(region: Region, points: IntArray, gradient: FloatArray, rng: np.rando
     share = rng.choice(KEPT, size=(len(points), 1))
     moved = np.where(rng.random(points.shape) < share, ends, points)
     gain = np.abs(gradient) * (1 + 0.5 * rng.random(points.shape))
-    return _projected(region, moved, gain)
+    return projected(region, moved, gain)
 
 
-def _projected(region: Region, points: IntArray, gain: FloatArray) -> IntArray:
+def projected(region: Region, points: IntArray, gain: FloatArray) -> IntArray:
     """Return the points with so many of their changes undone, those that gain least, that the cost is allowed."""
     if region.norm is Norm.LINF:
         return points

@@ -17,13 +17,16 @@ Source    Cheng et al. 2018 (inter-neuron factoring), arXiv 1710.03107; Jia and 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from qrobust.binarized.folding import Folded, TieRule
+from qrobust.binarized.folding import Folded, Rival, TieRule
 from qrobust.binarized.queries import Region
 from qrobust.layers import IntArray, SparseMatrix
+
+NO_LIMIT = 2**61  # above what any row of a folded network sums to
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +77,24 @@ class Constraints:
         """The mean number of terms of a row."""
         return float(self.matrix.nnz / max(1, self.matrix.shape[0]))
 
+    def columns_of(self, levels: IntArray) -> IntArray:
+        """Return the values of all variables that an input of the region stands for. Shapes: (inputs,); (variables,)."""
+        free = levels - self.region.lower
+        pairs = zip(self.pixels.tolist(), self.counts, strict=True)
+        states = [int(np.searchsorted(np.cumsum(counts), free[pixel], side="right")) for pixel, counts in pairs]
+        if self.is_unary:
+            sizes = np.diff(self.starts)
+            place = np.arange(self.columns) - np.repeat(self.starts[:-1], sizes)
+            values = (place < np.repeat(states, sizes)).astype(np.int64)
+        else:
+            values = np.array(states, dtype=np.int64)
+        found = np.concatenate([values, np.zeros(self.matrix.shape[0], dtype=np.int64)])
+        while True:  # as often as there are layers
+            signs = (self.matrix @ found >= self.threshold).astype(np.int64)
+            if np.array_equal(signs, found[self.columns :]):
+                return found
+            found[self.columns :] = signs
+
     def input_levels(self, columns: IntArray) -> IntArray:
         """Return the input that values of the pixels' columns stand for. Shapes: columns (columns,); result (inputs,)."""
         found = self.region.centre.copy()
@@ -90,10 +111,20 @@ def row_bounds(matrix: SparseMatrix, ranges: IntArray) -> tuple[IntArray, IntArr
 
 def constraints(folded: Folded, region: Region, label: int, tie: TieRule) -> Constraints:
     """Return the constraints of the question whether an input of the region loses the label."""
+    return _folded_over(folded, region, folded.rivals(label, tie))
+
+
+def lead_constraints(folded: Folded, region: Region, label: int, target: int) -> Constraints:
+    """Return constraints whose one rival, in reach or not, is the lead of a class over the label, up to scale and shift."""
+    rivals = (rival for rival in folded.rivals(label, TieRule.LABEL) if rival.number == target)
+    return _folded_over(folded, region, (replace(rival, threshold=-NO_LIMIT) for rival in rivals))
+
+
+def _folded_over(folded: Folded, region: Region, rivals: Iterable[Rival]) -> Constraints:
     folding = _Folding(region)
     for layer in folded.layers:
         folding.add(layer.matrix, layer.threshold)
-    return pruned(folding.finish(folded, label, tie))
+    return pruned(folding.finish(rivals))
 
 
 Terms = tuple[IntArray, IntArray]  # the columns of a row, and their factors
@@ -163,11 +194,11 @@ class _Folding:
             self._thresholds.append(limit)
         return self._known[key], flipped
 
-    def finish(self, folded: Folded, label: int, tie: TieRule) -> Constraints:
+    def finish(self, found: Iterable[Rival]) -> Constraints:
         """Return the constraints, the rivals that intervals rule out left out."""
         width = len(self._ranges)
         rivals, limits, classes = [], [], []
-        for rival in folded.rivals(label, tie):
+        for rival in found:
             row, limit, _, most = self._combined(rival.row, np.array([rival.threshold]))
             if most[0] >= limit[0]:
                 rivals.append((row.indices, row.data))

@@ -93,6 +93,11 @@ class Folded:
             return np.asarray(sums * np.array(factor, dtype=np.int64) + np.array(offset, dtype=np.int64))
         return np.asarray(sums.astype(object) * np.array(factor, dtype=object) + np.array(offset, dtype=object))
 
+    @property
+    def score_unit(self) -> int:
+        """What the integers of `scores` are to be divided by."""
+        return math.lcm(*(value.denominator for value in (*self.scale, *self.bias)))
+
     def labels(self, levels: IntArray) -> IntArray:
         """Return the classes of greatest score, the first of equals. Shapes: levels (batch, inputs); result (batch,)."""
         return np.asarray(np.argmax(self.scores(levels), axis=1), dtype=np.int64)
@@ -137,7 +142,7 @@ class Folded:
 
     @cached_property
     def _common(self) -> tuple[list[int], list[int]]:
-        common = math.lcm(*(value.denominator for value in (*self.scale, *self.bias)))
+        common = self.score_unit
         return [int(value * common) for value in self.scale], [int(value * common) for value in self.bias]
 
     @property

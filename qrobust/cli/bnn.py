@@ -1,7 +1,8 @@
-"""The commands about binarized networks: bnn verify."""
+"""The commands about binarized networks: bnn verify, bnn attack, bnn train."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -10,12 +11,15 @@ import numpy as np
 import typer
 
 from qrobust.binarized import Ball, BinarizedNetwork, BinarizedSession, Box, Grid, InputRounding, LeastChange, Norm, Robustness
+from qrobust.binarized.attacks import Method, Target, run_attack
 from qrobust.binarized.constraints import constraints
 from qrobust.binarized.engines import sat
 from qrobust.binarized.export import write_constraints
 from qrobust.binarized.folding import TieRule, ZeroSign, fold
-from qrobust.binarized.formats import ReadNetwork, load_binarized, read_vnnlib
+from qrobust.binarized.formats import ReadNetwork, load_binarized, read_vnnlib, save_binarized
 from qrobust.binarized.race import ENGINES, PORTFOLIO
+from qrobust.binarized.recipes import RECIPES, recipe_of
+from qrobust.binarized.training import train as train_network
 from qrobust.cli import show
 from qrobust.cli.commands import app
 from qrobust.cli.compare import EXIT
@@ -46,6 +50,15 @@ class TieName(StrEnum):
     FIRST = "first"
     RIVAL = "rival"
     LABEL = "label"
+
+
+class MethodName(StrEnum):
+    """How an attack looks for an input."""
+
+    FGSM = "fgsm"
+    IFGSM = "ifgsm"
+    MILP = "milp"
+    IPROP = "iprop"
 
 
 @bnn.command("verify")
@@ -80,9 +93,7 @@ def verify(
     qrobust bnn verify net.onnx.gz --step 1 --range 0:255 --vnnlib query.vnnlib.gz
     """
     read = load_binarized(model, _grid(step, reach, rounding), None if scheme is None else parse_scheme(scheme))
-    if zero not in (1, -1):
-        raise UsageError(f"--sign-of-zero is {zero}, give 1 or -1")
-    policies = TieRule(tie.value), ZeroSign.PLUS if zero == 1 else ZeroSign.MINUS
+    policies = _policies(tie, zero)
     with BinarizedSession(seed=seed) as session, show.waiting("deciding", quiet=quiet or json):
         if least:
             if vnnlib is not None or eps is not None:
@@ -97,6 +108,93 @@ def verify(
     _write(query, answer.label, export, proof)
     _print(answer.to_json(), str(answer), json=json, quiet=quiet)
     raise typer.Exit(EXIT[answer.verdict])
+
+
+@bnn.command("attack")
+def attack(
+    model: Annotated[Path, typer.Argument(help="A binarized network: .json, .npz, .onnx, .onnx.gz.")],
+    method: Annotated[MethodName, typer.Option(help="How an input is looked for.")] = MethodName.IFGSM,
+    given: Annotated[str | None, typer.Option("--input", help="An input, '0, 1, 0.5', or a CSV file with a header.")] = None,
+    row: Annotated[int, typer.Option(help="Which row of the CSV file, from 1.")] = 1,
+    eps: Annotated[str | None, typer.Option(help="The radius of the ball about the input.")] = None,
+    norm: Annotated[NormName, typer.Option(help="The ball's norm; iprop takes linf.")] = NormName.LINF,
+    target: Annotated[str, typer.Option(help="any, second (the rival of greatest score), or a class's number.")] = "any",
+    label: Annotated[int | None, typer.Option(help="The label to take; the input's own by default.")] = None,
+    tie: Annotated[TieName, typer.Option(help="Who has the label where scores are equal.")] = TieName.FIRST,
+    zero: Annotated[int, typer.Option("--sign-of-zero", help="What sign(0) is: 1 or -1.")] = 1,
+    step: Annotated[str | None, typer.Option(help="The step that inputs are rounded to, as in 1/255.")] = None,
+    reach: Annotated[str | None, typer.Option("--range", help="The inputs' range, as in 0:1.")] = None,
+    rounding: Annotated[str, typer.Option(help="half-even, half-up or half-away.")] = "half-even",
+    scheme: Annotated[str | None, typer.Option(help="Binarize a float network: binary or ternary.")] = None,
+    go_on: Annotated[bool, typer.Option("--maximise", help="Raise the lead on after the label is taken.")] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds.")] = 60.0,
+    seed: Annotated[int, typer.Option(help="Of the random choices.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
+) -> None:
+    """Look for an input near another that takes its label, and replay it in integers. Exit code 1 taken, 3 not taken.
+
+    \b
+    qrobust bnn attack model.npz --input image.csv --eps 0.02 --method iprop --target second
+    """
+    read = load_binarized(model, _grid(step, reach, rounding), None if scheme is None else parse_scheme(scheme))
+    query = _query((given, row, eps, norm), None, read, label, _policies(tie, zero))
+    with show.waiting("attacking", quiet=quiet or json):
+        found = run_attack(
+            query, Method(method.value), target=_target(target), seconds=timeout, stop_at_hit=not go_on, seed=seed
+        )
+    _print(found.to_json(), str(found), json=json, quiet=quiet)
+    raise typer.Exit(EXIT[found.verdict])
+
+
+@bnn.command("train")
+def train(
+    table: Annotated[Path, typer.Argument(help="A CSV file with a header: inputs from 0 to 1, last the class's number.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write: .npz or .json.")],
+    recipe: Annotated[str, typer.Option(help=f"{', '.join(RECIPES)}.")] = "binary",
+    hidden: Annotated[str | None, typer.Option(help="Neurons of each hidden layer, as in '100, 100'.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes through the table.")] = None,
+    eps: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="The ball of losses about balls.")] = None,
+    step: Annotated[str | None, typer.Option(help="The step that inputs are rounded to, as in 1/4.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random numbers.")] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
+) -> None:
+    """Train a binarized network by recipe. It needs `pip install qrobust[tensorflow]`.
+
+    \b
+    qrobust bnn train digits.csv --recipe ternary-l1-stable --output digits.npz
+    """
+    chosen = replace(recipe_of(recipe), seed=seed)
+    if output.suffix not in (".npz", ".json"):
+        raise UsageError(f"--output is {output}, give a name that ends in .npz or .json")
+    sizes = chosen.hidden if hidden is None else tuple(int(size) for size in numbers(hidden, "--hidden") if size >= 1)
+    chosen = replace(chosen, hidden=sizes, epochs=epochs or chosen.epochs, step=step or chosen.step)
+    chosen = chosen if eps is None else replace(chosen, eps=eps)
+    _, values = read_table(table)
+    labels = values[:, -1].astype(np.int64)
+    if len(values) == 0 or values.shape[1] < 2 or not np.array_equal(labels, values[:, -1]):
+        raise ShapeError(f"{table} needs rows of inputs, and last a column of whole numbers, the classes")
+    say = (lambda text: None) if quiet else show.progress
+    network = train_network(chosen, values[:, :-1], labels, int(labels.max()) + 1, name=output.stem, say=say)
+    save_binarized(network, output)
+    right = float((fold(network).labels(network.grid.levels(values[:, :-1])) == labels).mean())
+    show.line(f"wrote {output}: {network}, {right:.2%} of the table labelled rightly, in integers", quiet=quiet)
+
+
+def _target(text: str) -> Target:
+    if text == "any":
+        return "any"
+    if text == "second":
+        return "second"
+    if not text.isdecimal():
+        raise UsageError(f"--target is {text!r}, give any, second or the number of a class")
+    return int(text)
+
+
+def _policies(tie: TieName, zero: int) -> tuple[TieRule, ZeroSign]:
+    if zero not in (1, -1):
+        raise UsageError(f"--sign-of-zero is {zero}, give 1 or -1")
+    return TieRule(tie.value), ZeroSign.PLUS if zero == 1 else ZeroSign.MINUS
 
 
 Where = tuple[str | None, int, str | None, NormName]

@@ -22,6 +22,11 @@ def warning(text: str) -> None:
     print("warning: " + " ".join(text.split()), file=sys.stderr)
 
 
+def progress(text: str) -> None:
+    """Print how far a long work has come, on standard error."""
+    print(text, file=sys.stderr)
+
+
 def document(value: Any) -> None:
     """Print JSON."""
     print(json.dumps(value, indent=1, allow_nan=False))

@@ -10,16 +10,14 @@ Source    Khalil et al. 2019, arXiv 1810.03538; Huangfu and Hall 2018 (HiGHS)
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import numpy as np
 
 from qrobust.binarized.constraints import Constraints, row_bounds
 from qrobust.binarized.engines.base import Found, Nothing, Outcome, Undecided
+from qrobust.binarized.engines.highs import Program, maximise
 from qrobust.binarized.queries import Norm
 from qrobust.binarized.unary import unary
-from qrobust.interval import FloatArray
-from qrobust.layers import SparseMatrix
 
 
 def decide(found: Constraints, seconds: float) -> Outcome:
@@ -29,7 +27,7 @@ def decide(found: Constraints, seconds: float) -> Outcome:
         found = unary(found)
     if not found.matrix.shape[1]:  # no variable is left, and the rivals left win everywhere
         return Found(found.region.centre)
-    program = _Program(found)
+    program = Rows(found)
     slack = row_bounds(found.rivals, found.ranges)[1] - found.rival_threshold
     undecided = ""
     for rival in np.argsort(-slack, kind="stable").tolist():
@@ -43,8 +41,8 @@ def decide(found: Constraints, seconds: float) -> Outcome:
     return Undecided(undecided) if undecided else Nothing(exact=False)
 
 
-class _Program:
-    """The rows that all rivals share."""
+class Rows:
+    """The rows that all rivals share, as rows of an integer program."""
 
     def __init__(self, found: Constraints) -> None:
         from scipy import sparse
@@ -62,48 +60,24 @@ class _Program:
         self._lower = np.concatenate([least, -free, found.hard_threshold]).astype(np.float64)
         self._upper = np.concatenate([free, found.threshold - 1, np.full(found.hard.shape[0], np.inf)]).astype(np.float64)
 
-    def ask(self, rival: int, seconds: float) -> Outcome:
-        """Look for an input where one rival takes the label."""
-        import highspy
+    def program(self, rival: int, least: float = -np.inf) -> Program:
+        """Return the program that maximises a rival's row, where it is to be `least` or more."""
         from scipy import sparse
 
+        row, ranges = self._found.rivals[[rival]], self._found.ranges
+        cost = row.toarray().reshape(-1).astype(np.float64)
+        matrix, lower, upper = self._matrix, self._lower, self._upper
+        if least > -np.inf:
+            matrix = sparse.csr_array(sparse.vstack([matrix, row]))
+            lower, upper = np.append(lower, least), np.append(upper, np.inf)
+        return Program(matrix, lower, upper, cost, np.zeros_like(ranges), ranges)
+
+    def ask(self, rival: int, seconds: float) -> Outcome:
+        """Look for an input where one rival takes the label."""
         found = self._found
-        row, limit = found.rivals[[rival]], float(found.rival_threshold[rival])
-        matrix = sparse.csr_array(sparse.vstack([self._matrix, row]))
-        model = _model(matrix, np.append(self._lower, limit), np.append(self._upper, np.inf), found.ranges, row)
-        solver = highspy.Highs()
-        for option, value in (
-            ("output_flag", False),
-            ("threads", 1),
-            ("time_limit", max(seconds, 0.01)),
-            ("mip_max_improving_sols", 1),
-            ("mip_feasibility_tolerance", 1e-9),
-        ):
-            solver.setOptionValue(option, value)
-        solver.passModel(model)
-        solver.run()
-        status = solver.getModelStatus()
-        if status == highspy.HighsModelStatus.kInfeasible:
+        solution = maximise(self.program(rival, float(found.rival_threshold[rival])), seconds, first_only=True)
+        if solution.infeasible:
             return Nothing(exact=False)
-        values = np.asarray(solver.getSolution().col_value, dtype=np.float64)
-        if solver.getInfo().primal_solution_status != 2 or not np.isfinite(values).all():
-            return Undecided(f"HiGHS stopped: {solver.modelStatusToString(status).lower()}")
-        return Found(found.input_levels(np.rint(values[: found.columns]).astype(np.int64)))
-
-
-def _model(matrix: SparseMatrix, lower: FloatArray, upper: FloatArray, ranges: Any, row: SparseMatrix) -> Any:
-    import highspy
-
-    width = matrix.shape[1]
-    model = highspy.HighsLp()
-    model.num_col_, model.num_row_ = width, matrix.shape[0]
-    model.col_cost_ = row.toarray().reshape(-1).astype(np.float64)
-    model.col_lower_, model.col_upper_ = np.zeros(width), ranges.astype(np.float64)
-    model.row_lower_, model.row_upper_ = lower, upper
-    model.sense_ = highspy.ObjSense.kMaximize
-    model.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
-    model.a_matrix_.start_ = matrix.indptr.astype(np.int32)
-    model.a_matrix_.index_ = matrix.indices.astype(np.int32)
-    model.a_matrix_.value_ = matrix.data.astype(np.float64)
-    model.integrality_ = [highspy.HighsVarType.kInteger] * width
-    return model
+        if solution.values is None:
+            return Undecided(f"HiGHS stopped: {solution.status}")
+        return Found(found.input_levels(solution.values[: found.columns]))

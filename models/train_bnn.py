@@ -1,0 +1,96 @@
+"""Train networks of signs on MNIST by recipe, with Keras on TensorFlow.
+
+    python -m models.train_bnn --mnist ../shared/data/bench/mnist
+    python -m models.train_bnn --mnist ../shared/data/bench/mnist --only ternary-l1-stable
+
+Needs `pip install qrobust[tensorflow]` and the four files of MNIST, which are not kept in the project. Each network is kept as
+an .npz file, from the first seed, whatever accuracy it gives.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from models.publish import FOLDER, LICENCE, percent, run, versions
+from models.train_mnist import DIGITS, MNIST, MNIST_SHA256, Images, load_mnist
+from qrobust.binarized import BinarizedNetwork, fold
+from qrobust.binarized.formats import save_binarized
+from qrobust.binarized.recipes import RECIPES, Recipe, Weights
+from qrobust.binarized.training import train as train_network
+from qrobust.files import write_whole
+
+KEPT = ("binary", "ternary-l1-stable", "binmask-cbd-pgd")
+
+
+def stem(name: str) -> str:
+    """The name of a recipe's files."""
+    return "bnn_" + name.replace("-", "_")
+
+
+def share_right(network: BinarizedNetwork, images: Images) -> float:
+    """The share of images that the network labels rightly, in integers."""
+    return float((fold(network).labels(network.grid.levels(images.inputs)) == images.labels).mean())
+
+
+def in_words(recipe: Recipe) -> str:
+    """What the row of a card says of the recipe: every number that is not left out."""
+    numbers = [f"{field.name} {getattr(recipe, field.name)}" for field in fields(recipe) if getattr(recipe, field.name)]
+    return ", ".join(text.replace(str(Weights(recipe.weights)), recipe.weights.value) for text in numbers)
+
+
+def card(name: str, network: BinarizedNetwork, found: str) -> str:
+    """The card of a network as Markdown."""
+    weights = sum(linear.matrix.shape[0] * linear.matrix.shape[1] for linear in network.linears)
+    kept = [int(linear.matrix.nnz) for linear in network.linears]
+    facts = (
+        ("file", f"`models/{stem(name)}.npz`, weights -1, 0 and 1; normalizations as trained"),
+        ("origin", "trained by the project"),
+        ("licence", LICENCE),
+        ("data", "MNIST (LeCun, Cortes, Burges), 60,000 training and 10,000 test images, 784 inputs"),
+        ("data sha256", f"`{MNIST_SHA256['train-images-idx3-ubyte']}` (train-images-idx3-ubyte, unpacked)"),
+        ("recipe", f"`{name}` of qrobust.binarized.recipes: {in_words(RECIPES[name])}"),
+        ("command", f"`python -m models.train_bnn --mnist PATH --only {name}`"),
+        ("seed", f"{RECIPES[name].seed}, the first and only one"),
+        ("versions", versions("keras", "tensorflow_cpu", "numpy")),
+        ("accuracy", found),
+        ("architecture", f"{network}, signs between layers"),
+        ("non-zero weights", f"{sum(kept):,} of {weights:,}; by layer {', '.join(f'{number:,}' for number in kept)}"),
+        ("content sha256", f"`{network.sha256}`"),
+    )
+    title = f"MNIST, network of signs, recipe {name}"
+    lines = [f"# {title}", "", "Handwritten digits from 28x28 pixels by a network of signs.", "", "| | |", "|---|---|"]
+    lines += [f"| {key} | {value} |" for key, value in facts]
+    lines += ["", "## Inputs, in this order", ""]
+    lines += ["784 pixels, row by row from the top left, each from 0 (background) to 1 (ink), rounded to multiples of 0.61."]
+    lines += ["", "## Classes", "", *(f"- {digit}: the digit {digit}" for digit in range(DIGITS))]
+    return "\n".join(lines) + "\n"
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Write models/<stem>.npz and its card, for each recipe asked for."""
+    images, tests = load_mnist(arguments.mnist, "train"), load_mnist(arguments.mnist, "t10k")
+    for name in [arguments.only] if arguments.only else list(KEPT):
+        title = f"MNIST {name}"
+        network = train_network(RECIPES[name], images.inputs, images.labels, DIGITS, name=title, say=print)
+        found = f"train {percent(share_right(network, images))}, test {percent(share_right(network, tests))}, in integers"
+        save_binarized(network, FOLDER / f"{stem(name)}.npz")
+        write_whole(FOLDER / f"{stem(name)}.md", card(name, network, found).encode())
+        print(f"{stem(name)}: {found}", flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script."""
+    parser = argparse.ArgumentParser(description="Train networks of signs on MNIST with Keras.")
+    parser.add_argument("--mnist", type=Path, default=MNIST, metavar="PATH", help=f"folder of MNIST (default: {MNIST})")
+    parser.add_argument(
+        "--only", choices=list(RECIPES), metavar="NAME", help=f"one of {', '.join(RECIPES)} (default: those kept)"
+    )
+    return run(parser, train, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""What training a network of signs adds to cross entropy, each a function of arrays: one layer or one loss, by name.
+
+`xp` is the array library: NumPy, or `keras.ops` where derivatives are wanted. A quantizer gives values alone; `through` gives
+them the derivative of something else.
+
+Source    Bengio et al. 2013, arXiv 1308.3432 (straight-through); Hubara et al. 2016, arXiv 1602.02830 (binary weights);
+          Narodytska et al. 2020, ICLR (ternary weights, L1 on the latent weights, stable sign), the loss of which is that of
+          Xiao et al. 2019, arXiv 1809.03008; Jia and Rinard 2020, arXiv 2005.03597 (BinMask, cardinality bound decay,
+          projected gradients)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any
+
+from qrobust.errors import UnsupportedError
+
+TERNARY_THRESHOLD = 0.05  # a latent weight nearer to 0 is the weight 0
+Stop = Callable[[Any], Any]
+
+
+class Weights(Enum):
+    """What the weights of all layers are."""
+
+    BINARY = "binary"  # -1 and 1
+    TERNARY = "ternary"  # -1, 0 and 1, by a threshold
+    BINMASK = "binmask"  # a sign times a mask of 0 and 1, each with latent numbers of its own
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained; a factor of 0 leaves its loss out.
+
+    Units     l1, mask_decay, stable_sign, bound_decay are factors of losses; eps that of the ball, in inputs; bound_limit in
+              signs; attack_steps of projected gradients a batch
+    """
+
+    weights: Weights = Weights.BINARY
+    l1: float = 0.0
+    mask_decay: float = 0.0
+    stable_sign: float = 0.0
+    bound_decay: float = 0.0
+    bound_limit: float = 0.0
+    attack_steps: int = 0
+    eps: float = 0.1
+    hidden: tuple[int, ...] = (100, 100)
+    epochs: int = 15
+    batch: int = 128
+    rate: float = 1e-3
+    step: str = "0.61"
+    seed: int = 0
+
+
+_BINMASK = Recipe(Weights.BINMASK, mask_decay=1.0)
+RECIPES = {
+    "binary": Recipe(),
+    "ternary": Recipe(Weights.TERNARY),
+    "ternary-l1-stable": Recipe(Weights.TERNARY, l1=0.5, stable_sign=0.1),
+    "binmask": _BINMASK,
+    "binmask-cbd": replace(_BINMASK, bound_decay=0.01, bound_limit=1.0),
+    "binmask-cbd-pgd": replace(_BINMASK, bound_decay=0.01, bound_limit=1.0, attack_steps=4),
+}
+
+
+def recipe_of(name: str) -> Recipe:
+    """Return a recipe by name. Raises UnsupportedError."""
+    if name not in RECIPES:
+        raise UnsupportedError(f"there is no recipe {name!r}: name one of {', '.join(RECIPES)}")
+    return RECIPES[name]
+
+
+def sign(xp: Any, x: Any) -> Any:
+    """Return +1 where x >= 0, else -1."""
+    return xp.where(x >= 0, xp.ones_like(x), -xp.ones_like(x))
+
+
+def hard_tanh(xp: Any, x: Any) -> Any:
+    """Return x kept between -1 and 1: what the derivative of a sign is taken from."""
+    return xp.clip(x, -1.0, 1.0)
+
+
+def through(values: Any, carrier: Any, stop: Stop) -> Any:
+    """Return values with the derivative of a carrier; `stop` is the identity without derivative."""
+    return carrier + stop(values - carrier)
+
+
+def ternary(xp: Any, latent: Any) -> Any:
+    """Return the sign of latent weights, and 0 for those within TERNARY_THRESHOLD of 0."""
+    return xp.where(xp.abs(latent) < TERNARY_THRESHOLD, xp.zeros_like(latent), sign(xp, latent))
+
+
+def mask(xp: Any, latent: Any) -> Any:
+    """Return 1 where a weight is kept (latent >= 0), else 0."""
+    return xp.where(latent >= 0, xp.ones_like(latent), xp.zeros_like(latent))
+
+
+def weights(xp: Any, kind: Weights, latent: Any, masked: Any, stop: Stop) -> Any:
+    """Return a layer's weights with derivatives. `masked`: the mask's latent numbers, looked at for BINMASK alone."""
+    carrier = hard_tanh(xp, latent)
+    if kind is Weights.TERNARY:
+        return through(ternary(xp, latent), carrier, stop)
+    signs = through(sign(xp, latent), carrier, stop)
+    return signs * through(mask(xp, masked), masked, stop) if kind is Weights.BINMASK else signs
+
+
+def layer_l1(xp: Any, latent: Any) -> Any:
+    """Return the mean size of a layer's latent weights, so that each layer counts alike, whatever its size."""
+    return xp.mean(xp.abs(latent))
+
+
+def mask_size(xp: Any, masked: Any) -> Any:
+    """Return the mean of a layer's masks' positive latent numbers: only kept weights are pulled down, each layer alike."""
+    return xp.mean(xp.maximum(masked, 0.0))
+
+
+def sum_bounds(xp: Any, weight: Any, lower: Any, upper: Any) -> tuple[Any, Any]:
+    """Return the least and greatest sums weight @ v over lower <= v <= upper, in floats (a loss, no proof).
+
+    Shapes    weight (outputs, inputs); lower, upper (batch, inputs); results (batch, outputs)
+    """
+    up, down = xp.transpose(xp.maximum(weight, 0.0)), xp.transpose(xp.minimum(weight, 0.0))
+    return lower @ up + upper @ down, upper @ up + lower @ down
+
+
+def affine_bounds(xp: Any, slope: Any, shift: Any, lower: Any, upper: Any) -> tuple[Any, Any]:
+    """Return the ends of slope * y + shift over lower <= y <= upper. Shapes: slope, shift (outputs,)."""
+    ends = slope * lower + shift, slope * upper + shift
+    return xp.minimum(*ends), xp.maximum(*ends)
+
+
+def unstable(xp: Any, lower: Any, upper: Any) -> Any:
+    """Return the mean of 1 - tanh(1 + lower * upper): near 0 where both ends have one sign, up to 2 where they have not."""
+    return xp.mean(1.0 - xp.tanh(1.0 + lower * upper))
+
+
+def bound_excess(xp: Any, slope: Any, shift: Any, limit: float) -> Any:
+    """Return how far thresholds -shift / slope of sums go beyond a limit, summed over a layer's neurons."""
+    away = xp.where(xp.abs(slope) < 1e-6, xp.ones_like(slope), slope)
+    return xp.sum(xp.maximum(xp.abs(shift / away) - limit, 0.0))
