@@ -89,7 +89,9 @@ def test_inspect_compares_eps_with_the_outputs_step(
 def test_a_copy_is_inside_its_own_scheme_and_outside_another(copy: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "inspect", copy, "--of", IRIS, "--scheme", "int8")
     assert code == 0
-    assert out.splitlines()[-1].startswith("INSIDE: iris, int8 (4-5-3, 43 parameters) lies in the box of int8 around iris")
+    assert out.splitlines()[-1].startswith(
+        "INSIDE: iris, int8 (4-5-3, 43 parameters) lies in the box of every rounding to int8 around iris"
+    )
     code, out, _ = run(capsys, "inspect", copy, "--of", IRIS, "--scheme", "int16", "--json")
     found = json.loads(out)["outside"]
     assert code == 1

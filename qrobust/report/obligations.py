@@ -95,7 +95,9 @@ def _inside(desk: Desk, obligation: Obligation) -> Finding:
     assert obligation.parameters is not None
     assert obligation.copy is not None
     strays = outside(obligation.parameters, obligation.copy)
-    claim = f"every parameter of {obligation.shipped} lies in the box of {obligation.scheme} around {desk.plan.network}"
+    claim = (
+        f"every parameter of {obligation.shipped} lies in the box of {obligation.parameters.rule} around {desk.plan.network}"
+    )
     verdict = Verdict.VIOLATED if strays else Verdict.ROBUST
     notes = tuple(str(stray) for stray in strays)
     return Finding(obligation, verdict, claim, "stored parameters", Assurance.CHECKED, "exact", notes=notes)

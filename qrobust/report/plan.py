@@ -31,8 +31,8 @@
     kernels = "reference"                 # whose arithmetic runs the program: reference, xnnpack or any-kernel
     data = "drawn"                        # or domain = NAME; with both, every row must lie in the domain
 
-Of a program over a domain every integer input is asked about that means a point of the box. `inside` takes a copy and a
-scheme, and no inputs. Every fault names the line and the key, and is found before anything is proved.
+Of a program over a domain every integer input is asked about that means a point of the box. `inside` takes a
+scheme and a copy or a program, and no inputs. Every fault names the line and the key, and is found before anything is proved.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ from qrobust.interval import Interval, affine
 from qrobust.maps import random_points
 from qrobust.network import Feature, Network, Output
 from qrobust.perturbations import Copy, Rounding
-from qrobust.quantization import Scheme, parse_scheme
+from qrobust.quantization import Scheme, box_for_program, dequantized, parse_scheme
 from qrobust.report.tables import Keys, Source, Table
 
 SECONDS, MOST_SECONDS, MOST_DRAWN, MOST_OBLIGATIONS = 60, 86_400, 1_000_000, 1_000
@@ -341,14 +341,7 @@ class _Reader:
             except QRobustError as error:
                 raise table.fault("scheme", str(error)) from None
         if ask is Ask.INSIDE:
-            for key in ("copy", "scheme"):
-                if key not in table:
-                    raise table.fault(None, f"ask = 'inside' takes a copy and a scheme: {key} is missing")
-            if "program" in table:
-                raise table.fault("program", "does not go with ask = 'inside': name a copy")
-            name, copy = self._of_shipped(table, "copy")
-            assert isinstance(copy, Network)
-            return chosen, name, box, None, copy
+            return self._claimed(table, chosen)
         kind = table.one_of(("scheme", "copy", "program"), "what stands in the model's place")
         if kind == "scheme":
             return chosen, None, box, None, None
@@ -356,6 +349,21 @@ class _Reader:
         if isinstance(found, IntegerProgram):
             return None, name, None, found, None
         return None, name, Copy(found).around(self.network), None, found
+
+    def _claimed(
+        self, table: Table, scheme: Scheme | None
+    ) -> tuple[Scheme | None, str | None, ParameterBox | None, IntegerProgram | None, Network | None]:
+        """Return, for `inside`, the scheme, its box and the copy, or a program's parameters as a copy."""
+        if scheme is None:
+            raise table.fault(None, "ask = 'inside' takes a scheme, and a copy or a program: scheme is missing")
+        kind = table.one_of(("copy", "program"), "what is to lie inside")
+        name, found = self._of_shipped(table, kind)
+        if isinstance(found, Network):
+            return scheme, name, Rounding(scheme).around(self.network), None, found
+        try:
+            return scheme, name, box_for_program(self.network, scheme, found), None, dequantized(self.network, found)
+        except QRobustError as error:
+            raise table.fault("program", str(error)) from None
 
     def _of_shipped(self, table: Table, key: str) -> tuple[str, Network | IntegerProgram]:
         """Read what ships under a name, once, as a network or as a program, and see that it fits the model."""
