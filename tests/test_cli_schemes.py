@@ -215,3 +215,36 @@ def test_inspect_says_what_a_tflite_file_quantizes(capsys: pytest.CaptureFixture
     assert "1 of 6 stored arrays are quantized" in out
     assert "confidences are floats" in out
     assert "says itself what is quantized" in refused(capsys, "inspect", program, "--scheme", "int8")
+
+
+@pytest.mark.parametrize(
+    ("stem", "scheme", "code"),
+    [
+        ("wide_dynamic", "tflite-dynamic-range", 0),
+        ("convolution_dynamic", "tflite-dynamic-range", 0),
+        ("wide_fp16", "fp16", 0),
+        ("wide_dynamic", "fp16", 1),
+        ("wide_fp16", "tflite-dynamic-range", 1),
+    ],
+)
+def test_tflite_files_of_float_activations_are_copies(
+    stem: str, scheme: str, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = ROOT / "tests" / "data" / "tflite"
+    twin = str(folder / f"{stem.split('_')[0]}_float.tflite")
+    found, out, _ = run(capsys, "inspect", str(folder / f"{stem}.tflite"), "--of", twin, "--scheme", scheme)
+    assert found == code
+    assert ("OUTSIDE" if code else "INSIDE") in out
+
+
+def test_check_takes_a_dynamic_range_file_as_the_copy(capsys: pytest.CaptureFixture[str]) -> None:
+    """Against both networks, run in floats: eps on either side of the change."""
+    folder = ROOT / "tests" / "data" / "tflite"
+    names = [str(folder / f"wide_{kind}.tflite") for kind in ("float", "dynamic")]
+    point = np.full((1, 70), 0.5)
+    first, second = (qrobust.load(name).confidences(point) for name in names)
+    change = float(np.abs(first - second).max())
+    assert change > 1e-5
+    where = ("--copy", names[1], "--point", ", ".join(["0.5"] * 70))
+    assert run(capsys, "check", names[0], "--eps", str(1.01 * change), *where)[0] == 0
+    assert run(capsys, "check", names[0], "--eps", str(0.99 * change), *where)[0] == 1

@@ -28,11 +28,12 @@
     text = "..."                          # in the words of whoever asks; optional
     ask = "label"                         # label, margin (with sigma), eps (with eps), greatest-eps (with eps), inside
     program = "int8"                      # or copy = NAME (exactly these parameters), or scheme = "int8" (any rounding)
-    kernels = "reference"                 # whose arithmetic runs the program: reference, xnnpack or any-kernel
+    kernels = "reference"                 # whose arithmetic runs it: reference, xnnpack, onnxruntime (.onnx) or any-kernel
     data = "drawn"                        # or domain = NAME; with both, every row must lie in the domain
 
-Of a program over a domain every integer input is asked about that means a point of the box. `inside` takes a
-scheme and a copy or a program, and no inputs. Every fault names the line and the key, and is found before anything is proved.
+Of a program over a domain every integer input is asked about that means a point of the box, by bounds where these are too
+many to run. `inside` takes a scheme and a copy or a program, and no inputs. Every fault names the line and the key, and is
+found before anything is proved.
 """
 
 from __future__ import annotations
@@ -307,7 +308,8 @@ class _Reader:
         scheme, shipped, parameters, program, copy = self._changed(table, ask)
         if "kernels" in table and program is None:
             raise table.fault("kernels", "goes with program: leave it out")
-        kernels = Kernels(table.choice("kernels", [each.value for each in Kernels], Kernels.REFERENCE.value))
+        usual = Kernels.REFERENCE if program is None else program.runtime.kernels[0]
+        kernels = Kernels(table.choice("kernels", [each.value for each in Kernels], usual.value))
         where = self._where(table, ask)
         if program is not None and where is not None and where.domain.inequalities[1].size:
             raise table.fault("domain", "is cut by inequalities; a program is asked about over boxes: leave out its `where`")
