@@ -157,7 +157,9 @@ def test_a_held_counterexample_is_replayed() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("quantize", IRIS, "--scheme", "int8", "--out", "copy.onnx"), "name a file that ends in .json"),
+        (("quantize", IRIS, "--scheme", "int8", "--out", "copy.onnx"), "no float32 is"),
+        (("quantize", IRIS, "--scheme", "int8", "--out", "copy.txt"), "the formats written are .json, .onnx, .npz"),
+        (("quantize", IRIS, "--scheme", "int8", "--out", "copy.npz", "--double"), "--double goes with"),
         (("quantize", IRIS, "--scheme", "int8", "--out", "no/such/copy.json"), "was not written"),
         (("quantize", IRIS, "--scheme", "int99", "--out", "copy.json"), "bits is 99"),
         (("quantize", IRIS, "--scheme", "float", "--out", "copy.json"), "the scheme 'float' is not known: int8"),
@@ -248,3 +250,22 @@ def test_check_takes_a_dynamic_range_file_as_the_copy(capsys: pytest.CaptureFixt
     where = ("--copy", names[1], "--point", ", ".join(["0.5"] * 70))
     assert run(capsys, "check", names[0], "--eps", str(1.01 * change), *where)[0] == 0
     assert run(capsys, "check", names[0], "--eps", str(0.99 * change), *where)[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("scheme", "name", "options"), [("int8", "copy.npz", ()), ("int8", "copy.onnx", ("--double",)), ("fp16", "copy.onnx", ())]
+)
+def test_quantize_writes_other_formats(
+    scheme: str, name: str, options: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / name
+    assert run(capsys, "quantize", IRIS, "--scheme", scheme, "--out", str(path), *options)[0] == 0
+    copy = parse_scheme(scheme).copy(qrobust.load(IRIS))
+    assert qrobust.load(path).layers[0].weight.tolist() == copy.layers[0].weight.tolist()
+
+
+def test_what_float32_would_round_is_not_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(capsys, "quantize", IRIS, "--scheme", "int8", "--out", str(tmp_path / "copy.onnx"))
+    assert "no float32 is" in line
+    assert "--double" in line
+    assert list(tmp_path.iterdir()) == []

@@ -12,9 +12,10 @@ from qrobust.cli import show
 from qrobust.cli.commands import Json, Model, Quiet, SchemeText, TrustPickle, app
 from qrobust.cli.options import UsageError, read_model, read_shipped
 from qrobust.domains import ParameterBox
+from qrobust.errors import UnsupportedError
 from qrobust.exact import to_fraction
-from qrobust.formats import load, load_program
-from qrobust.formats.native import write_native
+from qrobust.formats import load, load_program, save
+from qrobust.formats.load import check_writable
 from qrobust.formats.tflite import is_program, tensors
 from qrobust.integer.program import IntegerProgram
 from qrobust.network import Network
@@ -36,7 +37,8 @@ VIOLATED = 1
 def quantize(
     model: Model,
     scheme: Annotated[str, typer.Option("--scheme", metavar="TEXT", help="As in int8, fp16, q3.4-floor-wrap.")],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the copy goes: a .json file.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the copy goes: a .json, .npz or .onnx file.")],
+    double: Annotated[bool, typer.Option("--double", help="With .onnx: write float64 instead of float32.")] = False,
     json: Json = False,
     quiet: Quiet = False,
     trust_pickle: TrustPickle = False,
@@ -46,11 +48,12 @@ def quantize(
     \b
     qrobust quantize models/iris.json --scheme int8-per-channel --out iris_int8.json
     """
-    if out.suffix.lower() != ".json":
-        raise UsageError(f"--out {out}: the copy is written as qrobust's JSON, name a file that ends in .json")
+    check_writable(out)
+    if double and out.suffix.lower() != ".onnx":
+        raise UsageError("--double goes with an --out that ends in .onnx: the other formats hold float64 anyway")
     network, chosen = read_model(model, trust_pickle), parse_scheme(scheme)
     arrays, copy = stored_arrays(network, chosen), chosen.copy(network)
-    write_native(copy, out)
+    _save(copy, out, double)
     if json:
         hashes = {"network": network.sha256, "copy": copy.sha256, "scheme": str(chosen)}
         show.document(hashes | {"arrays": [array.to_json() for array in arrays]})
@@ -58,6 +61,16 @@ def quantize(
     for text in _array_lines(arrays, chosen):
         show.line(text, quiet=quiet)
     show.line(f"Wrote {out}, network {copy.sha256[:12]}, from {network.sha256[:12]} by {chosen}.", quiet=quiet)
+
+
+def _save(copy: Network, out: Path, double: bool) -> None:
+    """Write the copy; where float32 would round its numbers, offer double."""
+    try:
+        save(copy, out, double=double)
+    except UnsupportedError as error:
+        if double or out.suffix.lower() != ".onnx":
+            raise
+        raise UnsupportedError(f"{out} is not written: {error}, which --double does, as do .json and .npz") from None
 
 
 @app.command()

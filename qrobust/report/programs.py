@@ -109,9 +109,7 @@ def compared(plan: Plan, obligation: Obligation, cache: ResultCache | None = Non
     if kept is None and cache is not None:
         cache.keep(key, outcome.to_json())
     single = obligation.kernels is not Kernels.ANY
-    assurance = Assurance.CHECKED if single and outcome.method == EXECUTED else Assurance.ROUNDED
-    if outcome.verdict is Verdict.VIOLATED and single:
-        assurance = Assurance.CHECKED
+    assurance = Assurance.CHECKED if outcome.verdict is Verdict.VIOLATED and single else Assurance.ROUNDED
     return Finding(
         obligation,
         outcome.verdict,
