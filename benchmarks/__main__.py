@@ -290,9 +290,13 @@ def lirpa_rows(limit: float) -> Rows:
 def reader_rows(limit: float) -> Rows:
     """How far each reader is from the format's own runtime."""
     unit = "of the greatest output, or of 1"
-    return [
+    floats = [
         row(f"readers-{what}", "max_difference", worst, unit, aim=readers.AIM, peer=peer, name="readers")
         for what, peer, worst in readers.measured()
+    ]
+    return floats + [
+        row(f"readers-{what}", "differing_outputs", wrong, f"of {total:,} outputs", aim=0.0, peer=peer, name="readers")
+        for what, peer, wrong, total in readers.counted()
     ]
 
 

@@ -1,4 +1,4 @@
-"""How far each reader of float models is from the format's own runtime: format x runtime x greatest difference."""
+"""How far each reader is from the format's own runtime: the greatest difference of floats, how many integers differ."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from qrobust.network import FloatArithmetic, Network, logits
 ROOT = Path(__file__).parent.parent
 AIM = 1e-6
 GRAPHS = 200
+POINTS = 500
 Measured = tuple[str, str, float]  # what was read, the runtime, the greatest difference
+Exact = tuple[str, str, int, int]  # what was read, the runtime, how many outputs differ, of how many
 
 
 def difference(found: FloatArray, expected: FloatArray) -> float:
@@ -34,6 +37,8 @@ def measure() -> Iterator[Measured]:
     yield from _onnx_written()
     yield from _keras()
     yield from _sklearn()
+    yield from _tflite()
+    yield from _nnet()
 
 
 def _onnx_graphs() -> Iterator[Measured]:
@@ -98,6 +103,113 @@ def _sklearn() -> Iterator[Measured]:
         classifier = MLPClassifier((20, 10), activation=activation, max_iter=15, random_state=0).fit(x, y)
         found = difference(from_sklearn(classifier).confidences(x), classifier.predict_proba(x))
         yield f"sklearn-{activation}", f"scikit-learn {sklearn.__version__}", found
+
+
+def _tflite() -> Iterator[Measured]:
+    """The files of the tests whose activations are floats."""
+    from importlib.metadata import version
+
+    from tests.litert import FILES, run_litert
+
+    for kind in ("float", "fp16"):
+        worst, count = 0.0, 0
+        for path in sorted(FILES.glob(f"*_{kind}.tflite")):
+            if path.stem == "classes_float":  # ReLU6, which a network has not
+                continue
+            network = load(path)
+            points = np.random.default_rng(0).uniform(-1, 3, (POINTS, network.inputs)).astype(np.float32).astype(np.float64)
+            worst, count = max(worst, difference(network.confidences(points), run_litert(path, points))), count + 1
+        yield f"tflite-{kind}", f"LiteRT {version('ai-edge-litert')}, {count} files", worst
+
+
+def _nnet() -> Iterator[Measured]:
+    """Random ReLU networks as .nnet text beside a forward pass over the numbers that were written."""
+    worst = 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(GRAPHS):
+            rng = np.random.default_rng(seed)
+            sizes = rng.integers(2, 30, 4).tolist()
+            layers = [(rng.normal(size=(after, before)), rng.normal(size=after)) for before, after in pairwise(sizes)]
+            lines = [[3, sizes[0], sizes[-1], max(sizes)], sizes, [0], [-1] * sizes[0], [1] * sizes[0]]
+            lines += [[0] * (sizes[0] + 1), [1] * (sizes[0] + 1)]
+            for weight, bias in layers:
+                lines += [*weight.tolist(), *([value] for value in bias.tolist())]
+            path = Path(folder) / "m.nnet"
+            path.write_text("".join("".join(f"{value!r}," for value in line) + "\n" for line in lines))
+            points = rng.uniform(-1, 1, (20, sizes[0]))
+            values = points
+            for weight, bias in layers[:-1]:
+                values = np.maximum(values @ weight.T + bias, 0)
+            expected = values @ layers[-1][0].T + layers[-1][1]
+            worst = max(worst, difference(logits(load(path), points, FloatArithmetic()), expected))
+    yield "nnet", f"a float64 forward pass, {GRAPHS} random networks", worst
+
+
+def programs() -> Iterator[Exact]:
+    """Yield, for each format of integer programs, how many outputs differ from the runtime's, and how many there are."""
+    yield from _tflite_programs()
+    yield from _onnx_programs()
+
+
+def _tflite_programs() -> Iterator[Exact]:
+    """The files of the tests, and those that LiteRT takes so with other, random weights, biases and scales in their place."""
+    from importlib.metadata import version
+
+    from qrobust.formats import load_program
+    from qrobust.integer.kernels import run
+    from tests.litert import FILES, run_litert, with_random_numbers
+    from tests.test_tflite_runtime import RANDOM, RANDOM_16
+
+    for kind, random in (("int8", RANDOM), ("int16", RANDOM_16)):
+        wrong, total, count = 0, 0, 0
+        with tempfile.TemporaryDirectory() as folder:
+            for path in sorted(FILES.glob(f"*_{kind}.tflite")):
+                for seed in (-1, 0, 1, 2, 3) if path.stem in random else (-1,):
+                    file = Path(folder) / "m.tflite"
+                    file.write_bytes(path.read_bytes() if seed < 0 else with_random_numbers(path.read_bytes(), seed))
+                    program = load_program(file)
+                    encoding = program.input
+                    shape = (POINTS, program.inputs)
+                    points = np.random.default_rng(seed + 1).integers(encoding.least, encoding.greatest + 1, shape)
+                    expected = run_litert(file, points).reshape(POINTS, -1)
+                    found = run(program, points).values
+                    wrong, total, count = wrong + int((found != expected).sum()), total + expected.size, count + 1
+        name = "int16x8" if kind == "int16" else kind
+        yield f"tflite-{name}", f"LiteRT {version('ai-edge-litert')}, reference kernels, {count} models", wrong, total
+
+
+def _onnx_programs() -> Iterator[Exact]:
+    import onnxruntime
+
+    from qrobust.formats import load_program
+    from qrobust.integer.kernels import run
+    from tests import test_onnx_program as graphs
+
+    for kind, made in (("qdq-dense", graphs.dense), ("qdq-images", graphs.images), ("qoperator", graphs.operators)):
+        wrong, total = 0, 0
+        with tempfile.TemporaryDirectory() as folder:
+            for seed in range(40):
+                rng = np.random.default_rng(seed)
+                graph = made(rng)
+                path = Path(folder) / "m.onnx"
+                path.write_bytes(graph.content())
+                program = load_program(path)
+                single = graph.shape[0] == 1
+                points = rng.uniform(-5, 5, (50 if single else POINTS, program.inputs))
+                pieces = list(points[:, None]) if single else [points]
+                expected = np.concatenate([graphs.runtime(graph, piece) for piece in pieces])
+                found = run(program, program.quantized(points)).values
+                wrong, total = wrong + int((found != expected).sum()), total + expected.size
+        yield f"onnx-{kind}", f"onnxruntime {onnxruntime.__version__}, 40 random graphs", wrong, total
+
+
+def counted() -> list[Exact]:
+    """Return what `programs` yields, and say each as it is counted."""
+    found = []
+    for what, peer, wrong, total in programs():
+        print(f"{what}: {wrong:,} of {total:,} outputs differ from {peer}", file=sys.stderr, flush=True)
+        found.append((what, peer, wrong, total))
+    return found
 
 
 def _loaded(content: bytes) -> Network:

@@ -53,7 +53,12 @@ class Task(NamedTuple):
             "backend": self.backend,
             "budget": [float(self.budget.seconds), self.budget.boxes, self.budget.memory, str(self.budget.arrays)],
         }
-        return hashlib.sha256(_canonical(parts)).hexdigest()
+        return key_of(parts)
+
+
+def key_of(parts: dict[str, Any]) -> str:
+    """Return the key of JSON values: a hash of them."""
+    return hashlib.sha256(_canonical(parts)).hexdigest()
 
 
 class ResultCache:
@@ -76,10 +81,8 @@ class ResultCache:
     def get(self, task: Task) -> Result | None:
         """Return the answer that is kept for a task, or None if there is none that can be believed."""
         try:
-            key = task.key
-            content = self.path(key).read_bytes()
-            payload = json.loads(content)["payload"]
-            if content != _entry(key, payload):
+            payload = self.document(task.key)
+            if payload is None:
                 return None
             result = _result(task.query, payload)
             fault = _fault(task, result)
@@ -90,14 +93,32 @@ class ResultCache:
     def put(self, task: Task, result: Result) -> None:
         """Keep an answer. Never raises for a disk that is full or may not be written."""
         try:
-            key = task.key
+            self.keep(task.key, _payload(result))
+        except ValueError as error:  # a fraction with more digits than Python prints
+            self._complain(error)
+
+    def document(self, key: str) -> dict[str, Any] | None:
+        """Return the JSON values that `keep` kept under a key, or None if there are none that are whole."""
+        try:
+            content = self.path(key).read_bytes()
+            payload = json.loads(content)["payload"]
+            return dict(payload) if content == _entry(key, payload) else None
+        except Exception:  # as above
+            return None
+
+    def keep(self, key: str, payload: dict[str, Any]) -> None:
+        """Keep JSON values under a key, a hash of all that they depend on. Never raises for a disk."""
+        try:
             path = self.path(key)
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, _entry(key, _payload(result)))
-        except (OSError, ValueError) as error:  # ValueError: a fraction with more digits than Python prints
-            if not self._warned:
-                self._warned = True
-                self._warn(f"results are not being kept in {self.folder}, the run goes on without: {error}")
+            write_whole(path, _entry(key, payload))
+        except OSError as error:
+            self._complain(error)
+
+    def _complain(self, error: Exception) -> None:
+        if not self._warned:
+            self._warned = True
+            self._warn(f"results are not being kept in {self.folder}, the run goes on without: {error}")
 
 
 def _canonical(value: Any) -> bytes:

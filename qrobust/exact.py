@@ -25,15 +25,29 @@ FIRST_BITS = 64
 MOST_BITS = 8192
 
 
+MOST_EXPONENT = 5000
+
+
 def to_fraction(value: float | int | str | Fraction) -> Fraction:
     """Return a number as an exact rational: a float is the number it stores, a string the decimal or ratio it spells.
 
-    Raises NumberError if it is no finite number.
+    Raises NumberError if it is no finite number, or a text that spells one beyond float64.
     """
     try:
-        return Fraction(value)
+        if isinstance(value, str) and _exponent(value) > MOST_EXPONENT:
+            raise OverflowError
+        found = Fraction(value)
+        if isinstance(value, str):
+            float(found)  # OverflowError beyond float64
+        return found
     except (ValueError, OverflowError, ZeroDivisionError, TypeError):
         raise NumberError(f"{value!r} is not a finite number: give one such as 0.01 or 1/64") from None
+
+
+def _exponent(text: str) -> int:
+    """Return the size of a decimal's exponent, before any power of ten is taken."""
+    digits = text.lower().rpartition("e")[2].strip().lstrip("+-").replace("_", "")
+    return int(digits[:9]) if "e" in text.lower() and digits.isdigit() else 0
 
 
 def to_exact(values: npt.ArrayLike | Sequence[Fraction]) -> ExactArray:

@@ -8,9 +8,15 @@ Property  refutes only: None means that neither of the two violates the query th
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+
 from qrobust.answers import Counterexample
 from qrobust.check import violation_fault
+from qrobust.network import Network
 from qrobust.quantization import Scheme
+from qrobust.quantization.grids import Uniform
 from qrobust.queries import Query
 
 
@@ -22,3 +28,20 @@ def held(query: Query, example: Counterexample, scheme: Scheme) -> Counterexampl
         if violation_fault(query, moved) is None:
             return moved
     return None
+
+
+def stored_codes(network: Network, example: Counterexample, scheme: Scheme) -> list[dict[str, Any]]:
+    """Return the integers that stand for a held counterexample's parameters, as JSON values: one entry an array with codes.
+
+    A value is its code times the step; zero points are taken off. Formats without integer codes, and arrays that stay in
+    float, have no entry.
+    """
+    found = []
+    pairs = zip(scheme.grids(network), example.parameters, strict=True)
+    for number, (grids, parameters) in enumerate(pairs, start=1):
+        for what, grid, values in zip(("weights", "biases"), grids, parameters, strict=True):
+            if isinstance(grid, Uniform) and values.size:
+                codes = grid.codes(np.asarray(values, dtype=np.float64))
+                steps = np.unique(grid.steps(np.asarray(values, dtype=np.float64)))
+                found.append({"layer": number, "what": what, "codes": codes.tolist(), "steps": steps.tolist()})
+    return found

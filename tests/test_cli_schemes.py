@@ -89,7 +89,9 @@ def test_inspect_compares_eps_with_the_outputs_step(
 def test_a_copy_is_inside_its_own_scheme_and_outside_another(copy: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "inspect", copy, "--of", IRIS, "--scheme", "int8")
     assert code == 0
-    assert out.splitlines()[-1].startswith("INSIDE: iris, int8 (4-5-3, 43 parameters) lies in the box of int8 around iris")
+    assert out.splitlines()[-1].startswith(
+        "INSIDE: iris, int8 (4-5-3, 43 parameters) lies in the box of every rounding to int8 around iris"
+    )
     code, out, _ = run(capsys, "inspect", copy, "--of", IRIS, "--scheme", "int16", "--json")
     found = json.loads(out)["outside"]
     assert code == 1
@@ -155,7 +157,9 @@ def test_a_held_counterexample_is_replayed() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("quantize", IRIS, "--scheme", "int8", "--out", "copy.onnx"), "name a file that ends in .json"),
+        (("quantize", IRIS, "--scheme", "int8", "--out", "copy.onnx"), "no float32 is"),
+        (("quantize", IRIS, "--scheme", "int8", "--out", "copy.txt"), "the formats written are .json, .onnx, .npz"),
+        (("quantize", IRIS, "--scheme", "int8", "--out", "copy.npz", "--double"), "--double goes with"),
         (("quantize", IRIS, "--scheme", "int8", "--out", "no/such/copy.json"), "was not written"),
         (("quantize", IRIS, "--scheme", "int99", "--out", "copy.json"), "bits is 99"),
         (("quantize", IRIS, "--scheme", "float", "--out", "copy.json"), "the scheme 'float' is not known: int8"),
@@ -213,3 +217,55 @@ def test_inspect_says_what_a_tflite_file_quantizes(capsys: pytest.CaptureFixture
     assert "1 of 6 stored arrays are quantized" in out
     assert "confidences are floats" in out
     assert "says itself what is quantized" in refused(capsys, "inspect", program, "--scheme", "int8")
+
+
+@pytest.mark.parametrize(
+    ("stem", "scheme", "code"),
+    [
+        ("wide_dynamic", "tflite-dynamic-range", 0),
+        ("convolution_dynamic", "tflite-dynamic-range", 0),
+        ("wide_fp16", "fp16", 0),
+        ("wide_dynamic", "fp16", 1),
+        ("wide_fp16", "tflite-dynamic-range", 1),
+    ],
+)
+def test_tflite_files_of_float_activations_are_copies(
+    stem: str, scheme: str, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = ROOT / "tests" / "data" / "tflite"
+    twin = str(folder / f"{stem.split('_')[0]}_float.tflite")
+    found, out, _ = run(capsys, "inspect", str(folder / f"{stem}.tflite"), "--of", twin, "--scheme", scheme)
+    assert found == code
+    assert ("OUTSIDE" if code else "INSIDE") in out
+
+
+def test_check_takes_a_dynamic_range_file_as_the_copy(capsys: pytest.CaptureFixture[str]) -> None:
+    """Against both networks, run in floats: eps on either side of the change."""
+    folder = ROOT / "tests" / "data" / "tflite"
+    names = [str(folder / f"wide_{kind}.tflite") for kind in ("float", "dynamic")]
+    point = np.full((1, 70), 0.5)
+    first, second = (qrobust.load(name).confidences(point) for name in names)
+    change = float(np.abs(first - second).max())
+    assert change > 1e-5
+    where = ("--copy", names[1], "--point", ", ".join(["0.5"] * 70))
+    assert run(capsys, "check", names[0], "--eps", str(1.01 * change), *where)[0] == 0
+    assert run(capsys, "check", names[0], "--eps", str(0.99 * change), *where)[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("scheme", "name", "options"), [("int8", "copy.npz", ()), ("int8", "copy.onnx", ("--double",)), ("fp16", "copy.onnx", ())]
+)
+def test_quantize_writes_other_formats(
+    scheme: str, name: str, options: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / name
+    assert run(capsys, "quantize", IRIS, "--scheme", scheme, "--out", str(path), *options)[0] == 0
+    copy = parse_scheme(scheme).copy(qrobust.load(IRIS))
+    assert qrobust.load(path).layers[0].weight.tolist() == copy.layers[0].weight.tolist()
+
+
+def test_what_float32_would_round_is_not_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(capsys, "quantize", IRIS, "--scheme", "int8", "--out", str(tmp_path / "copy.onnx"))
+    assert "no float32 is" in line
+    assert "--double" in line
+    assert list(tmp_path.iterdir()) == []

@@ -117,6 +117,10 @@ def test_each_kind_of_obligation_against_the_session(folder: Path) -> None:
     stored = by_id["rows greatest"].examples[0]["held"]["exact"]
     moved = qrobust.GlobalConfidence(network, box, qrobust.Points(ROWS), Fraction(1, 1000))
     assert violation_fault(moved, Counterexample.from_json(stored)) is None
+    (codes,) = by_id["rows greatest"].examples[0]["held"]["codes"]
+    exact = np.array(Counterexample.from_json(stored).parameters[0][0], dtype=np.float64)
+    assert (np.array(codes["codes"]) * codes["steps"][0] == exact).all()
+    assert np.abs(codes["codes"]).max() == 127
     assert by_id["rows program"].verdict is Verdict.VIOLATED
     assert found.verdict is Verdict.VIOLATED
 
@@ -247,6 +251,70 @@ def test_an_interrupted_run_goes_on_from_what_it_kept(folder: Path, monkeypatch:
     assert again.verdict is first.verdict is Verdict.ROBUST
     with pytest.raises(AssertionError, match="asked again"):
         signed(folder, question)
+
+
+def test_a_resumed_run_compares_no_program_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept is the same, counterexamples are run again alone, and a damaged or forged entry is not believed."""
+    cache = ResultCache(folder / "cache")
+    asked = (
+        obligation("grid", ask="eps", eps=0.01, program="int8", domain="seen"),
+        obligation("label", ask="label", program="int8", domain="seen"),
+        obligation("rows", ask="eps", eps=0.001, program="int8", data="rows"),
+        obligation("any", ask="eps", eps=0.02, program="int8", kernels="any-kernel", data="rows"),
+    )
+    first, sizes = signed(folder, *asked, cache=cache), []
+
+    def counted(*given: Any, **named: Any) -> Any:
+        sizes.append(len(given[2]))
+        return compare(*given, **named)
+
+    monkeypatch.setattr(programs, "compare", counted)
+    again = signed(folder, *asked, cache=cache)
+    assert all(size <= 3 for size in sizes)
+    for before, after in zip(first.findings, again.findings, strict=True):
+        for name in ("verdict", "claim", "counts", "ends", "rows", "examples", "notes", "picture", "assurance"):
+            assert getattr(before, name) == getattr(after, name)
+    for entry in (folder / "cache").rglob("*.json"):
+        values = json.loads(entry.read_text())["payload"]
+        if "places" in values:
+            cache.keep(entry.stem, values | {"verdict": "VIOLATED", "places": [0] if values["inputs"] == 4 else [[-128, -128]]})
+    forged = signed(folder, *asked, cache=cache)
+    assert [f.verdict for f in forged.findings] == [f.verdict for f in first.findings]
+    assert max(sizes) > 1000
+
+
+def test_a_program_over_a_box_too_large_to_run(tmp_path: Path) -> None:
+    """70 inputs: a bound that holds, an eps that cannot, and labels of which a margin is asked."""
+    data = Path(__file__).parent / "data/tflite"
+    (tmp_path / "plan.toml").write_text(
+        f"""timeout = 5
+[model]
+file = "{data / "wide_float.tflite"}"
+[shipped]
+int8 = "{data / "wide_int8.tflite"}"
+[domains.near]
+box = {json.dumps([[0.5, 0.55]] * 70)}
+"""
+        + obligation("loose", ask="eps", eps=0.5, program="int8", domain="near")
+        + obligation("tight", ask="greatest-eps", eps=0.0001, program="int8", domain="near")
+        + obligation("labels", ask="label", program="int8", domain="near")
+        + obligation("margin", ask="margin", sigma=0.3, program="int8", domain="near")
+    )
+    cache = ResultCache(tmp_path / "cache")
+    found = run_signoff(read_plan(tmp_path / "plan.toml"), cache=cache)
+    loose, tight, labels, margin = found.findings
+    assert (loose.verdict, loose.assurance) == (Verdict.ROBUST, Assurance.ROUNDED)
+    assert (tight.verdict, tight.assurance) == (Verdict.VIOLATED, Assurance.CHECKED)
+    assert len(tight.examples) == 1
+    assert tight.ends is not None
+    assert tight.ends[0] > 0.0001
+    assert (labels.verdict, len(labels.examples)) == (Verdict.VIOLATED, 1)
+    assert margin.verdict in (Verdict.ROBUST, Verdict.UNKNOWN)
+    assert "2**" in loose.claim
+    resumed = run_signoff(read_plan(tmp_path / "plan.toml"), cache=cache)
+    assert [f.verdict for f in resumed.findings] == [f.verdict for f in found.findings]
+    assert resumed.seconds < 2
+    assert rendered(found, "signoff.html.j2")
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from qrobust.domains import Domain, ParameterBox, Point, Points
 from qrobust.errors import EnclosureError, NumberError, QRobustError, UnsoundAnswerError
 from qrobust.exact import to_fraction
 from qrobust.files import write_whole
-from qrobust.held import held
+from qrobust.held import held, stored_codes
 from qrobust.network import Network
 from qrobust.parallel import answer_all, check_points
 from qrobust.quantization import parse_scheme
@@ -247,7 +247,10 @@ def _held(answer: Answer, scheme: str) -> tuple[dict[str, Any] | None, str]:
     found = held(answer.query, answer.counterexample, parse_scheme(scheme))
     if found is None:
         return None, f"neither the nearest values that {scheme} can hold nor its copy violate it at this input"
-    return found.to_json(), f"it also holds with values that {scheme} can hold (replayed; --json prints them)"
+    codes = stored_codes(answer.query.network, found, parse_scheme(scheme))
+    return found.to_json() | {
+        "codes": codes
+    }, f"it also holds with values that {scheme} can hold (replayed; --json prints them)"
 
 
 def _cache(folder: Path | None) -> ResultCache | None:

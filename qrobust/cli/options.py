@@ -11,10 +11,12 @@ import numpy as np
 
 from qrobust.arrays import Arrays
 from qrobust.domains import Domain, InputBox, ParameterBox, Point, Points, Polytope
-from qrobust.errors import DomainError, NumberError, QRobustError, ShapeError
+from qrobust.errors import DomainError, NumberError, QRobustError, ShapeError, UnsupportedError
 from qrobust.exact import to_fraction
-from qrobust.formats import load
+from qrobust.formats import load, load_program
+from qrobust.formats.load import PROGRAM_READERS
 from qrobust.formats.table import check_width, read_points
+from qrobust.integer.program import IntegerProgram
 from qrobust.interval import FloatArray
 from qrobust.memory import GIB
 from qrobust.network import Network
@@ -41,6 +43,16 @@ class Where:
 
 def read_model(path: Path, trust_pickle: bool) -> Network:
     """Read the model."""
+    return load(path, trust_pickle=trust_pickle)
+
+
+def read_shipped(path: Path, trust_pickle: bool) -> Network | IntegerProgram:
+    """Read what ships: an integer program where the file holds one, else a network. Raises what `load` raises."""
+    if path.suffix.lower() in PROGRAM_READERS:
+        try:
+            return load_program(path)
+        except UnsupportedError:  # of floats, or of what is no program: what is wrong with it as a network is said
+            pass
     return load(path, trust_pickle=trust_pickle)
 
 

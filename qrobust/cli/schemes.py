@@ -10,13 +10,25 @@ import typer
 
 from qrobust.cli import show
 from qrobust.cli.commands import Json, Model, Quiet, SchemeText, TrustPickle, app
-from qrobust.cli.options import UsageError, read_model
+from qrobust.cli.options import UsageError, read_model, read_shipped
+from qrobust.domains import ParameterBox
+from qrobust.errors import UnsupportedError
 from qrobust.exact import to_fraction
-from qrobust.formats import load, load_program
-from qrobust.formats.native import write_native
+from qrobust.formats import load, load_program, save
+from qrobust.formats.load import check_writable
 from qrobust.formats.tflite import is_program, tensors
+from qrobust.integer.program import IntegerProgram
 from qrobust.network import Network
-from qrobust.quantization import Outside, Scheme, Stored, outside, parse_scheme, stored_arrays
+from qrobust.quantization import (
+    Outside,
+    Scheme,
+    Stored,
+    box_for_program,
+    dequantized,
+    outside,
+    parse_scheme,
+    stored_arrays,
+)
 
 VIOLATED = 1
 
@@ -25,7 +37,8 @@ VIOLATED = 1
 def quantize(
     model: Model,
     scheme: Annotated[str, typer.Option("--scheme", metavar="TEXT", help="As in int8, fp16, q3.4-floor-wrap.")],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the copy goes: a .json file.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the copy goes: a .json, .npz or .onnx file.")],
+    double: Annotated[bool, typer.Option("--double", help="With .onnx: write float64 instead of float32.")] = False,
     json: Json = False,
     quiet: Quiet = False,
     trust_pickle: TrustPickle = False,
@@ -35,11 +48,12 @@ def quantize(
     \b
     qrobust quantize models/iris.json --scheme int8-per-channel --out iris_int8.json
     """
-    if out.suffix.lower() != ".json":
-        raise UsageError(f"--out {out}: the copy is written as qrobust's JSON, name a file that ends in .json")
+    check_writable(out)
+    if double and out.suffix.lower() != ".onnx":
+        raise UsageError("--double goes with an --out that ends in .onnx: the other formats hold float64 anyway")
     network, chosen = read_model(model, trust_pickle), parse_scheme(scheme)
     arrays, copy = stored_arrays(network, chosen), chosen.copy(network)
-    write_native(copy, out)
+    _save(copy, out, double)
     if json:
         hashes = {"network": network.sha256, "copy": copy.sha256, "scheme": str(chosen)}
         show.document(hashes | {"arrays": [array.to_json() for array in arrays]})
@@ -47,6 +61,16 @@ def quantize(
     for text in _array_lines(arrays, chosen):
         show.line(text, quiet=quiet)
     show.line(f"Wrote {out}, network {copy.sha256[:12]}, from {network.sha256[:12]} by {chosen}.", quiet=quiet)
+
+
+def _save(copy: Network, out: Path, double: bool) -> None:
+    """Write the copy; where float32 would round its numbers, offer double."""
+    try:
+        save(copy, out, double=double)
+    except UnsupportedError as error:
+        if double or out.suffix.lower() != ".onnx":
+            raise
+        raise UnsupportedError(f"{out} is not written: {error}, which --double does, as do .json and .npz") from None
 
 
 @app.command()
@@ -69,35 +93,45 @@ def inspect(
     \b
     qrobust inspect models/iris.json --scheme tflite-dynamic-range
     qrobust inspect copy.json --of models/iris.json --scheme int8
+    qrobust inspect models/cat_int8.tflite --of models/cat_paper.json --scheme int8-per-channel
     """
-    if model.suffix.lower() == ".tflite":
-        _inspect_tflite(model, scheme is not None or of is not None, eps, json=json, quiet=quiet)
+    if model.suffix.lower() == ".tflite" and scheme is None and of is None:
+        _inspect_tflite(model, eps, json=json, quiet=quiet)
         return
     if scheme is None and (eps is not None or of is not None):
         raise UsageError("--eps and --of go with --scheme: name it, as in --scheme int8")
-    network = read_model(model, trust_pickle)
     chosen = None if scheme is None else parse_scheme(scheme)
-    original = network if of is None else read_model(of, trust_pickle)
+    shipped = read_shipped(model, trust_pickle)
+    original = _original(shipped, of, trust_pickle)
+    network = dequantized(original, shipped) if isinstance(shipped, IntegerProgram) else shipped
     arrays = stored_arrays(original, chosen)
-    strays = None if chosen is None or of is None else outside(chosen.box(original), network)
+    box = None if chosen is None or of is None else _claimed(original, chosen, shipped)
+    strays = None if box is None else outside(box, network)
     tolerance = None if chosen is None or eps is None else _tolerance(chosen, eps)
     if json:
-        hashes = {"network": network.sha256, "scheme": None if chosen is None else str(chosen), "tolerance": tolerance}
+        hashes = {"network": shipped.sha256, "scheme": None if chosen is None else str(chosen), "tolerance": tolerance}
         found = None if strays is None else [stray.to_json() for stray in strays]
         show.document(hashes | {"arrays": [array.to_json() for array in arrays], "outside": found})
     else:
-        copy = _copy_lines(network, original, chosen, strays)
+        copy = _copy_lines(shipped, original, box, strays)
         for text in (*_head(original), *_array_lines(arrays, chosen), *([tolerance] if tolerance else []), *copy):
             show.line(text, quiet=quiet)
     raise typer.Exit(VIOLATED if strays else 0)
 
 
-def _inspect_tflite(model: Path, scheme_asked: bool, eps: str | None, *, json: bool, quiet: bool) -> None:
-    """Show what each tensor of the file is, which stay in float, and the step of its outputs."""
-    if scheme_asked:
+def _original(shipped: Network | IntegerProgram, of: Path | None, trust_pickle: bool) -> Network:
+    """Return the float model that the file is held against: itself, where none is named."""
+    if of is not None:
+        return read_model(of, trust_pickle)
+    if isinstance(shipped, IntegerProgram):
         raise UsageError(
-            "a .tflite file says itself what is quantized: leave out --scheme and --of, or compare it with `compare`"
+            "an integer program says itself what is quantized: name the float model with --of, or leave out --scheme"
         )
+    return shipped
+
+
+def _inspect_tflite(model: Path, eps: str | None, *, json: bool, quiet: bool) -> None:
+    """Show what each tensor of the file is, which stay in float, and the step of its outputs."""
     found, program = tensors(model), is_program(model)
     stored = [tensor for tensor in found if tensor.stored and tensor.kind != "int32"]
     floats = [tensor for tensor in stored if tensor.scales is None]
@@ -161,9 +195,17 @@ def _tolerance(scheme: Scheme, eps: str) -> str:
     return _step_against(step, eps, f"1/{round(1 / step)} if outputs are stored in {scheme}, too")
 
 
-def _copy_lines(network: Network, original: Network, scheme: Scheme | None, strays: list[Outside] | None) -> list[str]:
-    if strays is None:
+def _claimed(original: Network, scheme: Scheme, shipped: Network | IntegerProgram) -> ParameterBox:
+    """Return the box in which what ships is to lie."""
+    return box_for_program(original, scheme, shipped) if isinstance(shipped, IntegerProgram) else scheme.box(original)
+
+
+def _copy_lines(
+    shipped: Network | IntegerProgram, original: Network, box: ParameterBox | None, strays: list[Outside] | None
+) -> list[str]:
+    if box is None or strays is None:
         return []
+    place = f"the box of {box.rule} around {original}."
     if not strays:
-        return [f"INSIDE: {network} lies in the box of {scheme} around {original}."]
-    return [f"OUTSIDE: {network} leaves the box of {scheme} around {original}.", *(f"  {stray}" for stray in strays)]
+        return [f"INSIDE: {shipped} lies in {place}"]
+    return [f"OUTSIDE: {shipped} leaves {place}", *(f"  {stray}" for stray in strays)]

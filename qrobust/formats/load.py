@@ -42,16 +42,25 @@ WRITERS: dict[str, Callable[[Network, Path | str], None]] = {
 }
 
 
-def save(network: Network, path: Path | str) -> None:
+def save(network: Network, path: Path | str, *, double: bool = False) -> None:
     """Write a network to a file, by the ending of its name, whole or not at all. Reading it back gives the same numbers.
 
-    Accepts   .json (qrobust's own, which keeps names as well), .onnx (in float32, see `onnx_write`), .npz
+    Accepts   .json (qrobust's own, which keeps names as well), .onnx (in float32 or, if `double`, float64: see
+              `onnx_write`), .npz
     Raises    OutputError, UnsupportedError (numbers that the format would round), BackendUnavailableError
     """
+    check_writable(path)
+    if double and Path(path).suffix.lower() == ".onnx":
+        write_onnx(network, path, double=True)
+    else:
+        WRITERS[Path(path).suffix.lower()](network, path)
+
+
+def check_writable(path: Path | str) -> None:
+    """Raise UnsupportedError unless a file of this name's ending can be written."""
     suffix = Path(path).suffix.lower()
     if suffix not in WRITERS:
         raise UnsupportedError(f"{path} ends in {suffix or 'nothing'!r}: the formats written are {', '.join(WRITERS)}")
-    WRITERS[suffix](network, path)
 
 
 def load(path: Path | str, *, trust_pickle: bool = False) -> Network:

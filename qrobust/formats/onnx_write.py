@@ -116,7 +116,8 @@ class _Writer:
         wrong = values[single != values]
         if wrong.size:
             raise UnsupportedError(
-                f"layer {number} has {wrong.size:,} numbers that no float32 is, such as {wrong[0]!r}: write them as double"
+                f"layer {number} has {wrong.size:,} numbers that no float32 is, such as {float(wrong[0])!r}: write them as"
+                " double"
             )
         return single
 

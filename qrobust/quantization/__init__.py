@@ -3,6 +3,7 @@
 from qrobust.quantization.audit import Outside, Stored, outside, stored_arrays
 from qrobust.quantization.grids import Overflow, RoundingMode
 from qrobust.quantization.mixed import PerLayerScheme
+from qrobust.quantization.programs import box_for_program, dequantized
 from qrobust.quantization.schemes import (
     DYNAMIC_RANGE,
     Bias,
@@ -39,6 +40,8 @@ __all__ = [
     "Scheme",
     "Stored",
     "Ternary",
+    "box_for_program",
+    "dequantized",
     "outside",
     "parse_format",
     "parse_scheme",

@@ -133,6 +133,10 @@ class Uniform(Grid):
     def steps(self, values: FloatArray) -> FloatArray:
         return np.broadcast_to(self.step, values.shape)
 
+    def codes(self, legal: FloatArray) -> npt.NDArray[np.int64]:
+        """Return the whole numbers that stand for legal values, the zero point taken off."""
+        return np.clip(self._codes(legal, RoundingMode.NEAREST_EVEN), self.lowest, self.highest).astype(np.int64)
+
     def _values(self, codes: FloatArray) -> FloatArray:
         return np.asarray(np.clip(codes, self.lowest, self.highest) * self.step)
 

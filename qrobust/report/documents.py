@@ -50,7 +50,8 @@ result.json, schema "qrobust-signoff-1". Keys below a list are written with []; 
     obligations[].reason: text or null    why it is UNKNOWN
     obligations[].rows: list              the first violated rows or integer inputs, from 1
     obligations[].examples: list          counterexamples: input, outputs (before, after), labels; integers of a program;
-                                          exact parameters, and those that the scheme can hold, of the rest
+                                          exact parameters, and those that the scheme can hold with their integer codes,
+                                          of the rest
     obligations[].notes: list
 """
 

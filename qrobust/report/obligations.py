@@ -19,7 +19,7 @@ from qrobust.bounds.local import Status
 from qrobust.cache import Kind, Result, ResultCache, Task
 from qrobust.domains import Domain, Points
 from qrobust.errors import BackendUnavailableError, EnclosureError, QRobustError, ResourceError, UnsoundAnswerError
-from qrobust.held import held
+from qrobust.held import held, stored_codes
 from qrobust.interval import FloatArray, round_fraction_down
 from qrobust.parallel import answer_all
 from qrobust.quantization import outside
@@ -72,7 +72,7 @@ def _found(desk: Desk, obligation: Obligation) -> Finding:
     if obligation.ask is Ask.INSIDE:
         return _inside(desk, obligation)
     if obligation.program is not None:
-        return compared(desk.plan, obligation)
+        return compared(desk.plan, obligation, desk.cache)
     greatest = obligation.ask is Ask.GREATEST
     if isinstance(_domain(obligation), Points):
         return _greatest_at_points(desk, obligation) if greatest else _points(desk, obligation)
@@ -95,7 +95,9 @@ def _inside(desk: Desk, obligation: Obligation) -> Finding:
     assert obligation.parameters is not None
     assert obligation.copy is not None
     strays = outside(obligation.parameters, obligation.copy)
-    claim = f"every parameter of {obligation.shipped} lies in the box of {obligation.scheme} around {desk.plan.network}"
+    claim = (
+        f"every parameter of {obligation.shipped} lies in the box of {obligation.parameters.rule} around {desk.plan.network}"
+    )
     verdict = Verdict.VIOLATED if strays else Verdict.ROBUST
     notes = tuple(str(stray) for stray in strays)
     return Finding(obligation, verdict, claim, "stored parameters", Assurance.CHECKED, "exact", notes=notes)
@@ -150,7 +152,10 @@ def _example(desk: Desk, obligation: Obligation, answer: Answer | Estimate, row:
     stored = None
     if obligation.scheme is not None:
         stored = held(_violated(desk, obligation, answer), example, obligation.scheme)
-    return parameters_example(desk.plan.network, example, desk.plan.level, row, stored)
+    document = parameters_example(desk.plan.network, example, desk.plan.level, row, stored)
+    if stored is not None and obligation.scheme is not None:
+        document["held"]["codes"] = stored_codes(desk.plan.network, stored, obligation.scheme)
+    return document
 
 
 def _violated(desk: Desk, obligation: Obligation, answer: Answer | Estimate) -> Query:

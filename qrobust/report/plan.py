@@ -28,11 +28,12 @@
     text = "..."                          # in the words of whoever asks; optional
     ask = "label"                         # label, margin (with sigma), eps (with eps), greatest-eps (with eps), inside
     program = "int8"                      # or copy = NAME (exactly these parameters), or scheme = "int8" (any rounding)
-    kernels = "reference"                 # whose arithmetic runs the program: one that compare --kernels takes
+    kernels = "reference"                 # whose arithmetic runs it: reference, xnnpack, onnxruntime (.onnx) or any-kernel
     data = "drawn"                        # or domain = NAME; with both, every row must lie in the domain
 
-Of a program over a domain every integer input is asked about that means a point of the box. `inside` takes a copy and a
-scheme, and no inputs. Every fault names the line and the key, and is found before anything is proved.
+Of a program over a domain every integer input is asked about that means a point of the box, by bounds where these are too
+many to run. `inside` takes a scheme and a copy or a program, and no inputs. Every fault names the line and the key, and is
+found before anything is proved.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ from qrobust.interval import Interval, affine
 from qrobust.maps import random_points
 from qrobust.network import Feature, Network, Output
 from qrobust.perturbations import Copy, Rounding
-from qrobust.quantization import Scheme, parse_scheme
+from qrobust.quantization import Scheme, box_for_program, dequantized, parse_scheme
 from qrobust.report.tables import Keys, Source, Table
 
 SECONDS, MOST_SECONDS, MOST_DRAWN, MOST_OBLIGATIONS = 60, 86_400, 1_000_000, 1_000
@@ -307,7 +308,8 @@ class _Reader:
         scheme, shipped, parameters, program, copy = self._changed(table, ask)
         if "kernels" in table and program is None:
             raise table.fault("kernels", "goes with program: leave it out")
-        kernels = Kernels(table.choice("kernels", [each.value for each in Kernels], Kernels.REFERENCE.value))
+        usual = Kernels.REFERENCE if program is None else program.runtime.kernels[0]
+        kernels = Kernels(table.choice("kernels", [each.value for each in Kernels], usual.value))
         where = self._where(table, ask)
         if program is not None and where is not None and where.domain.inequalities[1].size:
             raise table.fault("domain", "is cut by inequalities; a program is asked about over boxes: leave out its `where`")
@@ -341,14 +343,7 @@ class _Reader:
             except QRobustError as error:
                 raise table.fault("scheme", str(error)) from None
         if ask is Ask.INSIDE:
-            for key in ("copy", "scheme"):
-                if key not in table:
-                    raise table.fault(None, f"ask = 'inside' takes a copy and a scheme: {key} is missing")
-            if "program" in table:
-                raise table.fault("program", "does not go with ask = 'inside': name a copy")
-            name, copy = self._of_shipped(table, "copy")
-            assert isinstance(copy, Network)
-            return chosen, name, box, None, copy
+            return self._claimed(table, chosen)
         kind = table.one_of(("scheme", "copy", "program"), "what stands in the model's place")
         if kind == "scheme":
             return chosen, None, box, None, None
@@ -356,6 +351,21 @@ class _Reader:
         if isinstance(found, IntegerProgram):
             return None, name, None, found, None
         return None, name, Copy(found).around(self.network), None, found
+
+    def _claimed(
+        self, table: Table, scheme: Scheme | None
+    ) -> tuple[Scheme | None, str | None, ParameterBox | None, IntegerProgram | None, Network | None]:
+        """Return, for `inside`, the scheme, its box and the copy, or a program's parameters as a copy."""
+        if scheme is None:
+            raise table.fault(None, "ask = 'inside' takes a scheme, and a copy or a program: scheme is missing")
+        kind = table.one_of(("copy", "program"), "what is to lie inside")
+        name, found = self._of_shipped(table, kind)
+        if isinstance(found, Network):
+            return scheme, name, Rounding(scheme).around(self.network), None, found
+        try:
+            return scheme, name, box_for_program(self.network, scheme, found), None, dequantized(self.network, found)
+        except QRobustError as error:
+            raise table.fault("program", str(error)) from None
 
     def _of_shipped(self, table: Table, key: str) -> tuple[str, Network | IntegerProgram]:
         """Read what ships under a name, once, as a network or as a program, and see that it fits the model."""

@@ -167,12 +167,15 @@ def _standing(signoff: Signoff) -> list[str]:
         what = {
             "reference": "TFLite's reference kernels, bit for bit",
             "xnnpack": "XNNPACK's kernels, bit for bit",
+            "onnxruntime": "onnxruntime's integer kernels, bit for bit",
             "any-kernel": "any kernels whose every result is a right rounding or off from it by one",
         }
         said.append(
             f"Integer programs run with {'; '.join(what[name] for name in kernels)}. Other kernels may answer otherwise."
         )
-        said.append("A real input becomes integers as TFLite's QUANTIZE does it, and is cut off at the ends of their range.")
+        said.append(
+            "A real input becomes integers as the program's runtime rounds it, and is cut off at the ends of their range."
+        )
     if any(f.obligation.program is not None and not f.rows_are_data for f in findings):
         said.append("A program over a domain is asked about every integer input that means a point of the domain.")
     if any(f.rows_are_data for f in findings):
