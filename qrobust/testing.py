@@ -56,12 +56,13 @@ def assert_robust(
     level: float | str | Fraction = "1/2",
     seconds: float = 60.0,
     backend: str = "auto",
-    kernels: Kernels = Kernels.REFERENCE,
+    kernels: Kernels | None = None,
 ) -> None:
     """Pass if the change is proved to move no confidence by more than eps or, without eps, to keep every label of a margin.
 
     Accepts   where: a domain, one input (inputs,), or several (points, inputs); an integer program over a box is asked about
-              every integer input that means a point of it. seconds: for the whole question. Floats count as they are written
+              every integer input that means a point of it. seconds: for the whole question. Floats count as they are written.
+              kernels: of an integer program; the usual ones of its runtime unless others are named
     Raises    AssertionError that says what, where and the counterexample, if it is violated or undecided; and what
               `Session.check` or `comparison.compare` raise
     """
@@ -122,7 +123,7 @@ def _assert_program(
     eps: Fraction | None,
     margin: Fraction,
     level: Fraction,
-    kernels: Kernels,
+    kernels: Kernels | None,
 ) -> None:
     points = np.asarray([domain.values]) if isinstance(domain, Point) else domain.values if isinstance(domain, Points) else None
     inputs = on_grid(program, domain) if points is None else at_points(program, points)
@@ -135,7 +136,7 @@ def _assert_program(
     bad = np.flatnonzero(statuses == (Status.FLIPPABLE if verdict is Verdict.VIOLATED else Status.UNDECIDED))
     worst = int(bad[found.changes.lower[bad].argmax()])
     raise AssertionError(
-        f"{verdict.value}: {program} ({kernels.value} kernels) does not keep {kept} of {network}"
+        f"{verdict.value}: {program} ({found.kernels.value} kernels) does not keep {kept} of {network}"
         f" at {counts.violated:,} of {counts.total:,} inputs ({counts.unknown:,} undecided).\n"
         f"  {example_text(program_example(found, worst))}"
     )

@@ -19,8 +19,8 @@ from qrobust.bounds.tightening import tightened
 from qrobust.domains import Point
 from qrobust.interval import FloatArray, Interval
 from qrobust.leads import Leads
-from qrobust.network import Network
-from qrobust.perturbations import Absolute
+from qrobust.network import Activation, Dense, Network
+from qrobust.perturbations import Absolute, PerLayer
 from qrobust.queries import LocalLabel
 from qrobust.search import Budget, explore
 from tests.conftest import RandomNetwork
@@ -111,6 +111,24 @@ def test_cuts_hold_and_any_weights_give_a_bound(seed: int, random_network: Rando
             else:
                 assert (upper >= best).all()
     assert caught
+
+
+@pytest.mark.parametrize("linear", [(0,), (1,), (0, 2), (2,)])
+def test_only_chains_of_relus_take_cuts(linear: tuple[int, ...], random_network: RandomNetwork) -> None:
+    """The rows of other networks name variables that are not the values below a level: split signs, or linear neurons."""
+    rng = np.random.default_rng(8)
+    network = random_network(rng, (3, 9, 8, 7, 3))
+    dense = (layer for layer in network.layers if isinstance(layer, Dense))
+    layers = [replace(layer, activation=Activation.LINEAR) if k in linear else layer for k, layer in enumerate(dense)]
+    mixed = replace(network, layers=tuple(layers))
+    for deltas in ((0.15, 0.15, 0.15, 0.15), (0.0, 0.15, 0.15, 0.15)):
+        query = LocalLabel(mixed, PerLayer(deltas).around(mixed), Point(rng.normal(size=3)))
+        situation = Situation.at(mixed, query.parameters, query.domain.box.lower)
+        leads = Leads(mixed, HALF)
+        rows = Rows(leads.directions, leads.offset.upper, leads.strict)
+        found = cut_rows(query, situation.bounds, rows, 5.0)
+        assert any(np.isfinite(cut.upper) for cut in found)
+        assert not any(cut.cuts for cut in found)
 
 
 def test_cuts_lower_the_bound_of_a_root(random_network: RandomNetwork) -> None:

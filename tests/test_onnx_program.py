@@ -22,6 +22,7 @@ from qrobust.interval import FloatArray
 from qrobust.layers import IntArray
 from qrobust.network import Activation, Dense, Network, Output
 from qrobust.sweep import sweep
+from qrobust.testing import assert_robust
 
 POINTS = 3000
 ALL = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
@@ -312,6 +313,13 @@ def test_comparisons_at_points_and_over_boxes(kernels: Kernels, tmp_path: Path) 
     assert 0 < found.greatest[1] < 0.2
     with pytest.raises(UnsupportedError, match="reference kernels do not run this program"):
         sweep(network, program, InputBox([-1, -1], [1, 1]), kernels=Kernels.REFERENCE)
+
+
+def test_assertions_take_the_usual_kernels_of_the_runtime(tmp_path: Path) -> None:
+    network, program = worked_pair(tmp_path)
+    assert_robust(network, program, [0.5, -0.5], eps=0.2)
+    with pytest.raises(AssertionError, match=r"\(onnxruntime kernels\) does not keep every confidence within 1e-05"):
+        assert_robust(network, program, [0.5, -0.5], eps="0.00001")
 
 
 def faulty(change: str) -> Graph:

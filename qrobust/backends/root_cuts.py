@@ -56,13 +56,18 @@ class Cut:
 
 
 def cut_rows(query: Query, bounds: Sequence[Interval], rows: Rows, seconds: float) -> list[Cut]:
-    """Bound rows over the logits from above. Shapes: bounds (1, n) each, of the last hidden layers."""
+    """Bound rows over the logits from above; cuts come back if all hidden layers are of ReLUs.
+
+    Shapes    bounds (1, n) each, of the last hidden layers
+    """
     deadline = time.monotonic() + seconds
     result = [Cut() for _ in rows.offset]
     trace = trace_with(query, bounds)
     if trace is None:
         return result
     both = twins(query, trace)
+    # Only then do a level's rows name the values below it, in their order: a linear layer's are split by their signs.
+    chain = all(layer.activation is Activation.RELU for layer in query.network.hidden_layers)
     for number, nu in enumerate(rows.nu):
         share = (deadline - time.monotonic()) / (len(rows.nu) - number)
         if share <= 0:
@@ -72,12 +77,13 @@ def cut_rows(query: Query, bounds: Sequence[Interval], rows: Rows, seconds: floa
         hint = Relaxation(cut).solve(seconds=max(deadline - time.monotonic(), 1.0))
         if hint.multipliers is not None:
             upper = up(np.array(cut.upper_bound(hint.multipliers) + rows.offset[number]))
-            result[number] = Cut(float(upper), _by_level(cut, len(model.rows), both.neurons, len(bounds)))
+            cuts = _by_level(cut, len(model.rows), both.neurons, len(bounds)) if chain else {}
+            result[number] = Cut(float(upper), cuts)
     return result
 
 
 def _by_level(model: Model, plain: int, layers: list[Neurons], levels: int) -> dict[int, Cuts]:
-    """Return a model's rows from `plain` on as cuts of levels; none unless each hidden layer is one of ReLUs."""
+    """Return a model's rows from `plain` on as cuts of levels, all of ReLUs; none if levels in front were left out."""
     if len(layers) != levels - 1:
         return {}
     rows, ends = model.matrix[plain:].toarray(), model.rows.upper[plain:]

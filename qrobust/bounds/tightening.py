@@ -21,6 +21,7 @@ from qrobust.bounds.linear import intersected
 from qrobust.bounds.neurons import NeuronTree
 from qrobust.bounds.rows import Rows
 from qrobust.bounds.substitution import Levels
+from qrobust.errors import EnclosureError
 from qrobust.interval import FloatArray, Interval, up
 from qrobust.network import Activation
 from qrobust.search import Budget, explore
@@ -40,7 +41,8 @@ def tightened(levels: Levels, bounds: Sequence[Interval], seconds: float, budget
             share = (deadline - now) / (levels.top - level)
             found = _of_level(Levels(levels.first, levels.stages[:level]), result[: level + 1], now + share, budget)
             result[level], empty = intersected(result[level], found)
-            assert not empty.any(), "bounds by splitting contradict linear ones"
+            if empty.any():
+                raise EnclosureError("bounds by splitting and linear bounds contradict each other: please report this bug")
     return result
 
 
