@@ -15,7 +15,7 @@ from qrobust.solve import Session
 
 SECONDS = 60.0
 AIM = 0.01  # (upper - lower) / upper
-DELTAS = (0.001, 0.005)
+DELTAS = (0.001, 0.005, 0.01)
 LABEL = 1
 
 

@@ -14,6 +14,7 @@ import pytest
 from qrobust.answers import Assurance, Candidate, Robust, Unknown, Verdict
 from qrobust.backends import milp
 from qrobust.backends.base import Backend
+from qrobust.backends.binaries import Tree
 from qrobust.backends.milp import Milp
 from qrobust.backends.mixed_integer import Builder, Hint, Model, Relaxation, proved_ends
 from qrobust.backends.relu_cuts import strengthened
@@ -449,3 +450,20 @@ def test_cuts_lower_the_bound_of_the_relaxation() -> None:
         assert hint.multipliers is not None
         bounds.append(each.upper_bound(hint.multipliers))
     assert bounds[1] < 0.98 * bounds[0]
+
+
+def test_a_tree_goes_on_from_where_it_stopped() -> None:
+    """Goal after goal it visits the nodes that it visits at once, and its bound never rises."""
+    network = random_network(np.random.default_rng(4), [3, 8, 1])
+    both = twins(GlobalLabel(network, Absolute(0.05).around(network), InputBox([-1.0] * 3, [1.0] * 3)))
+    model = both.builder.copy().model(both.perturbed, 1.0)
+    whole, parts = (Tree(model, lambda _: None, time.monotonic() + 60) for _ in range(2))
+    proof, uppers = whole.close(lambda: -np.inf), [parts.upper]
+    for share in (0.9, 0.5, 0.1):
+        goal = proof.upper + share * (uppers[0] - proof.upper)
+        uppers.append(parts.close(lambda g=goal: g).upper)  # type: ignore[misc]
+        assert not parts.is_done
+        assert proof.upper <= uppers[-1] <= goal
+    assert parts.close(lambda: -np.inf) == proof
+    assert parts.is_done
+    assert sorted(uppers, reverse=True) == uppers

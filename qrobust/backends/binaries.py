@@ -57,30 +57,38 @@ class Tree:
         self._losses = np.zeros((2, len(model.cost)))
         self._trials = np.zeros((2, len(model.cost)))
         self.nodes = 0
-        self._root = self._bounded(model.variables, model.upper_bound(np.zeros(len(model.rows))))
+        self._closed, self._reason, self._count = -np.inf, "", 0
+        root = self._bounded(model.variables, model.upper_bound(np.zeros(len(model.rows))))
+        self._heap = [] if root is None else [(-root.upper, 0, root)]
 
     @property
-    def root_bound(self) -> float:
-        """The bound of the model without its binaries; -inf if that is proved to be empty."""
-        return -np.inf if self._root is None else self._root.upper
+    def upper(self) -> float:
+        """What is proved so far: at first the bound of the model without its binaries; -inf if that is proved to be empty."""
+        return max(self._closed, -self._heap[0][0] if self._heap else -np.inf)
 
     def close(self, goal: Callable[[], float]) -> Proof:
-        """Bound the model's maximum until the bound is at most `goal()`, which may rise as points are found."""
-        closed, reason, count = -np.inf, "", 0
-        heap = [] if self._root is None else [(-self._root.upper, 0, self._root)]
-        while heap and -heap[0][0] > goal():
+        """Bound the model's maximum until the bound is at most `goal()`, which may rise as points are found; another call
+        goes on from there.
+        """
+        late = ""
+        while not self.is_done and self.upper > goal():
             if time.monotonic() > self.deadline:
-                reason = "the time limit was reached"
+                late = "the time limit was reached"
                 break
-            node = heapq.heappop(heap)[2]
+            node = heapq.heappop(self._heap)[2]
             children = self._branches(node)
             if children is None:
-                closed, reason = max(closed, node.upper), "rounding hides whether a leaf can be closed"
+                self._closed, self._reason = max(self._closed, node.upper), "rounding hides whether a leaf can be closed"
                 continue
             for child in children:
-                count += 1
-                heapq.heappush(heap, (-child.upper, count, child))
-        return Proof(max(closed, -heap[0][0] if heap else -np.inf), reason, self.nodes)
+                self._count += 1
+                heapq.heappush(self._heap, (-child.upper, self._count, child))
+        return Proof(self.upper, late or self._reason, self.nodes)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every part has all its binaries fixed, so that no call will lower the bound."""
+        return not self._heap or -self._heap[0][0] <= self._closed
 
     def _bounded(self, variables: Interval, upper: float) -> Node | None:
         """Bound a node, at most by its parent's bound; None if it is proved to be empty."""
@@ -92,7 +100,7 @@ class Tree:
                     return None
         if hint.multipliers is not None:
             upper = min(upper, self.model.upper_bound(hint.multipliers, variables))
-        tried = self.nodes % ROUNDED == 0
+        tried = self.nodes % ROUNDED == 1
         if hint.values is not None and (tried or not self._undecided(variables, hint.values).any()):
             self._found(hint.values)
         return Node(variables, upper, hint.values)

@@ -28,6 +28,7 @@ from qrobust.backends.root_cuts import trace_with
 from qrobust.backends.sigmoid_change import Search
 from qrobust.backends.twins import Numbers, Twins, twins
 from qrobust.backends.worker import Worker, WorkerDiedError, WorkerTimeoutError
+from qrobust.bounds.objectives import LargestGap, Space
 from qrobust.check import Replay, violation_fault, witness_bounds
 from qrobust.domains import Point, Points
 from qrobust.errors import UnsoundAnswerError
@@ -288,11 +289,13 @@ def _estimate_gap(query: SigmaEstimate, deadline: float) -> EstimateClaim:
         gap = leads.gap_of_margin(margin, query.label)
         return value if gap is None else min(value, float(gap[0]))
 
-    hunts = []
+    hunts, free = [], max(len(query.network.hidden_layers) - 1, 0)
+    space = Space(query.network, query.parameters, query.domain, free_layers=free)
     for pair in leads.of_label(query.label).tolist():
         model = _gap_model(pair_of_networks, leads, pair)
-        hunts.append(Hunt((pair_of_networks, model, leads.directions[pair]), accepts, deadline))
-    hunts.sort(key=lambda hunt: -hunt.tree.root_bound)
+        problem = pair_of_networks, model, leads.directions[pair]
+        hunts.append(Hunt(problem, accepts, deadline, LargestGap(space, leads, pair)))
+    hunts.sort(key=lambda hunt: -hunt.tree.upper)
     upper, reason = -np.inf, ""
     for place, hunt in enumerate(hunts):
         hunt.limit(time.monotonic() + (deadline - time.monotonic()) / (len(hunts) - place))

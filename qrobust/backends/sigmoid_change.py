@@ -15,7 +15,8 @@ from __future__ import annotations
 import heapq
 import math
 import time
-from dataclasses import dataclass, replace
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -23,15 +24,19 @@ from qrobust import interval
 from qrobust.answers import Assurance, Counterexample, EstimateClaim
 from qrobust.backends.hunt import Hunt
 from qrobust.backends.mixed_integer import Model
-from qrobust.backends.twins import Twins
+from qrobust.backends.twins import Numbers, Twins
+from qrobust.bounds.objectives import LargestChange, Space
 from qrobust.check import witness_bounds
 from qrobust.errors import UnsoundAnswerError
 from qrobust.interval import FloatArray, Interval
+from qrobust.network import FloatArithmetic
 from qrobust.queries import EpsilonEstimate
 
 RELATIVE = 0.005  # (upper - lower) / upper at which the search ends
 LEAST = 1e-8  # or this difference
-TANGENTS = 48
+TANGENTS = 64
+AHEAD = 0.999  # of the next bound: what a piece has to reach before that one has its turn
+WORKERS = 2  # HiGHS leaves the interpreter to others while it works
 FLAT = 12.0  # from a piece's end nearer to 0; beyond it the sigmoid changes by less than 1e-5, and tangents are not needed
 
 Ends = tuple[float, float]
@@ -69,7 +74,28 @@ class Piece:
             rows = len(slopes)
             builder.require([(np.repeat(value, rows), 1.0), (np.repeat(numbers, rows), -slopes)], -np.inf, offsets)
             parts.append(value)
-        return builder.model(np.concatenate(parts), 1.0)
+        return builder.model(np.concatenate(parts), 1.0, self._idle(pair_of_networks))
+
+    def _idle(self, pair_of_networks: Twins) -> Numbers:
+        """Return the binaries that are not needed where one logit is to be great and the other small.
+
+        A neuron without its own may be above max(z, 0) where that makes the change smaller, so that no piece's maximum comes to
+        more than the greatest change of all
+        """
+        stored, box = pair_of_networks.query.network.layers[-1].weight, pair_of_networks.query.parameters.layers[-1]
+        reached = box.weight.interval[0]
+        return pair_of_networks.idle(Interval.point(self.sign * stored), reached if self.sign > 0 else -reached)
+
+    def excess(self) -> float:
+        """By how much the lines may be above the sigmoid where they are a chord, in floating point."""
+        rising, falling = (self.perturbed, self.stored) if self.sign > 0 else (self.stored, self.perturbed)
+        found = 0.0
+        for lower, upper in (rising, (-falling[1], -falling[0])):
+            if lower < upper <= 0:
+                t = np.linspace(max(lower, upper - 2 * FLAT), upper, TANGENTS)
+                slopes, offsets = lines_above(lower, upper)
+                found = max(found, float((slopes * t + offsets - FloatArithmetic().sigmoid(t)).max()))
+        return found
 
 
 def _sigmoids(ends: Ends) -> tuple[Interval, Interval]:
@@ -125,47 +151,67 @@ def pieces(pair_of_networks: Twins) -> list[Piece]:
     return [piece for piece in found if piece.upper > 0]
 
 
+@dataclass(frozen=True, order=True)
+class Part:
+    """A piece in the heap: minus its bound, a number that no other has, and its hunt once it is begun."""
+
+    key: float
+    number: int
+    piece: Piece = field(compare=False)
+    hunt: Hunt | None = field(default=None, compare=False)
+
+
 class Search:
     """Pieces by their bounds, best first, and the best witness of all."""
 
     def __init__(self, query: EpsilonEstimate, pair_of_networks: Twins, deadline: float) -> None:
         self.query, self.twins, self.deadline = query, pair_of_networks, deadline
+        free = max(len(query.network.hidden_layers) - 1, 0)
+        self.summit = LargestChange(Space(query.network, query.parameters, query.domain, free_layers=free))
         self.best = 0.0
         self.witness: Counterexample | None = None
-        self.reason = ""
 
     def close(self) -> EstimateClaim:
-        """Bound the greatest change until the ends are near each other, or time is over."""
+        """Bound the greatest change until the ends are near each other, or time is over.
+
+        Method    WORKERS threads, each on the piece of the greatest bound that is left, until that is below the next one's
+        """
         moved = self.twins.logits.difference
         most = 0.25 * max(-float(moved.lower[0, 0]), float(moved.upper[0, 0]), LEAST)  # no slope is above 1/4
-        heap = [(-min(piece.upper, most), number, False, piece) for number, piece in enumerate(pieces(self.twins))]
+        heap = [Part(-min(piece.upper, most), number, piece) for number, piece in enumerate(pieces(self.twins))]
         heapq.heapify(heap)
-        count, upper = len(heap), 0.0
-        while heap and -heap[0][0] > self.enough():
-            if time.monotonic() > self.deadline:
-                self.reason = self.reason or "the time limit was reached"
-                break
-            key, number, solved, piece = heapq.heappop(heap)
-            if not solved:
-                heapq.heappush(heap, (max(key, -self._solved(piece)), number, True, piece))
-                continue
-            for half in piece.halves():
-                count += 1
-                heapq.heappush(heap, (max(key, -half.upper), count, False, half))
-        upper = max(self.best, -heap[0][0] if heap else 0.0)
-        return EstimateClaim(min(upper, 1.0), self.witness, Assurance.ROUNDED, reason=self.reason)
+        count, reason, running = len(heap), "", set[Future[list[Part]]]()
+        with ThreadPoolExecutor(WORKERS) as pool:
+            while True:
+                while heap and len(running) < WORKERS and -heap[0].key > self.enough() and not reason:
+                    part = heapq.heappop(heap)
+                    running.add(pool.submit(self._advanced, part, -heap[0].key if heap else 0.0))
+                if not running:
+                    break
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for part in (part for future in done for part in future.result()):
+                    heapq.heappush(heap, replace(part, number=(count := count + 1)))
+                reason = "the time limit was reached" if time.monotonic() > self.deadline else ""
+        upper = max(self.best, -heap[0].key if heap else 0.0)
+        return EstimateClaim(min(upper, 1.0), self.witness, Assurance.ROUNDED, reason=reason if upper > self.enough() else "")
+
+    def _advanced(self, part: Part, following: float) -> list[Part]:
+        """Begin a part with its relaxation, go on until its bound is at most the following one's, or halve it: where that is
+        proved in vain, or its chord is too far above the sigmoid.
+        """
+        piece, hunt = part.piece, part.hunt
+        if hunt is None:
+            problem = self.twins, piece.model(self.twins), np.array([piece.sign])
+            hunt = Hunt(problem, self._attained, self.deadline, self.summit)
+        elif hunt.tree.is_done or piece.excess() > RELATIVE / 2 * self.best:
+            return [Part(max(part.key, -half.upper), 0, half) for half in piece.halves()]
+        else:
+            hunt.prove(lambda: max(AHEAD * following, self.enough()))
+        return [Part(max(part.key, -hunt.tree.upper), 0, piece, hunt)]
 
     def enough(self) -> float:
         """The bound at which a piece may stay."""
         return max(self.best / (1 - RELATIVE), self.best + LEAST)
-
-    def _solved(self, piece: Piece) -> float:
-        """Bound one piece, in half of the time that is left."""
-        now = time.monotonic()
-        directions = np.array([piece.sign])
-        hunt = Hunt((self.twins, piece.model(self.twins), directions), self._attained, now + (self.deadline - now) / 2)
-        hunt.best = self.best
-        return hunt.prove(self.enough).upper
 
     def _attained(self, example: Counterexample, _: float) -> float | None:
         try:

@@ -92,15 +92,13 @@ class Twins:
             trace.append(Pair(*ends))
         return twins(self.query, trace)
 
-    def example(self, values: FloatArray, directions: FloatArray) -> Counterexample:
-        """Return an input and parameters near a solver's point, inside domain's box and parameter box, exactly.
-
-        Method    the fraction of its reach at which each neuron stands, from the first layer on; a last hidden neuron stands
-                  where the directed sum of logits wants it
+    def point(self, values: FloatArray) -> FloatArray:
+        """Return a point of `bounds.objectives.Space`: the input near a solver's point, inside the domain's box, and where each
+        hidden neuron but the last layer's stands in its reach, from -1 to 1.
         """
         box = self.query.domain.box
         x = np.clip(values[self.x], box.lower, box.upper)
-        h, positions = x, []
+        h, parts = x, [x]
         for layer, part, (_, numbers) in zip(
             self.query.network.hidden_layers[:-1], self.query.parameters.layers, self.pre_activations, strict=False
         ):
@@ -108,8 +106,17 @@ class Twins:
             with np.errstate(divide="ignore", invalid="ignore"):
                 t = np.where(high > low, 2 * (values[numbers] - low) / (high - low) - 1, 0.0)
             t = np.clip(t, -1.0, 1.0)
-            positions.append(t)
+            parts.append(t)
             h = activate(layer.activation, low + (1 + t) / 2 * (high - low), FloatArithmetic())
+        return np.concatenate(parts)
+
+    def example(self, values: FloatArray, directions: FloatArray) -> Counterexample:
+        """Return an input and parameters near a solver's point, inside domain's box and parameter box, exactly.
+
+        Method    `point`; a last hidden neuron stands where the directed sum of logits wants it
+        """
+        sizes = [len(self.x), *(layer.outputs for layer in self.query.network.hidden_layers[:-1])]
+        x, *positions = np.split(self.point(values), np.cumsum(sizes)[:-1])
         return corner(
             self.query.network, self.query.parameters, [Fraction(value) for value in x.tolist()], directions, positions
         )
