@@ -58,8 +58,10 @@ from qrobust.queries import (
 )
 from qrobust.search import Budget
 
-FORMULA_BACKENDS = ("z3", "milp", "dreal")
+SOLVERS_OF_FORMULAS = ("z3", "dreal")
 MOST_FOR_FORMULAS = 5000  # parameters of a network with several hidden layers that these are asked about unless named
+MOST_OVER_BOXES = 500  # ... and of one over a box of inputs that solvers of formulas are asked about
+FEW_INPUTS = 8
 ENOUGH = 1e-6  # an estimate's gap at which no further backend is asked
 DELTA_ENOUGH = 1e-6  # the relative gap at which the search for the greatest delta ends
 
@@ -307,11 +309,22 @@ def _share(budget: Budget, started: float, backends_left: int) -> Budget | None:
 
 
 def _ordered(query: AnyQuery, able: list[Backend]) -> list[Backend]:
-    """Put branch and bound first where it searches neurons, and leave solvers of formulas out of what is too large for them."""
-    if isinstance(query, GreatestDelta) or not is_deep(query):
+    """Put branch and bound first where it searches neurons, and leave out solvers of what is too large for them.
+
+    Method    over boxes of many inputs mixed-integer programs are asked alone, for bisection of the inputs takes too long
+    """
+    network = query.network
+    if isinstance(query, GreatestDelta):
         return able
-    formulas = query.network.parameter_count <= MOST_FOR_FORMULAS
-    return sorted((b for b in able if formulas or b.name not in FORMULA_BACKENDS), key=lambda b: b.name != "branch-and-bound")
+    if is_deep(query):
+        formulas = network.parameter_count <= MOST_FOR_FORMULAS
+        fit = [b for b in able if formulas or b.name not in (*SOLVERS_OF_FORMULAS, "milp")]
+        return sorted(fit, key=lambda b: b.name != "branch-and-bound")
+    if isinstance(query.domain, Point | Points) or network.parameter_count <= MOST_OVER_BOXES:
+        return able
+    fit = [b for b in able if b.name not in SOLVERS_OF_FORMULAS]
+    programs = [b for b in fit if b.name == "milp"] if network.inputs > FEW_INPUTS else []
+    return programs or fit or able
 
 
 def _better(first: Unknown | None, second: Unknown) -> Unknown:
