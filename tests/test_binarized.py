@@ -316,6 +316,7 @@ def test_inputs_are_rounded_as_named() -> None:
     assert grid.levels(np.array([-0.25, -0.75, 0.25])).tolist() == [-1, -2, 1]
     assert Grid.of("0.5", -2, 2, rounding=InputRounding.HALF_UP).levels(np.array([-0.25, -0.75])).tolist() == [0, -1]
 
+
 def test_an_offset_far_above_the_step_costs_no_level() -> None:
     """The float nearest to the offset is off by a level and more."""
     offset, step = 10**9 + Fraction(1, 3), Fraction(1, 10**7)

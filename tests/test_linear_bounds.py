@@ -402,3 +402,38 @@ def test_a_multiplier_that_underflows_is_accounted_for(tuning: Tuning) -> None:
     upper = top_bounds(levels, bounds, nu, np.zeros(2), zero, tuning)
     assert round_fraction_up(exact) <= upper[0]
     assert round_fraction_up(-exact) <= upper[1]
+
+
+def within(network: Network, radii: Callable[[tuple[int, ...]], FloatArray]) -> ParameterBox:
+    """A box with ends that are floats, so far on either side."""
+    pairs = [(layer.weight, layer.bias) for layer in network.layers]
+    ends = ([(w + s * radii(w.shape), b + s * radii(b.shape)) for w, b in pairs] for s in (-1, 1))
+    return ParameterBox.from_arrays(*ends)
+
+
+def test_stages_hold_every_parameter_of_the_box_exactly() -> None:
+    """The ends of the box may lie between floats, radii of a row that nearly agree are one number, and 1 / 3 is no float."""
+    rng = np.random.default_rng(8)
+    layers = (
+        AveragePool2d((1, 3, 6), (1, 3), (1, 3)),
+        Dense(rng.normal(size=(5, 6)), rng.normal(size=5), Activation.RELU),
+        Dense(rng.normal(size=(1, 5)), rng.normal(size=1)),
+    )
+    network = Network(layers, Output.SIGMOID)
+    for parameters in (
+        Absolute(0.1).around(network),
+        HalfStep(4, True).around(network),
+        within(network, lambda shape: 7 * rng.random(shape)),
+        within(network, lambda shape: 0.1 + 1e-11 * rng.random(shape)),
+    ):
+        pool, *stages = stages_of(network, parameters)
+        third = pool.weight.max()
+        assert Fraction(third) <= Fraction(1, 3) <= Fraction(third) + Fraction(pool.radius.max())
+        for stage, box in zip(stages, parameters.layers[1:], strict=True):
+            radius = stage.radius[:, None] if stage.radius.ndim == 1 else stage.radius
+            pairs = (stage.weight, radius, box.weight), (stage.bias, stage.bias_radius, box.bias)
+            for centre, reach, bounds in pairs:
+                exact = [np.frompyfunc(Fraction, 1, 1)(part.astype(object)) for part in (centre, reach)]
+                lower, upper = bounds.fractions
+                assert (exact[0] - exact[1] <= lower).all()
+                assert (upper <= exact[0] + exact[1]).all()
