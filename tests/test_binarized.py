@@ -321,7 +321,7 @@ def test_an_offset_far_above_the_step_costs_no_level() -> None:
     """The float nearest to the offset is off by a level and more."""
     offset, step = 10**9 + Fraction(1, 3), Fraction(1, 10**7)
     grid = Grid(step, offset, offset + 1000 * step, offset)
-    x = float(offset) + np.arange(1, 100) * 2.0**-23
+    x = np.array([float(offset) + place * 2.0**-23 for place in range(1, 100)])
     assert grid.levels(x).tolist() == [grid.level(Fraction(value)) for value in x.tolist()]
 
 
