@@ -25,6 +25,7 @@ BoolArray = npt.NDArray[np.bool_]
 
 UNIT = 2.0**-53  # half the distance from 1 to the next float
 TINY = 2.0**-1074  # the least positive float: twice the greatest error of a product that underflows
+UNDERFLOW = 2.0**-500  # above what many such products lose, numbers below 2**400 times each; TINY makes slow, subnormal sums
 EXP_ERROR = 2.0**-49  # relative error of _exp, proved in its docstring
 
 

@@ -39,7 +39,7 @@ from qrobust.binarized.enumeration import inputs as enumerated
 from qrobust.binarized.enumeration import tell_apart
 from qrobust.binarized.folding import floor_of_root
 from qrobust.binarized.race import Finish, Race
-from qrobust.errors import DomainError, NumberError, QRobustError, ShapeError, UnsoundAnswerError
+from qrobust.errors import DomainError, NumberError, QRobustError, ShapeError, UnsoundAnswerError, UnsupportedError
 from qrobust.layers import Dense, IntArray
 from tests import binarized as random_parts
 from tests.binarized import all_levels, ball, network, sparse_dense
@@ -315,6 +315,23 @@ def test_inputs_are_rounded_as_named() -> None:
     grid = Grid.of("0.5", -2, 2, rounding=InputRounding.HALF_AWAY)
     assert grid.levels(np.array([-0.25, -0.75, 0.25])).tolist() == [-1, -2, 1]
     assert Grid.of("0.5", -2, 2, rounding=InputRounding.HALF_UP).levels(np.array([-0.25, -0.75])).tolist() == [0, -1]
+
+
+def test_an_offset_far_above_the_step_costs_no_level() -> None:
+    """The float nearest to the offset is off by a level and more."""
+    offset, step = 10**9 + Fraction(1, 3), Fraction(1, 10**7)
+    grid = Grid(step, offset, offset + 1000 * step, offset)
+    x = np.array([float(offset) + place * 2.0**-23 for place in range(1, 100)])
+    assert grid.levels(x).tolist() == [grid.level(Fraction(value)) for value in x.tolist()]
+
+
+@pytest.mark.parametrize("blocks", [0, 1])
+def test_sums_that_64_bits_do_not_hold_are_refused(blocks: int) -> None:
+    """8 levels of 2**60, in a block and in the scores."""
+    row = Linear(Dense(np.ones((2, 8)), np.zeros(2)), np.ones(2))
+    network = BinarizedNetwork(Grid.of(1, 2**60, 2**60 + 2), (Block(row),) * blocks, ONE if blocks else row)
+    with pytest.raises(UnsupportedError, match="a sum could leave 64 bits"):
+        fold(network)
 
 
 NIL = np.zeros(1)

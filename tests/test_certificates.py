@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from qrobust.backends.certify import certify_label
-from qrobust.certificates import Certificate, LevelProof, load_certificate
+from qrobust.certificates import Certificate, LevelProof, Splits, load_certificate
 from qrobust.check import certificate_fault
-from qrobust.domains import Point
+from qrobust.domains import ParameterBox, Point
 from qrobust.errors import ModelFileError, NumberError, ShapeError
-from qrobust.network import Activation, Network
+from qrobust.network import Activation, Dense, Network, Output
 from qrobust.perturbations import Absolute
 from qrobust.queries import LocalLabel
 from qrobust.search import Budget
@@ -133,6 +133,16 @@ def other_rows(certificate: Certificate) -> Certificate:
     return level_with(certificate, number, multipliers=tuple(100 * values + 7 for values in proof.multipliers))
 
 
+def without_a_half(certificate: Certificate, side: int) -> Certificate:
+    """One half of a split left out, and with it what is reached there."""
+    splits = certificate.splits
+    gone = int(np.flatnonzero((splits.side == side) & (splits.leaf >= 0))[-1])
+    names = ("parent", "level", "neuron", "cut", "side", "leaf")
+    kept = {name: np.delete(getattr(splits, name), gone) for name in names}
+    kept["parent"] = kept["parent"] - (kept["parent"] > gone)
+    return splits_with(certificate, **kept)
+
+
 DOCTORED: dict[str, Callable[[Certificate], Certificate]] = {
     "another label": lambda c: replace(c, label=(c.label + 1) % 3),
     "a rival missing": lambda c: replace(c, rivals=c.rivals[:1]),
@@ -160,6 +170,8 @@ DOCTORED: dict[str, Callable[[Certificate], Certificate]] = {
     "another cut": lambda c: splits_with(c, cut=moved(c.splits.cut, a_split(c), 1e6)),
     "a cut that is infinite": lambda c: splits_with(c, cut=moved(c.splits.cut, a_split(c), np.inf)),
     "both halves above": lambda c: splits_with(c, side=np.abs(c.splits.side)),
+    "an upper half missing": lambda c: without_a_half(c, 1),
+    "a lower half missing": lambda c: without_a_half(c, -1),
     "no sides": lambda c: splits_with(c, side=0 * c.splits.side),
     "a parent after its child": lambda c: splits_with(c, parent=moved(c.splits.parent, len(c.splits.parent) - 1, 10_000)),
     "a root with a parent": lambda c: splits_with(c, parent=moved(c.splits.parent, 0, 1)),
@@ -174,6 +186,18 @@ DOCTORED: dict[str, Callable[[Certificate], Certificate]] = {
 @pytest.mark.parametrize("what", DOCTORED)
 def test_a_doctored_certificate_is_refused(what: str, split: Certificate) -> None:
     assert certificate_fault(DOCTORED[what](split)) is not None
+
+
+@pytest.mark.parametrize(("top", "proved"), [(1.0, False), (0.5, True)])
+def test_a_rival_that_wins_ties_has_to_stay_behind(top: float, proved: bool) -> None:
+    """Class 1 is ahead, 1 against 0; with a bias of 1 the rival, class 0, draws level, and the lowest index wins."""
+    network = Network((Dense(np.zeros((2, 1)), np.array([0.0, 1.0])),), Output.SOFTMAX)
+    box = ParameterBox.from_arrays([(np.zeros((2, 1)), [0.0, 1.0])], [(np.zeros((2, 1)), [top, 1.0])])
+    one, none = np.zeros(1, dtype=np.int64), np.full(1, -1)
+    splits = Splits(parent=none, level=one, neuron=one, cut=np.zeros(1), side=one, leaf=one)
+    certificate = Certificate(LocalLabel(network, box, Point([1.0])), 1, one, (), splits, ())
+    fault = certificate_fault(certificate)
+    assert fault == (None if proved else "leaf 0 does not prove that label 0 stays behind")
 
 
 def test_another_query_is_refused(split: Certificate) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -110,6 +111,19 @@ def test_eps_is_settled_exactly_where_bounds_cannot() -> None:
     assert (verdict, indices.tolist()) == (Verdict.VIOLATED, [0])
     with pytest.raises(NumberError, match="eps is -1"):
         found.epsilon_verdict(Fraction(-1))
+
+
+def test_eps_between_two_floats_is_not_rounded_up() -> None:
+    """A change of exactly the float above eps is more than eps, though eps is nearest to that float."""
+    network, program = tie_pair()
+    found = compare(network, program, at_points(program, np.zeros((1, 1))))
+    change = replace(found, changes=Interval.point(np.array([0.1])))
+    assert change.epsilon_verdict(Fraction(0.1) - Fraction(1, 10**30))[0] is Verdict.VIOLATED
+
+
+def test_a_class_that_may_draw_level_and_stands_first_leaves_the_label_open() -> None:
+    found = comparison._greatest(np.array([[3, 5], [3, 5], [5, 3]]), np.array([[5, 5], [4, 5], [5, 5]]))
+    assert found.tolist() == [comparison.UNDECIDED, 1, 0]
 
 
 def test_labels_and_ties_by_the_stated_rule() -> None:

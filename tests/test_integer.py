@@ -24,6 +24,7 @@ from qrobust.integer.program import (
     Operation,
     Pool,
     Requantize,
+    Runtime,
     Softmax,
 )
 
@@ -211,6 +212,15 @@ def test_a_kernel_that_is_off_by_more_is_caught(monkeypatch: pytest.MonkeyPatch)
 def _near_without_check(values: object, zero_point: int = 0) -> IntegerInterval:
     middle = np.floor((values.lower + values.upper) / 2).astype(np.int64) + zero_point  # type: ignore[attr-defined]
     return IntegerInterval(middle, middle)
+
+
+def test_results_of_more_units_than_64_bits_hold_are_cut_at_the_right_end() -> None:
+    """sigmoid(5) is 1e30 units of 1e-30: the greatest integer, in all kernels."""
+    encoding, fine = Encoding(1.0, 0), Encoding(float(np.float32(1e-30)), 0)
+    program = IntegerProgram((Elementwise(1, Function.LOGISTIC, encoding, fine),), runtime=Runtime.ONNX)
+    x = np.array([[5]])
+    found = any_kernel.run(program, IntegerInterval.point(x))
+    assert found.lower.tolist() == found.upper.tolist() == run(program, x).values.tolist() == [[127]]
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from qrobust.bounds.untuned import untuned
 from qrobust.check import Replay
 from qrobust.domains import ParameterBox
 from qrobust.errors import ResourceError
-from qrobust.interval import FloatArray, Interval
+from qrobust.interval import FloatArray, Interval, round_fraction_up
 from qrobust.layers import AveragePool2d, Conv2d, MaxPool2d
 from qrobust.network import Activation, Dense, FloatArithmetic, Network, Output, activate
 from qrobust.perturbations import Absolute, HalfStep
@@ -213,7 +213,7 @@ def test_cancellation_is_covered_by_the_slack(rule: Callable[..., FloatArray], m
     for broken in (False, True):
         if broken:
             for module in (substitution, sys.modules[untuned.__module__]):
-                monkeypatch.setattr(module, "sum_slack", lambda terms, sizes: np.zeros_like(sizes))
+                monkeypatch.setattr(module, "rounding", lambda terms, sizes: np.zeros_like(sizes))
                 monkeypatch.setattr(module, "up", lambda values: values)
         for _ in range(100):
             row = rng.normal(size=50) * 1e8
@@ -382,3 +382,58 @@ def test_too_large_a_network_is_refused(random_network: RandomNetwork) -> None:
 def test_first_slopes_are_those_of_least_area() -> None:
     z = Interval(np.array([[-1.0, -2.0, 1.0]]), np.array([[2.0, 1.0, 3.0]]))
     assert first_alpha(z, 2).tolist() == [[1.0, 0.0, 1.0]] * 2
+
+
+@pytest.mark.parametrize("tuning", [Tuning(0), Tuning(3)])
+def test_a_multiplier_that_underflows_is_accounted_for(tuning: Tuning) -> None:
+    """1e300 is reached behind the first ReLU, and the product of the other weights, 1e-320, has four digits left."""
+    weights = 1e150, 1.7e-20, 1.3e-300
+    last = len(weights) - 1
+    layers = (
+        Dense(np.array([[w]]), np.zeros(1), Activation.LINEAR if i == last else Activation.RELU) for i, w in enumerate(weights)
+    )
+    network = Network(tuple(layers), Output.SIGMOID)
+    levels = Levels(Activation.LINEAR, stages_of(network, Absolute(0.0).around(network)))
+    exact = Fraction(1e150)
+    for weight in weights:
+        exact *= Fraction(weight)
+    bounds = pre_activations(levels, Interval.point(np.array([[1e150]])), tuning)
+    nu, zero = np.array([[1.0], [-1.0]]), np.zeros(2, dtype=np.intp)
+    upper = top_bounds(levels, bounds, nu, np.zeros(2), zero, tuning)
+    assert round_fraction_up(exact) <= upper[0]
+    assert round_fraction_up(-exact) <= upper[1]
+
+
+def within(network: Network, radii: Callable[[tuple[int, ...]], FloatArray]) -> ParameterBox:
+    """A box with ends that are floats, so far on either side."""
+    pairs = [(layer.weight, layer.bias) for layer in network.layers]
+    ends = ([(w + s * radii(w.shape), b + s * radii(b.shape)) for w, b in pairs] for s in (-1, 1))
+    return ParameterBox.from_arrays(*ends)
+
+
+def test_stages_hold_every_parameter_of_the_box_exactly() -> None:
+    """The ends of the box may lie between floats, radii of a row that nearly agree are one number, and 1 / 3 is no float."""
+    rng = np.random.default_rng(8)
+    layers = (
+        AveragePool2d((1, 3, 6), (1, 3), (1, 3)),
+        Dense(rng.normal(size=(5, 6)), rng.normal(size=5), Activation.RELU),
+        Dense(rng.normal(size=(1, 5)), rng.normal(size=1)),
+    )
+    network = Network(layers, Output.SIGMOID)
+    for parameters in (
+        Absolute(0.1).around(network),
+        HalfStep(4, True).around(network),
+        within(network, lambda shape: 7 * rng.random(shape)),
+        within(network, lambda shape: 0.1 + 1e-11 * rng.random(shape)),
+    ):
+        pool, *stages = stages_of(network, parameters)
+        third = pool.weight.max()
+        assert Fraction(third) <= Fraction(1, 3) <= Fraction(third) + Fraction(pool.radius.max())
+        for stage, box in zip(stages, parameters.layers[1:], strict=True):
+            radius = stage.radius[:, None] if stage.radius.ndim == 1 else stage.radius
+            pairs = (stage.weight, radius, box.weight), (stage.bias, stage.bias_radius, box.bias)
+            for centre, reach, bounds in pairs:
+                exact = [np.frompyfunc(Fraction, 1, 1)(part.astype(object)) for part in (centre, reach)]
+                lower, upper = bounds.fractions
+                assert (exact[0] - exact[1] <= lower).all()
+                assert (upper <= exact[0] + exact[1]).all()

@@ -71,7 +71,7 @@ def test_the_rounding_of_sums_is_counted(monkeypatch: pytest.MonkeyPatch) -> Non
 
     assert not wrong()
     for module in (substitution, untuned):
-        monkeypatch.setattr(module, "sum_slack", lambda terms, sizes: np.zeros_like(sizes))
+        monkeypatch.setattr(module, "rounding", lambda terms, sizes: np.zeros_like(sizes))
     assert wrong(), "bounds without their rounding slack pass this test: it shows nothing"
 
 

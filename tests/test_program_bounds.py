@@ -126,6 +126,21 @@ def test_without_the_table_bounds_are_wrong(monkeypatch: pytest.MonkeyPatch) -> 
     assert not (prepared.bounds(boxes).change - (prepared.stages[0].allowance / 4) >= true.lower).all()
 
 
+def test_zero_points_that_move_to_and_fro_cut_shares_off() -> None:
+    """Shares above 127 units are cut where the zero point is 0, and stay cut when it is -128 again."""
+    network, program = random_pair((2, 5, 3), 1)
+    whole = program.result
+    to, fro = Requantize(3, whole, replace(whole, zero_point=0)), Requantize(3, replace(whole, zero_point=0), whole)
+    program = replace(program, operations=(*program.operations, to, fro))
+    boxes = random_boxes(program, np.random.default_rng(1), 20)
+    reals = Interval(*(program.input.real(np.array(ends)) for ends in zip(*boxes, strict=True)))
+    for kernels in KERNELS:
+        found = ProgramZonotopes(network, program, kernels).bounds(reals)
+        true = [exhaustive(network, program, box, kernels) for box in boxes]
+        assert max(one.greatest[0] for one in true) > 0.25  # not of rounding alone
+        assert all(one.greatest[0] <= bound for one, bound in zip(true, found.change.tolist(), strict=True))
+
+
 def test_one_rounding_by_hand() -> None:
     """z' = 3 in steps of 2, so 1.5 steps: the result is 2 or 4, and the noise within a step either way and a little more."""
     encoding = Encoding(2.0, -128)

@@ -27,6 +27,7 @@ from qrobust.errors import UnsupportedError
 from qrobust.layers import IntArray, SparseMatrix
 
 MOST_SUM = 2**62  # of any row, so that int64 holds it
+TOO_FAR = "a sum could leave 64 bits: take fewer levels, or an offset nearer to the inputs"
 
 
 class ZeroSign(Enum):
@@ -138,7 +139,7 @@ class Folded:
     @cached_property
     def _greatest(self) -> int:
         top = 1 if self.layers else max(abs(self.network.grid.lowest), abs(self.network.grid.highest))
-        return int(abs(self.matrix).sum(axis=1).max()) * top
+        return _greatest_sum(self.matrix) * top
 
     @cached_property
     def _common(self) -> tuple[list[int], list[int]]:
@@ -164,7 +165,14 @@ def fold(network: BinarizedNetwork, zero: ZeroSign = ZeroSign.PLUS) -> Folded:
     bias = [
         Fraction(float(output.layer.bias[c])) + s * offset * total for c, s, total in zip(channel, scale, sums, strict=True)
     ]
+    if _greatest_sum(output.matrix) * top >= MOST_SUM:
+        raise UnsupportedError(TOO_FAR)
     return Folded(network, tuple(layers), output.matrix, tuple(s * step for s in scale), tuple(bias))
+
+
+def _greatest_sum(matrix: SparseMatrix) -> int:
+    """Return the greatest sum of a row's sizes."""
+    return int(abs(matrix).sum(axis=1).max())
 
 
 def _row_sums(matrix: SparseMatrix) -> list[int]:
@@ -177,9 +185,9 @@ Seen = tuple[Fraction, Fraction, int]  # offset and step of the values that a la
 def _threshold_layer(linear: Linear, norm: BatchNorm | None, seen: Seen, zero: ZeroSign) -> ThresholdLayer:
     """Return a block in integers; neurons of one channel whose rows have one sum share their threshold."""
     matrix, channel = linear.matrix, linear.channel_of
+    if _greatest_sum(matrix) * seen[2] >= MOST_SUM:
+        raise UnsupportedError(TOO_FAR)
     most = np.asarray(abs(matrix).sum(axis=1)).reshape(-1) * seen[2]
-    if most.size and int(most.max()) >= MOST_SUM:
-        raise UnsupportedError("a sum could leave 64 bits: take fewer levels")
     sums = _row_sums(matrix) if seen[0] else [0] * matrix.shape[0]
     keys = list(zip(channel.tolist(), sums, strict=True))
     rules = {key: _threshold(linear, norm, key, seen, zero) for key in set(keys)}

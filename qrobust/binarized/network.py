@@ -29,6 +29,7 @@ from qrobust.layers import Conv2d, Dense, IntArray, SparseMatrix, read_only
 
 Number = float | int | str | Fraction
 MOST_LEVELS = 2**16
+QUOTIENT_ERROR = 2.0**-50  # of a quotient of floats: what is taken from an input may be much greater than what is left
 NEAR_TIE = 1e-6  # a quotient this near to a tie, relatively, is rounded in exact arithmetic
 
 
@@ -100,7 +101,8 @@ class Grid:
             raise NumberError("an input is not finite")
         quotient = (x - float(self.offset)) / float(self.step)
         levels = np.rint(quotient).astype(np.int64)
-        near = np.abs(np.abs(quotient - levels) - 0.5) < NEAR_TIE * (1 + np.abs(quotient))
+        lost = QUOTIENT_ERROR * (np.abs(x) + abs(float(self.offset))) / float(self.step)
+        near = np.abs(np.abs(quotient - levels) - 0.5) < NEAR_TIE * (1 + np.abs(quotient)) + lost
         for place in np.argwhere(near):
             levels[tuple(place)] = self.level(Fraction(float(x[tuple(place)])))
         if levels.size and (levels.min() < self.lowest or levels.max() > self.highest):

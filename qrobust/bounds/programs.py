@@ -328,7 +328,8 @@ class _Shares:
             raise UnsupportedError(f"bounds over boxes take a softmax of beta 1, not {softmax.beta:g}")
         roundings = len(tail.operations) if kernels is Kernels.ANY else 1  # other kernels copy what keeps its scale
         self.allowance = float(up(np.array(roundings * any_kernel.ALLOWANCE * result.scale)))
-        self.greatest = float(result.real(np.array(result.greatest)))
+        ends = [o.output.real(np.array(o.output.greatest)) for o in tail.operations]  # a change of zero point may cut, too
+        self.greatest = float(min(ends))
         least = 1 / program.class_count - 2 * self.allowance  # the real share of the class that the program finds greatest
         whole = result.zero_point == result.least and self.greatest >= 1 - self.allowance and least > 0
         # Shares that come out equal, or in the other order, are of logits that are no farther apart than this.

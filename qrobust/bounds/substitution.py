@@ -6,7 +6,8 @@ Method    An objective nu . z_k becomes (nu W + sign |nu| R) . h_(k-1) + ..., ex
           activation a multiplier is chosen (`envelopes`), and what that may lose is added. Any multipliers give a true bound
           (weak duality). The derivative of the bound is a forward pass through the relaxed network
 Property  sound, not complete. Rounding: the multipliers are data, and everything computed from them errs by at most
-          `interval.sum_slack` of the sum of the absolute values, which is taken off last
+          `rounding` of the sum of the absolute values, which is taken off last. A multiplier's product with a weight that
+          underflows errs by TINY times the values that it meets, so these have to be below GREATEST
 Source    Zhang et al. 2018, arXiv 1811.00866; Dvijotham et al. 2018, arXiv 1803.06567; for the elimination THEORY.md,
           sections 3 and 4
 """
@@ -26,13 +27,14 @@ from qrobust.bounds.ibp import INTERVALS
 from qrobust.bounds.lifted import Lifted, Weighted
 from qrobust.bounds.spans import Span
 from qrobust.bounds.stages import Pulled, Stage
-from qrobust.interval import FloatArray, Interval, sum_slack, up
+from qrobust.interval import UNDERFLOW, FloatArray, Interval, sum_slack, up
 from qrobust.memory import Part, at_a_time
 from qrobust.network import Activation, activate
 from qrobust.search import Budget
 
 ROWS = 8192  # objectives substituted at a time, at most
 NOTHING: Mapping[int, Weighted] = {}
+LEAST, GREATEST = 2.0**-400, 2.0**400  # sizes below count as the one, above as infinite: then UNDERFLOW is above what it says
 ROW_ARRAYS = 48  # float64 arrays over all levels that one objective takes while it is tuned
 
 
@@ -97,7 +99,8 @@ class Levels:
         return 2 * pairs
 
     def sizes(self, bounds: Sequence[Interval]) -> list[FloatArray]:
-        """For each level, bound abs(z) + abs(W) abs(h) + R abs(h) + abs(b) + r: the terms that a multiplier of z meets.
+        """For each level, bound abs(z) + abs(W) abs(h) + R abs(h) + abs(b) + r: the terms that a multiplier of z meets; by
+        LEAST at least, and by infinity where one of them is above GREATEST.
 
         Shapes: bounds, for levels 0 to some k, (batch, n) each; results likewise, for levels 0 to k + 1
         """
@@ -109,7 +112,8 @@ class Levels:
             if number + 1 < len(bounds):
                 after = bounds[number + 1]
                 own = own + np.maximum(np.abs(after.lower), np.abs(after.upper))
-            result.append(own)
+            greatest = np.maximum(own, size.max(axis=1, keepdims=True))
+            result.append(np.where(greatest <= GREATEST, np.maximum(own, LEAST), np.inf))
         return result
 
 
@@ -229,10 +233,16 @@ def backward(
                 below = activate(levels.activation(number - 1), before, INTERVALS)
             above = Above.of_rows(stage, nu, value, sizes[number], below)
             value, met = above.value, met + above.met
-    upper = value + sum_slack(terms, met)
+    upper = value + rounding(terms, met)
     if isinstance(bounds[0], Interval):
         upper = up(upper)
     return Substitution(xp.where(xp.isnan(upper), xp.inf, upper), steps[::-1])
+
+
+def rounding(terms: int, met: FloatArray) -> FloatArray:
+    """Bound what rounding does to an objective whose longest chain of sums has so many terms. Shapes: met (batch,)."""
+    slack: FloatArray = sum_slack(terms, met) + UNDERFLOW
+    return slack
 
 
 def _lifted(above: Above, z: Interval, cut: Weighted, alpha: FloatArray, beta: FloatArray) -> Step:

@@ -20,8 +20,8 @@ import numpy.typing as npt
 
 from qrobust.bounds.envelopes import ENVELOPES
 from qrobust.bounds.ibp import INTERVALS
-from qrobust.bounds.substitution import Above, Levels
-from qrobust.interval import FloatArray, Interval, sum_slack, up
+from qrobust.bounds.substitution import Above, Levels, rounding
+from qrobust.interval import FloatArray, Interval, up
 from qrobust.network import Activation, activate
 
 
@@ -58,7 +58,7 @@ def untuned(
             size = sizes[number] if len(sizes[number]) == 1 else sizes[number][boxes]
             above = Above.of_rows(stage, nu, value, size, below)
             value, met = above.value, met + above.met
-    upper = up(value + sum_slack(levels.terms, met))
+    upper = up(value + rounding(levels.terms, met))
     return np.where(np.isnan(upper), np.inf, upper)
 
 

@@ -33,11 +33,10 @@ from qrobust.bounds.stages import stages_of, stored_stages
 from qrobust.bounds.substitution import Levels
 from qrobust.domains import ParameterBox
 from qrobust.errors import UnsupportedError
-from qrobust.interval import TINY, BoolArray, FloatArray, Interval, down, sum_slack, up
+from qrobust.interval import TINY, UNDERFLOW, BoolArray, FloatArray, Interval, down, sum_slack, up
 from qrobust.network import Activation, Dense, Network
 
 NUMBERS = 2**21  # generators of one form that a batch may take at a time
-UNDERFLOW = 2.0**-500  # more than all products of a form may lose by underflow; far above TINY, as sums of subnormals are slow
 LINES = (Activation.LINEAR, Activation.RELU)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from qrobust import interval
 from qrobust.errors import EnclosureError, ShapeError, UnsupportedError
-from qrobust.integer.kernels import MOST_GATHERED, seen_by_pool, weighted_sums, window_counts
+from qrobust.integer.kernels import FARTHEST, MOST_GATHERED, seen_by_pool, weighted_sums, window_counts
 from qrobust.integer.program import (
     Affine,
     Elementwise,
@@ -90,9 +90,12 @@ def _in_pieces(
 
 
 def near(values: Interval, zero_point: int = 0) -> IntegerInterval:
-    """Return the integers within the allowance of real numbers below 2**32 in units, plus a zero point."""
-    lower = np.ceil(values.lower - ALLOWANCE - SLACK).astype(np.int64)
-    upper = np.floor(values.upper + ALLOWANCE + SLACK).astype(np.int64)
+    """Return the integers within the allowance of real numbers in units, plus a zero point.
+
+    Numbers beyond FARTHEST, which no type reaches, count as it: a function's result may be far more units than 64 bits hold.
+    """
+    ends = np.ceil(values.lower - ALLOWANCE - SLACK), np.floor(values.upper + ALLOWANCE + SLACK)
+    lower, upper = (np.clip(end, -FARTHEST, FARTHEST).astype(np.int64) for end in ends)
     return IntegerInterval(lower + zero_point, upper + zero_point)
 
 

@@ -51,6 +51,7 @@ from qrobust.interval import FloatArray
 from qrobust.layers import IntArray
 
 MOST_GATHERED = 2**23  # numbers that an operation on a batch gathers at a time
+FARTHEST = 2.0**32  # beyond every type's ends: results are cut there before they become integers of 64 bits
 
 Rule = Callable[[Any, IntArray], IntArray]
 
@@ -189,7 +190,8 @@ def table(operation: Elementwise, rounded: Callable[[FloatArray], FloatArray], *
         result = np.tanh(wide).astype(np.float32)
     unit = np.float32(operation.output.scale)
     scaled = result / unit if divided else result * (np.float32(1) / unit)
-    return rounded(scaled.astype(np.float64)).astype(np.int64) + operation.output.zero_point
+    whole = np.clip(rounded(scaled.astype(np.float64)), -FARTHEST, FARTHEST)
+    return np.asarray(whole.astype(np.int64) + operation.output.zero_point)
 
 
 def _sigmoid_table() -> IntArray:
