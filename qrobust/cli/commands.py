@@ -414,6 +414,9 @@ def map_command(
     level: Level = "1/2",
     backend: BackendName = "auto",
     timeout: Timeout = 10.0,
+    total: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Time for all single searches together; the rest stays undecided.")
+    ] = None,
     memory: Memory = 4.0,
     arrays: ArraysText = None,
     jobs: Jobs = 1,
@@ -450,7 +453,7 @@ def map_command(
             raise UsageError("--grid asks at its own cells: leave out --random")
         section = section_of(network, Where(point, points, box, tuple(where or ())), axes, grid)
         question = Question(network, parameters, quantity, exact_level, margin, backend, budget)
-        sharing = Sharing(jobs, scheduler, kept)
+        sharing = Sharing(jobs, scheduler, kept, seconds=total)
         show_section(question, section, sharing, output=output, plot=plot, json=json, quiet=quiet)
         return
     if point is not None:
@@ -476,6 +479,7 @@ def map_command(
             jobs=jobs,
             scheduler=scheduler,
             cache=kept,
+            seconds=total,
             progress=bar.advance,
         )
     if output is not None:
