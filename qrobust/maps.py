@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from qrobust.answers import VERSION, Estimate, Verdict
 from qrobust.backends.deep import screen_label_boxes, screen_labels
+from qrobust.backends.many_changes import screen_changes
 from qrobust.bounds import local, softmax_change
 from qrobust.bounds.local import Status
 from qrobust.bounds.margins import margins
@@ -156,7 +157,7 @@ class Question:
             status = np.where(change.width <= ENOUGH, Status.SAFE, Status.UNDECIDED)
             return Found(change.lower.copy(), np.minimum(change.upper, 1.0), status.astype(np.int8), "closed-form")
         if self.quantity is Quantity.EPSILON and points and self.backend in ("auto", "branch-and-bound"):
-            return self._many_changes(found, inputs.lower)
+            return self._many_changes(inputs.lower)
         if self.quantity is not Quantity.LABEL:
             return found
         if closed:
@@ -173,11 +174,12 @@ class Question:
             self._by_margin(found.status, inputs.lower)
         return found
 
-    def _many_changes(self, found: Found, points: FloatArray) -> Found:
-        """Bound the changes of several confidences at points, where one hidden layer allows it."""
-        if softmax_change.why_not(self.network) is not None:
-            return found
-        change = softmax_change.greatest_changes(self.network, self.parameters, points, self.budget.memory)
+    def _many_changes(self, points: FloatArray) -> Found:
+        """Bound the changes of confidences at points that have no closed form."""
+        if softmax_change.why_not(self.network) is None:
+            change = softmax_change.greatest_changes(self.network, self.parameters, points, self.budget.memory)
+        else:
+            change = screen_changes(self.network, self.parameters, points, self.budget)
         status = np.where(change.width <= ENOUGH, Status.SAFE, Status.UNDECIDED).astype(np.int8)
         return Found(change.lower.copy(), change.upper.copy(), status, "branch-and-bound")
 

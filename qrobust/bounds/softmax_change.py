@@ -22,7 +22,7 @@ from qrobust.bounds import odds
 from qrobust.bounds.ibp import nominal_logits
 from qrobust.bounds.local import CHUNK, hidden_reach
 from qrobust.bounds.odds import Odds
-from qrobust.domains import Bounds, ParameterBox
+from qrobust.domains import Bounds, LayerBox, ParameterBox
 from qrobust.interval import Ends, FloatArray, Interval, down, up
 from qrobust.memory import MEMORY, Part, at_a_time
 from qrobust.network import Network, Output
@@ -65,8 +65,7 @@ class _Hidden:
     inner: Ends
     before: Interval
     ends: tuple[Interval, Interval]
-    weight: Bounds
-    bias: Bounds
+    last: LayerBox
 
     @classmethod
     def at(cls, network: Network, parameters: ParameterBox, points: FloatArray) -> _Hidden:
@@ -74,18 +73,18 @@ class _Hidden:
         last = parameters.layers[-1]
         before = interval.softmax(nominal_logits(network, Interval.point(points)))
         low, high = (last.weight.interval[None] * Interval.point(h[:, None, :]) for h in (outer.lower, outer.upper))
-        return cls(outer, inner, before, (low, high), last.weight, last.bias)
+        return cls(outer, inner, before, (low, high), last)
 
     def rising(self, label: int, rivals: list[int]) -> Odds:
         """Odds below the rivals' least: rounded down, with every value between the chords' ends."""
         low, high = (down(end.lower[:, rivals] - end.upper[:, [label]]) for end in self.ends)
-        bias = down(self.bias.interval.lower[rivals] - self.bias.interval.upper[label])
+        bias = down(self.last.bias.interval.lower[rivals] - self.last.bias.interval.upper[label])
         return Odds(down(interval.total(Interval.point(low)).lower + bias), down(high - low))
 
     def falling(self, label: int, rivals: list[int]) -> Odds:
         """Odds above the rivals' greatest, rounded up."""
         low, high = (up(end.upper[:, rivals] - end.lower[:, [label]]) for end in self.ends)
-        bias = up(self.bias.interval.upper[rivals] - self.bias.interval.lower[label])
+        bias = up(self.last.bias.interval.upper[rivals] - self.last.bias.interval.lower[label])
         return Odds(up(interval.total(Interval.point(low)).upper + bias), up(high - low))
 
     def attained(self, t: FloatArray) -> tuple[Interval, Interval]:
@@ -94,9 +93,17 @@ class _Hidden:
         inside = np.minimum(np.maximum(inside, self.inner.least), self.inner.greatest)
         surely = self.inner.least <= self.inner.greatest  # else the range is as narrow as its rounding
         h = Interval(np.where(surely, inside, self.outer.lower), np.where(surely, inside, self.outer.upper))
-        x = _beside(*(Interval(part(h.lower, 0.0), part(h.upper, 0.0)) for part in (np.maximum, np.minimum)))
-        (low, high), bias = _exact_ends(self.weight), _exact_ends(self.bias)
-        return interval.affine(_beside(low, high), x, bias[0]), interval.affine(_beside(high, low), x, bias[1])
+        return ends_at(self.last, h)
+
+
+def ends_at(box: LayerBox, h: Interval) -> tuple[Interval, Interval]:
+    """Enclose the least and the greatest values of a layer's rows over its box, at each h.
+
+    Shapes    h (batch, n); results (batch, out)
+    """
+    x = _beside(*(Interval(part(h.lower, 0.0), part(h.upper, 0.0)) for part in (np.maximum, np.minimum)))
+    (low, high), bias = _exact_ends(box.weight), _exact_ends(box.bias)
+    return interval.affine(_beside(low, high), x, bias[0]), interval.affine(_beside(high, low), x, bias[1])
 
 
 def _exact_ends(bounds: Bounds) -> tuple[Interval, Interval]:
@@ -118,18 +125,18 @@ def _changes(hidden: _Hidden) -> Interval:
         before = hidden.before[:, label]
         t, least = odds.least(hidden.rising(label, rivals))
         logits = hidden.attained(t)
-        after = _confidence(logits[0][:, rivals] - logits[1][:, [label]])
+        after = confidence(logits[0][:, rivals] - logits[1][:, [label]])
         lower = np.maximum(lower, down(after.lower - before.upper))
         upper = np.maximum(upper, up(np.minimum(up(1 / down(1 + least)), 1.0) - before.lower))
         t, greatest = odds.greatest(hidden.falling(label, rivals))
         logits = hidden.attained(t)
-        after = _confidence(logits[1][:, rivals] - logits[0][:, [label]])
+        after = confidence(logits[1][:, rivals] - logits[0][:, [label]])
         lower = np.maximum(lower, down(before.lower - after.upper))
         upper = np.maximum(upper, up(before.upper - np.maximum(down(1 / up(1 + greatest)), 0.0)))
     return Interval(lower, np.minimum(upper, 1.0))
 
 
-def _confidence(leads: Interval) -> Interval:
+def confidence(leads: Interval) -> Interval:
     """Enclose 1 / (1 + the sum of exp of the rivals' leads). Shapes: leads (batch, rivals); result (batch,)."""
     whole = interval.total(interval.exp(leads))
     lower, upper = down(1 / up(1 + whole.upper)), up(1 / down(1 + whole.lower))
