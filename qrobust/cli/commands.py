@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from qrobust.answers import VERSION, Answer, AnyQuery, Assurance, Estimate, Robust, Verdict, statement
@@ -22,7 +23,7 @@ from qrobust.cli.options import Rule, UsageError, Where, domain_of, parameter_bo
 from qrobust.domains import Domain, ParameterBox, Point, Points
 from qrobust.errors import EnclosureError, NumberError, QRobustError, UnsoundAnswerError
 from qrobust.exact import to_fraction
-from qrobust.files import write_whole
+from qrobust.files import check_can_appear, write_whole
 from qrobust.held import held, stored_codes
 from qrobust.network import Network
 from qrobust.parallel import answer_all, check_points
@@ -437,6 +438,7 @@ def map_command(
     from qrobust.maps import Quantity, Question, Sharing, random_points, robustness_map
     from qrobust.plotting import check_two_inputs, draw_map
 
+    check_can_appear(output, plot)
     budget = read_budget(timeout, memory, arrays)
     network = read_model(model, trust_pickle)
     rule = Rule(_one_delta(delta), delta_per_layer, against, weights_only, bits, per_channel, scheme, copy)
@@ -652,7 +654,8 @@ def main() -> None:
     """Run the command line: our errors become one line and an exit code; bugs keep their traceback."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        code = app(standalone_mode=False)
+        with np.errstate(all="ignore"):  # what overflows in a forecast proves nothing; bounds look at their own numbers
+            code = app(standalone_mode=False)
     except (UnsoundAnswerError, EnclosureError) as error:
         _fail(str(error), INTERNAL)
     except QRobustError as error:
