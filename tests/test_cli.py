@@ -337,7 +337,7 @@ def test_interrupted_run_leaves_nothing(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "qrobust", "map", IRIS, "--axes", "petal length, petal width"]
     arguments = ["--grid", "10x10", "--delta", "0.05", "--output", str(target)]  # the worst over a box: every cell takes long
     process = subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    time.sleep(3)
+    time.sleep(6)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=20)

@@ -83,6 +83,7 @@ def _of_classes(greatest: _Greatest, middle: FloatArray) -> tuple[FloatArray, In
 
     near = np.clip(middle[:, rivals] - middle[:, :, None], below, above)
     share = np.exp(near - near.max(axis=2, keepdims=True))
+    share = np.where(np.isnan(share), 1.0, share)  # where logits overflow; any weights are sound
     weight = _on_grid(share / share.sum(axis=2, keepdims=True))
     top = np.where(np.isfinite(above), above, 0.0).max(axis=2, keepdims=True)
     powers = [interval.exp(Interval.point(up(end - top))).upper for end in (below, above)]
