@@ -31,6 +31,21 @@ def read_bytes(path: Path | str) -> bytes:
         raise ModelFileError(f"{path} cannot be read: {error.strerror}") from None
 
 
+def check_can_appear(*paths: Path | None) -> None:
+    """Raise OutputError, before long work and not after, if a file to be written is a folder or its own folder is missing."""
+    for path in paths:
+        if path is None:
+            continue
+        try:
+            taken, room = path.is_dir(), path.parent.is_dir()
+        except OSError as error:
+            raise OutputError(f"{path} was not written: {error.strerror}") from None
+        if taken:
+            raise OutputError(f"{path} was not written: it is a folder; name a file in it")
+        if not room:
+            raise OutputError(f"{path} was not written: there is no folder {path.parent}; make it first")
+
+
 def write_whole(path: Path | str, content: bytes | Iterable[bytes]) -> None:
     """Write a file, at once or in parts, so that it appears whole or not at all: a neighbour is written, then renamed over it.
 

@@ -2,8 +2,9 @@
 
 Accepts   any network and parameter box; points, or a grid over two inputs with the others fixed or anywhere in a box
 Gives     a certified lower and upper end and a status for each
-Method    in closed form where it holds, millions at a time; else linear bounds over many together; what these leave open is
-          asked one by one, by as many processes as there are. Answers are kept as three numbers each
+Method    in closed form where it holds, millions at a time; so, too, the confidences of several classes behind one hidden
+          layer (`bounds.softmax_change`); else linear bounds over many together; what these leave open is asked one by one, by
+          as many processes as there are, until the time for all of them is up. Answers are kept as three numbers each
 Property  as the queries: sound, and undecided where the budget ends
 """
 
@@ -24,12 +25,13 @@ import numpy.typing as npt
 
 from qrobust.answers import VERSION, Estimate, Verdict
 from qrobust.backends.deep import screen_label_boxes, screen_labels
-from qrobust.bounds import local
+from qrobust.backends.many_changes import screen_changes
+from qrobust.bounds import local, softmax_change
 from qrobust.bounds.local import Status
 from qrobust.bounds.margins import margins
 from qrobust.cache import Kind, ResultCache, Task
 from qrobust.domains import Domain, InputBox, ParameterBox, Point, Points
-from qrobust.errors import DomainError
+from qrobust.errors import DomainError, NumberError
 from qrobust.interval import FloatArray, Interval, round_fraction_down, round_fraction_up
 from qrobust.leads import Leads
 from qrobust.network import Network, checked_inputs
@@ -154,6 +156,8 @@ class Question:
             change = local.greatest_changes(self.network, self.parameters, inputs.lower, self.budget.memory)
             status = np.where(change.width <= ENOUGH, Status.SAFE, Status.UNDECIDED)
             return Found(change.lower.copy(), np.minimum(change.upper, 1.0), status.astype(np.int8), "closed-form")
+        if self.quantity is Quantity.EPSILON and points and self.backend in ("auto", "branch-and-bound"):
+            return self._many_changes(inputs.lower)
         if self.quantity is not Quantity.LABEL:
             return found
         if closed:
@@ -169,6 +173,15 @@ class Question:
         if self.sigma and points:
             self._by_margin(found.status, inputs.lower)
         return found
+
+    def _many_changes(self, points: FloatArray) -> Found:
+        """Bound the changes of confidences at points that have no closed form."""
+        if softmax_change.why_not(self.network) is None:
+            change = softmax_change.greatest_changes(self.network, self.parameters, points, self.budget.memory)
+        else:
+            change = screen_changes(self.network, self.parameters, points, self.budget)
+        status = np.where(change.width <= ENOUGH, Status.SAFE, Status.UNDECIDED).astype(np.int8)
+        return Found(change.lower.copy(), change.upper.copy(), status, "branch-and-bound")
 
     def _refute(self, status: IntArray, boxes: Interval) -> None:
         """Settle open boxes in which a label changes at the middle or at an end of the diagonal."""
@@ -215,16 +228,27 @@ class Found:
 
 @dataclass(frozen=True, eq=False)
 class Sharing:
-    """How single questions are answered: as `parallel.answer_all` takes these."""
+    """How single questions are answered: as `parallel.answer_all` takes these; `seconds` is for all of them together.
+
+    Raises    NumberError if `seconds` is not above 0
+    """
 
     jobs: int = 1
     scheduler: str | None = None
     cache: ResultCache | None = None
     session: Session | None = None
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.seconds is not None and not self.seconds > 0:
+            raise NumberError(f"the time for all inputs is {self.seconds:g} s, it must be above 0: give for example 600")
 
 
 def sweep(question: Question, cells: Cells, sharing: Sharing, progress: Callable[[int], None] = lambda _: None) -> Found:
-    """Ask everywhere. `progress` is called with the number just done. Raises what `parallel.answer_each` raises."""
+    """Ask everywhere. `progress` is called with the number just done; where the time ends, what is left stays undecided.
+
+    Raises    what `parallel.answer_each` raises
+    """
     found = Found.open(len(cells), question.quantity, question.backend)
     name = question.backend
     for start in range(0, len(cells), AT_A_TIME):
@@ -233,6 +257,7 @@ def sweep(question: Question, cells: Cells, sharing: Sharing, progress: Callable
         found.lower[here], found.upper[here], found.status[here], name = part.lower, part.upper, part.status, part.backend
         progress(int((part.status != Status.UNDECIDED).sum()))
     todo = np.flatnonzero(found.status == Status.UNDECIDED)
+    deadline = np.inf if sharing.seconds is None else time.monotonic() + sharing.seconds
     answers = answer_each(
         _Tasks(question, cells, todo),
         jobs=sharing.jobs,
@@ -244,12 +269,21 @@ def sweep(question: Question, cells: Cells, sharing: Sharing, progress: Callable
         for number, result in answers:
             index, name = todo[number], result.backend
             if isinstance(result, Estimate):
-                found.lower[index], found.upper[index] = result.lower, result.upper
-                found.status[index] = Status.SAFE if result.gap <= ENOUGH else Status.UNDECIDED
+                both = Interval(found.lower[[index]], found.upper[[index]]).meet(
+                    Interval(*map(_one, (result.lower, result.upper)))
+                )
+                found.lower[index], found.upper[index] = both.lower[0], both.upper[0]
+                found.status[index] = Status.SAFE if both.width[0] <= ENOUGH else Status.UNDECIDED
             else:
                 found.status[index] = VERDICTS[result.verdict]
             progress(1)
+            if time.monotonic() > deadline:
+                break
     return Found(found.lower, found.upper, found.status, name)
+
+
+def _one(value: float) -> FloatArray:
+    return np.array([value])
 
 
 @dataclass(frozen=True, eq=False)
@@ -303,17 +337,19 @@ def robustness_map(
     jobs: int = 1,
     scheduler: str | None = None,
     cache: ResultCache | None = None,
+    seconds: float | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> RobustnessMap:
     """Ask one local question at every point: in closed form where it holds, else point by point.
 
     Accepts   points (n, inputs); `budget` is for each point; `jobs`, `scheduler`, `cache` and `session` are those of
-              `parallel.answer_all`, for the points without a closed form; `progress` is called with the number just done
+              `parallel.answer_all`, for the points that bounds over many leave open, and `seconds` is for all of these
+              together; `progress` is called with the number just done
     Raises    ShapeError, NumberError, and what `Session` and `parallel.answer_all` raise
     """
     started = time.monotonic()
     points = checked_inputs(network, points)
     question = Question(network, parameters, quantity, level, sigma, backend, budget or Budget())
-    found = sweep(question, _Listed(points), Sharing(jobs, scheduler, cache, session), progress)
+    found = sweep(question, _Listed(points), Sharing(jobs, scheduler, cache, session, seconds), progress)
     seconds = time.monotonic() - started
     return RobustnessMap(network, parameters, quantity, points, found.lower, found.upper, found.status, found.backend, seconds)

@@ -24,7 +24,7 @@ from qrobust.formats import load
 from qrobust.interval import FloatArray, Interval
 from qrobust.leads import Leads
 from qrobust.maps import AT_A_TIME, Quantity, Question, Sharing, robustness_map, sweep
-from qrobust.network import Activation
+from qrobust.network import Activation, Network
 from qrobust.perturbations import Copy, Rounding
 from qrobust.quantization import parse_scheme
 from qrobust.queries import HALF, GlobalEpsilon, LocalEpsilon, LocalLabel, MarginLabel
@@ -84,11 +84,37 @@ def test_eps_cells_are_single_queries() -> None:
         assert found.count(Status.SAFE) == 6
 
 
-def section_query(quantity: Quantity, box: object, x: FloatArray) -> LocalEpsilon:
-    query = Question(CAT, box, quantity).task(Point(x)).query  # type: ignore[arg-type]
+def section_query(quantity: Quantity, box: object, x: FloatArray, net: Network = CAT) -> LocalEpsilon:
+    query = Question(net, box, quantity).task(Point(x)).query  # type: ignore[arg-type]
     assert isinstance(query, LocalEpsilon)
     assert query.of_logits is (quantity is Quantity.LOGIT)
     return query
+
+
+def test_eps_of_three_classes_needs_no_search() -> None:
+    """Every cell of an iris map has both ends at once; a few are compared with the search."""
+    section = Section.over((2, 3), RANGES, (30, 20), BASE)
+    sharing = Sharing(session=Session([]))  # answers nothing by itself
+    found = section_map(Question(IRIS, INT6, Quantity.EPSILON), section, sharing)
+    assert found.count(Status.SAFE) == 600
+    assert (found.upper - found.lower).max() <= ENOUGH
+    for number in range(25, 600, 145):
+        query = section_query(Quantity.EPSILON, INT6, section.inputs(number, number + 1).lower[0], IRIS)
+        estimate = Session().estimate(query, backend="branch-and-bound", budget=Budget(2))
+        assert found.lower.ravel()[number] <= estimate.upper
+        assert estimate.lower <= found.upper.ravel()[number]
+
+
+def test_the_time_for_all_searches_ends() -> None:
+    """With two hidden layers cells are searched one by one: after the time is up the rest stays undecided."""
+    deep = network(([[1], [-1]], [0, 0]), ([[1, 2], [2, 1]], [0, 0]), ([[1, -1], [1, 1], [0, 1]], [0, 0, 0]))
+    question = Question(deep, ball(deep, 0.125), budget=Budget(0.2))
+    cells = robustness_map(deep, question.parameters, [[0.5]] * 9, budget=question.budget, seconds=0.01)
+    assert cells.count(Status.UNDECIDED) >= 8
+    assert ((cells.lower >= 0) & (cells.upper <= 1)).all()
+    for seconds in (0.0, -1.0, float("nan")):
+        with pytest.raises(NumberError, match="time for all inputs"):
+            Sharing(seconds=seconds)
 
 
 def test_the_worst_over_the_others() -> None:

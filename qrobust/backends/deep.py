@@ -301,11 +301,12 @@ def screen_labels(
     leads: Leads, parameters: ParameterBox, points: FloatArray, budget: Budget = DEFAULT
 ) -> npt.NDArray[np.bool_]:
     """Return which points' labels surely hold, by linear bounds alone, many together. Shapes: points (n, inputs); (n,)."""
-    step = _inputs_at_a_time(leads.network, budget)
+    step = inputs_at_a_time(leads.network, budget)
     return np.concatenate([_screened(leads, parameters, points[i : i + step], budget) for i in range(0, len(points), step)])
 
 
-def _inputs_at_a_time(network: Network, budget: Budget) -> int:
+def inputs_at_a_time(network: Network, budget: Budget) -> int:
+    """Return how many inputs the budget's memory allows to bound together. Raises ResourceError if not even one."""
     each = 8 * INPUT_ARRAYS * (network.inputs + sum(layer.outputs for layer in network.layers))
     return at_a_time(each, budget.memory, Part.INPUTS, "one input", AT_A_TIME)
 
@@ -329,7 +330,7 @@ def screen_label_boxes(
 
     Only boxes that surely have one label count: there no rival overtakes it, at the stored parameters or in the box.
     """
-    step = _inputs_at_a_time(leads.network, budget)
+    step = inputs_at_a_time(leads.network, budget)
     return np.concatenate([_one_label(leads, parameters, boxes[i : i + step], budget) for i in range(0, len(boxes), step)])
 
 

@@ -73,7 +73,7 @@ def _inner(bounds: Bounds) -> Ends:
     return Ends(bounds.lower.round_up(), bounds.upper.round_down())
 
 
-def _hidden_reach(network: Network, parameters: ParameterBox, points: FloatArray) -> tuple[Interval, Ends]:
+def hidden_reach(network: Network, parameters: ParameterBox, points: FloatArray) -> tuple[Interval, Ends]:
     """Return outer and inner ends of the last hidden layer. Shapes: points (batch, inputs); result (batch, n)."""
     outer, inner = Interval.point(points), Ends(points, points)
     for layer, box in zip(network.hidden_layers, parameters.layers, strict=False):
@@ -85,7 +85,7 @@ def _hidden_reach(network: Network, parameters: ParameterBox, points: FloatArray
 
 def _logit_reach(network: Network, parameters: ParameterBox, points: FloatArray) -> Reach:
     """Return the reach of all logits. Shapes: points (batch, inputs); result (batch, logits)."""
-    outer, inner = _hidden_reach(network, parameters, points)
+    outer, inner = hidden_reach(network, parameters, points)
     last = parameters.layers[-1]
     ends = interval.affine_inner(_inner(last.weight), inner, _inner(last.bias))
     return Reach(interval.affine(last.weight.interval, outer, last.bias.interval), ends)
@@ -93,7 +93,7 @@ def _logit_reach(network: Network, parameters: ParameterBox, points: FloatArray)
 
 def _greatest_leads(leads: Leads, parameters: ParameterBox, points: FloatArray) -> Interval:
     """Enclose the greatest lead of each pair. Shapes: points (batch, inputs); result (batch, pairs)."""
-    outer, inner = _hidden_reach(leads.network, parameters, points)
+    outer, inner = hidden_reach(leads.network, parameters, points)
     last = parameters.layers[-1]
     weight, bias = leads.rows(last.weight.interval, last.bias.interval)
     weight_inner, bias_inner = _lead_ends(leads, _inner(last.weight), _inner(last.bias))

@@ -34,6 +34,7 @@ from qrobust.cli.commands import (
 from qrobust.cli.compare import EXIT
 from qrobust.cli.options import UsageError, Where, domain_of, read_model
 from qrobust.domains import Domain
+from qrobust.files import check_can_appear
 from qrobust.search import Budget
 
 
@@ -77,6 +78,7 @@ def bits(
     qrobust bits models/iris.json --label --point "5.9, 3.0, 4.2, 1.5"
     qrobust bits models/iris.json --eps 0.05 --points inputs.csv --per-channel --jobs 4 --cache answers
     """
+    check_can_appear(certificate)
     if per_channel and scheme is not None:
         raise UsageError("--per-channel is short for --scheme int-per-channel: give one of them")
     if scheduler is not None and jobs > 1:

@@ -26,6 +26,7 @@ from qrobust.cli.compare import EXIT
 from qrobust.cli.options import UsageError, numbers
 from qrobust.errors import ShapeError
 from qrobust.exact import to_fraction
+from qrobust.files import check_can_appear
 from qrobust.formats.table import read_table
 from qrobust.interval import FloatArray
 from qrobust.quantization import parse_scheme
@@ -92,6 +93,7 @@ def verify(
     qrobust bnn verify model.npz --input "0, 1, 1" --eps 1
     qrobust bnn verify net.onnx.gz --step 1 --range 0:255 --vnnlib query.vnnlib.gz
     """
+    check_can_appear(export, proof)
     read = load_binarized(model, _grid(step, reach, rounding), None if scheme is None else parse_scheme(scheme))
     policies = _policies(tie, zero)
     with BinarizedSession(seed=seed) as session, show.waiting("deciding", quiet=quiet or json):

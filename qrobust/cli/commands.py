@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from qrobust.answers import VERSION, Answer, AnyQuery, Assurance, Estimate, Robust, Verdict, statement
@@ -22,7 +23,7 @@ from qrobust.cli.options import Rule, UsageError, Where, domain_of, parameter_bo
 from qrobust.domains import Domain, ParameterBox, Point, Points
 from qrobust.errors import EnclosureError, NumberError, QRobustError, UnsoundAnswerError
 from qrobust.exact import to_fraction
-from qrobust.files import write_whole
+from qrobust.files import check_can_appear, write_whole
 from qrobust.held import held, stored_codes
 from qrobust.network import Network
 from qrobust.parallel import answer_all, check_points
@@ -414,6 +415,9 @@ def map_command(
     level: Level = "1/2",
     backend: BackendName = "auto",
     timeout: Timeout = 10.0,
+    total: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Time for all single searches together; the rest stays undecided.")
+    ] = None,
     memory: Memory = 4.0,
     arrays: ArraysText = None,
     jobs: Jobs = 1,
@@ -434,6 +438,7 @@ def map_command(
     from qrobust.maps import Quantity, Question, Sharing, random_points, robustness_map
     from qrobust.plotting import check_two_inputs, draw_map
 
+    check_can_appear(output, plot)
     budget = read_budget(timeout, memory, arrays)
     network = read_model(model, trust_pickle)
     rule = Rule(_one_delta(delta), delta_per_layer, against, weights_only, bits, per_channel, scheme, copy)
@@ -450,7 +455,7 @@ def map_command(
             raise UsageError("--grid asks at its own cells: leave out --random")
         section = section_of(network, Where(point, points, box, tuple(where or ())), axes, grid)
         question = Question(network, parameters, quantity, exact_level, margin, backend, budget)
-        sharing = Sharing(jobs, scheduler, kept)
+        sharing = Sharing(jobs, scheduler, kept, seconds=total)
         show_section(question, section, sharing, output=output, plot=plot, json=json, quiet=quiet)
         return
     if point is not None:
@@ -476,6 +481,7 @@ def map_command(
             jobs=jobs,
             scheduler=scheduler,
             cache=kept,
+            seconds=total,
             progress=bar.advance,
         )
     if output is not None:
@@ -648,7 +654,8 @@ def main() -> None:
     """Run the command line: our errors become one line and an exit code; bugs keep their traceback."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        code = app(standalone_mode=False)
+        with np.errstate(all="ignore"):  # what overflows in a forecast proves nothing; bounds look at their own numbers
+            code = app(standalone_mode=False)
     except (UnsoundAnswerError, EnclosureError) as error:
         _fail(str(error), INTERNAL)
     except QRobustError as error:
