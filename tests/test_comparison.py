@@ -113,6 +113,14 @@ def test_eps_is_settled_exactly_where_bounds_cannot() -> None:
         found.epsilon_verdict(Fraction(-1))
 
 
+def test_a_change_that_no_precision_settles_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, program = tie_pair()
+    found = compare(network, program, at_points(program, np.zeros((1, 1))))
+    monkeypatch.setattr(comparison, "decide", lambda _: None)
+    verdict, indices = found.epsilon_verdict(Fraction(1, 64))
+    assert (verdict, indices.tolist()) == (Verdict.UNKNOWN, [])
+
+
 def test_eps_between_two_floats_is_not_rounded_up() -> None:
     """A change of exactly the float above eps is more than eps, though eps is nearest to that float."""
     network, program = tie_pair()

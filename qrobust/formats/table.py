@@ -14,6 +14,8 @@ from qrobust.formats.untrusted import one_line
 from qrobust.interval import FloatArray
 from qrobust.network import Network
 
+MOST_NAMED = 12  # inputs of a model that an error names all
+
 
 def read_table(path: Path | str, columns: tuple[str, ...] = ()) -> tuple[tuple[str, ...], FloatArray]:
     """Return the names and the numbers of the named columns, or of all columns.
@@ -56,7 +58,10 @@ def read_points(path: Path | str, network: Network) -> FloatArray:
 def check_width(points: FloatArray, network: Network) -> None:
     """Raise ShapeError unless points have as many numbers as the network takes."""
     if points.shape[1] != network.inputs:
-        wanted = ", ".join(network.feature_name(i) for i in range(network.inputs))
+        names = [network.feature_name(i) for i in range(min(network.inputs, MOST_NAMED))]
+        wanted = ", ".join(
+            names if network.inputs <= MOST_NAMED else [*names[:2], "...", network.feature_name(network.inputs - 1)]
+        )
         raise ShapeError(f"a point has {points.shape[1]} numbers, the model takes {network.inputs}: {one_line(wanted)}")
 
 
