@@ -48,16 +48,23 @@ class Rescaled:
     core: Query
     slack: Fraction = Fraction(0)
 
+    @property
+    def settles(self) -> bool:
+        """Whether a proof about the core is one of the query, whatever the rounding of the inputs hides."""
+        if self.core is self.query or not isinstance(self.query.domain, Point | Points):
+            return True
+        if isinstance(self.query, ConfidenceQuery):
+            return self.query.epsilon >= self.slack / 2
+        return not self.query.parameters.shifted
+
     def claim(self, claim: Claim) -> Claim:
         """Return what a claim about the core says of the query."""
         if self.core is self.query or isinstance(claim, Unknown):
             return claim
         if isinstance(claim, Violated | Candidate):
             return Candidate(self.example(claim.counterexample))
-        if isinstance(self.query, ConfidenceQuery) and self.query.epsilon < self.slack / 2:
-            return Unknown(f"rounding of the scaled input hides a change of {float(self.query.epsilon):g}")
-        if isinstance(self.query, LabelQuery) and self.query.parameters.shifted and not self._same_label():
-            return Unknown("rounding of the scaled input hides the label")
+        if not self.settles and not (isinstance(self.query, LabelQuery) and self._same_label(self.query)):
+            return Unknown("rounding of the scaled input hides the answer")
         return Robust(min(claim.assurance, Assurance.ROUNDED))
 
     def estimate(self, claim: EstimateClaim) -> EstimateClaim:
@@ -83,11 +90,8 @@ class Rescaled:
         own = ((y - o) / s for y, s, o in zip(x, scaling.scale.tolist(), scaling.offset.tolist(), strict=True))
         return tuple(max(Fraction(low), min(value, Fraction(high))) for value, (low, high) in zip(own, sides, strict=True))
 
-    def _same_label(self) -> bool:
-        """Whether the stored network's label is the same at the query's point and at the core's, decided exactly."""
-        query = self.query
-        if not isinstance(query, LabelQuery) or not isinstance(query.domain, Point | Points):
-            return True
+    def _same_label(self, query: LabelQuery) -> bool:
+        """Whether the stored network's labels are the same at the query's points and at the core's, decided exactly."""
         pairs = zip(_rows(query.domain), _rows(self.core.domain), strict=True)
         for row, seen in pairs:
             labels = [

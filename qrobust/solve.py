@@ -224,9 +224,12 @@ class Session:
 
     def unsettled(self, query: Query, backend: str, budget: Budget) -> tuple[str, list[int]]:
         """Return the points that quick bounds over all of them leave open, and what these bounds are called."""
-        query = rescaled(query).core
+        asked = rescaled(query)
+        query = asked.core
         assert isinstance(query.domain, Points)
         values = query.domain.values
+        if not asked.settles:
+            return backend, list(range(len(values)))
         confidences = isinstance(query, ConfidenceQuery)
         closed = backend in ("auto", "closed-form") and local.why_not(query.network, confidences=confidences) is None
         if isinstance(query, ConfidenceQuery) and closed:

@@ -241,8 +241,14 @@ def test_a_copy_near_the_network_and_an_eps_below_the_slack() -> None:
     copy = qrobust.Copy(parse_scheme("int8").copy(network)).around(network)
     query = qrobust.LocalLabel(network, copy, Point([200.0, 17.0, 3.0]))
     assert qrobust.check(query).verdict is Verdict.ROBUST
+    several = qrobust.GlobalLabel(network, copy, Points([[200.0, 17.0, 3.0], [0.0, 40.0, 5.0]]))
+    assert copy.shifted
+    assert not rescaled(several).settles
+    assert qrobust.solve.Session().unsettled(several, "auto", qrobust.Budget())[1] == [0, 1]
+    assert qrobust.check(several).verdict is Verdict.ROBUST
     same = qrobust.Copy(network).around(network)
     tiny = qrobust.LocalConfidence(network, same, Point([200.0, 17.0, 3.0]), Fraction(0))
+    assert not rescaled(tiny).settles
     assert isinstance(rescaled(tiny).claim(Robust(Assurance.ROUNDED)), Unknown)
     wide = qrobust.LocalConfidence(network, same, Point([200.0, 17.0, 3.0]), Fraction(1, 10**6))
     assert qrobust.check(wide).verdict is Verdict.ROBUST
