@@ -16,7 +16,7 @@ from qrobust.errors import QRobustError
 from qrobust.formats import load, load_program, save
 from qrobust.held import held
 from qrobust.maps import Quantity, RobustnessMap, random_points, robustness_map
-from qrobust.network import Activation, AveragePool2d, Conv2d, Dense, Feature, MaxPool2d, Network, Output
+from qrobust.network import Activation, AveragePool2d, Conv2d, Dense, Feature, MaxPool2d, Network, Output, Scaling
 from qrobust.perturbations import Absolute, Copy, HalfStep, Hull, PerLayer, Rounding
 from qrobust.quantization import PerLayerScheme, Scheme, outside, parse_scheme
 from qrobust.queries import (
@@ -78,6 +78,7 @@ __all__ = [
     "Quantity",
     "RobustnessMap",
     "Rounding",
+    "Scaling",
     "Scheme",
     "Session",
     "SigmaEstimate",

@@ -31,7 +31,7 @@ from qrobust.exact import (
     to_exact,
 )
 from qrobust.interval import FloatArray
-from qrobust.layers import AveragePool2d, Conv2d, MaxPool2d
+from qrobust.layers import AveragePool2d, Conv2d, MaxPool2d, Scaling
 from qrobust.network import Activation, Network, Output, confidence, logits, perturbed_logits
 from qrobust.queries import ConfidenceQuery, EpsilonEstimate, GreatestDelta, LabelQuery, Query, SigmaEstimate
 
@@ -47,7 +47,9 @@ class Replay:
         self.network, self._example = network, example
         self._fixed: dict[str, ExactArray] = {}
         activations = (Activation.LINEAR, Activation.RELU)
-        plain = not any(isinstance(layer, AveragePool2d) or layer.activation not in activations for layer in network.layers)
+        plain = not any(
+            isinstance(layer, AveragePool2d | Scaling) or layer.activation not in activations for layer in network.layers
+        )
         dyadic = all(_is_dyadic(Fraction(value)) for value in example.x)
         self._input = Dyadic.of_fractions([list(example.x)]) if plain and dyadic and example.x else None
 

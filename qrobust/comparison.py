@@ -38,7 +38,7 @@ from qrobust.integer.kernels import run
 from qrobust.integer.program import IntegerProgram, Kernels
 from qrobust.interval import FloatArray, Interval, round_fraction_down, round_fraction_up
 from qrobust.layers import IntArray
-from qrobust.network import Dense, Network, Output, confidence
+from qrobust.network import Dense, Network, Output, Scaling, confidence
 
 MOST_ENUMERATED = 2**22
 MOST_GATHERED = 2**23  # numbers that a layer's bounds take at a time
@@ -266,7 +266,9 @@ def _any_inputs(program: IntegerProgram, inputs: Inputs) -> IntegerInterval:
 
 def _points_at_a_time(network: Network) -> int:
     """Return how many points' bounds fit the memory that is meant for them."""
-    widths = [layer.inputs + layer.outputs if isinstance(layer, Dense) else layer.windows.size for layer in network.layers]
+    widths = [
+        layer.inputs + layer.outputs if isinstance(layer, Dense | Scaling) else layer.windows.size for layer in network.layers
+    ]
     return max(1, min(8192, MOST_GATHERED // max(*widths, network.class_count**2)))
 
 

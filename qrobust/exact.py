@@ -10,13 +10,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from flint import arb, ctx, fmpq
 
-from qrobust.errors import EnclosureError, NumberError
+from qrobust.errors import EnclosureError, NumberError, ShapeError
 from qrobust.interval import TINY, FloatArray, round_fraction_down, round_fraction_up
 
 Exact = Any  # fmpq | arb: python-flint's types, which mix freely
@@ -26,6 +26,8 @@ MOST_BITS = 8192
 
 
 MOST_EXPONENT = 5000
+MOST_RATIONAL_BITS = 8192  # of a denominator: those of seven of the least floats multiplied
+LARGEST = 2**1000  # of what is computed with in floats too
 
 
 def to_fraction(value: float | int | str | Fraction) -> Fraction:
@@ -50,6 +52,34 @@ def _exponent(text: str) -> int:
     return int(digits[:9]) if "e" in text.lower() and digits.isdigit() else 0
 
 
+def to_fractions(values: npt.ArrayLike, what: str) -> ExactArray:
+    """Return one number an input as a read-only array of Fractions; see `to_fraction`. Raises ShapeError, NumberError."""
+    found = np.asarray(values, dtype=object)
+    if found.ndim != 1 or not found.size:
+        raise ShapeError(f"{what} must be one number an input, not an array of shape {found.shape}")
+    if any(isinstance(value, list | tuple | dict) for value in found.tolist()):
+        raise ShapeError(f"{what} must be one number an input, not a table")
+    result = np.asarray(each_once(to_fraction, found), dtype=object)
+    for value in set(result.tolist()):
+        if value.denominator.bit_length() > MOST_RATIONAL_BITS or abs(value) > LARGEST:
+            raise NumberError(
+                f"{what} holds a number that is too long or too large to compute with: scale outside of the model"
+            )
+    result.setflags(write=False)
+    return result
+
+
+def each_once(function: Callable[[Any], Any], values: ExactArray) -> ExactArray:
+    """Apply a slow function to each different value once. Shapes: any; result the same."""
+    known: dict[Any, Any] = {}
+    result = np.empty(values.size, dtype=object)
+    for index, value in enumerate(values.ravel().tolist()):
+        if value not in known:
+            known[value] = function(value)
+        result[index] = known[value]
+    return result.reshape(values.shape)
+
+
 def to_exact(values: npt.ArrayLike | Sequence[Fraction]) -> ExactArray:
     """Return an array of floats or Fractions as an array of fmpq."""
     array = np.asarray(values, dtype=None if isinstance(values, np.ndarray) else object)
@@ -67,6 +97,15 @@ def _scalar(value: float | int | Fraction) -> fmpq:
 def to_rational(value: fmpq) -> Fraction:
     """Return an fmpq as a Fraction."""
     return Fraction(int(value.p), int(value.q))
+
+
+class Rescaling(Protocol):
+    """Scale and offset of each input, as Fractions: `layers.Scaling`, which stands below this module."""
+
+    @property
+    def scale(self) -> ExactArray: ...
+    @property
+    def offset(self) -> ExactArray: ...
 
 
 class ExactArithmetic:
@@ -101,6 +140,10 @@ class ExactArithmetic:
             greatest = np.empty(len(balls), dtype=object)
             greatest[:] = balls
         return np.asarray(greatest, dtype=object)
+
+    def rescale(self, x: ExactArray, scaling: Rescaling) -> ExactArray:
+        """Return x * scale + offset. Shapes: all (in,)."""
+        return np.asarray(x * to_exact(scaling.scale) + to_exact(scaling.offset), dtype=object)
 
     def relu(self, x: ExactArray) -> ExactArray:
         return _each(lambda value: value.max(arb(0)) if isinstance(value, arb) else max(value, fmpq(0)), x)

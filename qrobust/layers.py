@@ -6,26 +6,45 @@ a flatten is nothing. A layer without parameters carries empty arrays, so that c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
 from dataclasses import dataclass, replace
 from enum import Enum
 from fractions import Fraction
 from functools import cached_property
-from typing import Any, Protocol, Self, TypeVar
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from qrobust.errors import NumberError, ShapeError
-from qrobust.interval import FloatArray, round_fraction_down, round_fraction_up
+from qrobust.exact import ExactArray, each_once, to_fractions
+from qrobust.interval import FloatArray, Interval, round_fraction_down, round_fraction_up
+from qrobust.windows import IntArray, Shape, SparseMatrix, integers, locked, plane_windows, product, sparse_matrix, steps, times
+
+__all__ = [
+    "NONE",
+    "Activation",
+    "Arithmetic",
+    "AveragePool2d",
+    "C",
+    "ConstantArithmetic",
+    "Conv2d",
+    "Dense",
+    "IntArray",
+    "Layer",
+    "MaxPool2d",
+    "Scaling",
+    "Shape",
+    "SparseMatrix",
+    "V",
+    "W",
+    "read_only",
+    "sparse_matrix",
+]
 
 W = TypeVar("W", contravariant=True)
 C = TypeVar("C")
 V = TypeVar("V")
-
-IntArray = npt.NDArray[np.int64]
-Shape = tuple[int, int, int]
-SparseMatrix = Any  # scipy.sparse.csr_array, which has no types; SciPy is imported where the first one is built
 
 
 class Activation(Enum):
@@ -58,6 +77,9 @@ class Arithmetic(Protocol[W, V]):
 
     def maximum(self, x: V, windows: IntArray) -> V:
         """Return the greatest entry of each window."""
+
+    def rescale(self, x: V, scaling: Scaling) -> V:
+        """Return x * scale + offset, entry by entry."""
 
     def relu(self, x: V) -> V: ...
     def sigmoid(self, x: V) -> V: ...
@@ -166,7 +188,7 @@ class Conv2d:
         object.__setattr__(self, "weight", read_only(self.weight))
         object.__setattr__(self, "bias", read_only(self.bias))
         for name, count, least in (("input_shape", 3, 1), ("stride", 2, 1), ("padding", 4, 0)):
-            object.__setattr__(self, name, _integers(getattr(self, name), count, least, f"a convolution's {name}"))
+            object.__setattr__(self, name, integers(getattr(self, name), count, least, f"a convolution's {name}"))
         if self.weight.ndim != 4 or 0 in self.weight.shape:
             raise ShapeError(f"a convolution needs weights (out, in, height, width), not shape {self.weight.shape}")
         if self.bias.shape != self.weight.shape[:1]:
@@ -180,24 +202,24 @@ class Conv2d:
 
     @property
     def inputs(self) -> int:
-        return _product(self.input_shape)
+        return product(self.input_shape)
 
     @property
     def outputs(self) -> int:
-        return _product(self.output_shape)
+        return product(self.output_shape)
 
     @property
     def output_shape(self) -> Shape:
         """(out_channels, height, width)."""
         top, left, bottom, right = self.padding
         _, height, width = self.input_shape
-        down, across = _steps((height + top + bottom, width + left + right), self.weight.shape[2:], self.stride)
+        down, across = steps((height + top + bottom, width + left + right), self.weight.shape[2:], self.stride)
         return int(self.weight.shape[0]), down, across
 
     @property
     def geometry(self) -> str:
         """All sizes that define the layer, as text."""
-        return " ".join(_times(part) for part in (self.weight.shape, self.input_shape, self.stride, self.padding))
+        return " ".join(times(part) for part in (self.weight.shape, self.input_shape, self.stride, self.padding))
 
     @property
     def signature(self) -> str:
@@ -205,7 +227,7 @@ class Conv2d:
         return f"conv2d {self.activation.value} {self.geometry}"
 
     def __str__(self) -> str:
-        return f"conv {_times(self.output_shape)}"
+        return f"conv {times(self.output_shape)}"
 
     @cached_property
     def windows(self) -> IntArray:
@@ -214,10 +236,10 @@ class Conv2d:
         Shapes    (output height * output width, in_channels * kh * kw)
         """
         channels, height, width = self.input_shape
-        plane = _plane_windows((height, width), self.weight.shape[2:], self.stride, self.padding)
+        plane = plane_windows((height, width), self.weight.shape[2:], self.stride, self.padding)
         offsets = np.arange(channels, dtype=np.int64) * (height * width)
         windows = np.where(plane[:, None, :] < 0, self.inputs, plane[:, None, :] + offsets[:, None])
-        return _locked(windows.reshape(len(plane), -1))
+        return locked(windows.reshape(len(plane), -1))
 
     def with_parameters(self, weight: npt.ArrayLike, bias: npt.ArrayLike) -> Conv2d:
         """Return the same layer with other numbers stored."""
@@ -248,7 +270,7 @@ class Conv2d:
         uses = (taps[None, :] + size * np.arange(channels, dtype=np.int64)[:, None]).reshape(-1)
         columns = np.tile(self.windows[places, taps], channels)
         counts = np.tile(inside.sum(axis=1), channels)
-        return _locked(uses), _locked(columns), _locked(np.concatenate([[0], np.cumsum(counts)]))
+        return locked(uses), locked(columns), locked(np.concatenate([[0], np.cumsum(counts)]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,7 +287,7 @@ class _Pool2d:
 
     def __post_init__(self) -> None:
         for name, count in (("input_shape", 3), ("size", 2), ("stride", 2)):
-            object.__setattr__(self, name, _integers(getattr(self, name), count, 1, f"a pool's {name}"))
+            object.__setattr__(self, name, integers(getattr(self, name), count, 1, f"a pool's {name}"))
         if 0 in self.output_shape:
             raise ShapeError(f"a pool of size {self.size} does not fit an image {self.input_shape[1:]}")
 
@@ -285,30 +307,30 @@ class _Pool2d:
 
     @property
     def inputs(self) -> int:
-        return _product(self.input_shape)
+        return product(self.input_shape)
 
     @property
     def outputs(self) -> int:
-        return _product(self.output_shape)
+        return product(self.output_shape)
 
     @property
     def output_shape(self) -> Shape:
         """(channels, height, width); what a last, cut window would cover is left out."""
-        down, across = _steps(self.input_shape[1:], self.size, self.stride)
+        down, across = steps(self.input_shape[1:], self.size, self.stride)
         return self.input_shape[0], down, across
 
     @property
     def geometry(self) -> str:
         """All sizes that define the pool, as text."""
-        return " ".join(_times(part) for part in (self.input_shape, self.size, self.stride))
+        return " ".join(times(part) for part in (self.input_shape, self.size, self.stride))
 
     @cached_property
     def windows(self) -> IntArray:
         """The inputs of each output, in rising order. Shape: (outputs, size[0] * size[1])."""
         channels, height, width = self.input_shape
-        plane = _plane_windows((height, width), self.size, self.stride, (0, 0, 0, 0))
+        plane = plane_windows((height, width), self.size, self.stride, (0, 0, 0, 0))
         offsets = np.arange(channels, dtype=np.int64) * (height * width)
-        return _locked((plane[None] + offsets[:, None, None]).reshape(-1, plane.shape[1]))
+        return locked((plane[None] + offsets[:, None, None]).reshape(-1, plane.shape[1]))
 
     def with_parameters(self, weight: npt.ArrayLike, bias: npt.ArrayLike) -> Self:
         """Return the same layer: it stores no numbers."""
@@ -324,12 +346,12 @@ class AveragePool2d(_Pool2d):
         return f"average_pool2d {self.geometry}"
 
     def __str__(self) -> str:
-        return f"average {_times(self.output_shape)}"
+        return f"average {times(self.output_shape)}"
 
     @property
     def count(self) -> int:
         """The number of inputs in a window."""
-        return _product(self.size)
+        return product(self.size)
 
     @property
     def share(self) -> tuple[float, float]:
@@ -375,64 +397,99 @@ class MaxPool2d(_Pool2d):
         return f"max_pool2d {self.geometry}"
 
     def __str__(self) -> str:
-        return f"max {_times(self.output_shape)}"
+        return f"max {times(self.output_shape)}"
 
     def apply(self, arithmetic: Arithmetic[W, V], weight: W, x: V, bias: W) -> V:
         """Return the outputs; weight and bias are empty."""
         return arithmetic.maximum(x, self.windows)
 
 
-Layer = Dense | Conv2d | AveragePool2d | MaxPool2d
+@dataclass(frozen=True, eq=False)
+class Scaling:
+    """The inputs in other units: x * scale + offset, entry by entry, in exact rationals. It has no parameters to quantize.
 
-
-def _integers(values: Sequence[int], count: int, least: int, what: str) -> tuple[int, ...]:
-    """Return whole numbers as a tuple. Raises ShapeError."""
-    found = tuple(values) if isinstance(values, tuple | list) else ()
-    whole = all(isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= least for value in found)
-    if len(found) != count or not whole:
-        raise ShapeError(f"{what} must be {count} whole numbers >= {least}, not {values!r:.60}")
-    return tuple(int(value) for value in found)
-
-
-def _product(numbers: Sequence[int]) -> int:
-    result = 1
-    for number in numbers:
-        result *= int(number)
-    return result
-
-
-def _times(numbers: Sequence[int]) -> str:
-    return "x".join(str(int(number)) for number in numbers)
-
-
-def _steps(image: Sequence[int], size: Sequence[int], stride: Sequence[int]) -> tuple[int, int]:
-    """Return how many whole windows stand below and beside each other."""
-    down, across = ((a - b) // s + 1 if a >= b else 0 for a, b, s in zip(image, size, stride, strict=True))
-    return int(down), int(across)
-
-
-def _plane_windows(
-    image: tuple[int, int], size: Sequence[int], stride: Sequence[int], padding: tuple[int, int, int, int]
-) -> IntArray:
-    """Return the places (row * width + column) that each window of one channel sees, -1 in the padding.
-
-    Shapes    (windows, size[0] * size[1])
+    Shapes    scale, offset (inputs,): Fractions; floats, whole numbers and texts such as "1/255" become what they say exactly
+    Raises    ShapeError, NumberError (no number, a scale of 0, or a rational too long to be computed with)
     """
-    top, left, bottom, right = padding
-    down, across = _steps((image[0] + top + bottom, image[1] + left + right), size, stride)
-    rows = np.arange(down, dtype=np.int64)[:, None] * stride[0] + np.arange(size[0]) - top
-    columns = np.arange(across, dtype=np.int64)[:, None] * stride[1] + np.arange(size[1]) - left
-    row, column = rows[:, None, :, None], columns[None, :, None, :]
-    inside = (row >= 0) & (row < image[0]) & (column >= 0) & (column < image[1])
-    return np.where(inside, row * image[1] + column, -1).reshape(down * across, -1)
+
+    scale: ExactArray
+    offset: ExactArray
+
+    def __post_init__(self) -> None:
+        for name in ("scale", "offset"):
+            object.__setattr__(self, name, to_fractions(getattr(self, name), f"the {name} of inputs"))
+        if self.scale.shape != self.offset.shape:
+            raise ShapeError(f"inputs are scaled by {self.scale.size} numbers and moved by {self.offset.size}")
+        if not all(self.scale):
+            raise NumberError("an input is scaled by 0, and so means nothing: leave it out of the model")
+
+    @property
+    def weight(self) -> FloatArray:
+        """No parameters. Shape: (0,)."""
+        return NONE
+
+    @property
+    def bias(self) -> FloatArray:
+        """No parameters. Shape: (0,)."""
+        return NONE
+
+    @property
+    def activation(self) -> Activation:
+        return Activation.LINEAR
+
+    @property
+    def inputs(self) -> int:
+        return int(self.scale.size)
+
+    @property
+    def outputs(self) -> int:
+        return int(self.scale.size)
+
+    @cached_property
+    def geometry(self) -> str:
+        """The number of inputs, and the hash of the exact scale and offset, for these are no parameters."""
+        numbers = " ".join(map(str, (*self.scale.tolist(), *self.offset.tolist())))
+        return f"{self.inputs} {hashlib.sha256(numbers.encode()).hexdigest()}"
+
+    @property
+    def signature(self) -> str:
+        """All that the layer computes: what the network's hash takes."""
+        return f"scaling {self.geometry}"
+
+    @cached_property
+    def nearest(self) -> tuple[FloatArray, FloatArray]:
+        """Scale and offset rounded to nearest: for forecasts; for proofs `enclosures`. Shapes: both (inputs,)."""
+        return read_only(each_once(float, self.scale)), read_only(each_once(float, self.offset))
+
+    @cached_property
+    def enclosures(self) -> tuple[Interval, Interval]:
+        """Scale and offset between floats. Shapes: both (inputs,)."""
+        scale, offset = (
+            Interval(*(read_only(each_once(end, values)) for end in (round_fraction_down, round_fraction_up)))
+            for values in (self.scale, self.offset)
+        )
+        return scale, offset
+
+    def enclose(self, x: Interval) -> Interval:
+        """Enclose x * scale + offset, rounded outward. Shapes: x (..., inputs)."""
+        scale, offset = self.enclosures
+        return x * scale + offset
+
+    def spread(self, count: int) -> Scaling:
+        """Return the scaling of so many inputs by what is one number for all."""
+        return Scaling(np.broadcast_to(self.scale, (count,)), np.broadcast_to(self.offset, (count,)))
+
+    def then(self, scale: ExactArray | Fraction, offset: ExactArray | Fraction) -> Scaling:
+        """Return the scaling that multiplies by scale and adds offset after this one."""
+        return Scaling(self.scale * scale, self.offset * scale + offset)
+
+    def with_parameters(self, weight: npt.ArrayLike, bias: npt.ArrayLike) -> Self:
+        """Return the same layer: it stores no parameters."""
+        return self
+
+    def apply(self, arithmetic: Arithmetic[W, V], weight: W, x: V, bias: W) -> V:
+        """Return the inputs in the other units; weight and bias are empty."""
+        return arithmetic.rescale(x, self)
 
 
-def _locked(array: IntArray) -> IntArray:
-    array.setflags(write=False)
-    return array
-
-
-def sparse_matrix(entries: FloatArray, columns: IntArray, starts: IntArray, width: int) -> SparseMatrix:
-    from scipy.sparse import csr_array
-
-    return csr_array((entries, columns, starts), shape=(len(starts) - 1, width))
+Layer = Dense | Conv2d | AveragePool2d | MaxPool2d | Scaling

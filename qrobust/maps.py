@@ -15,7 +15,7 @@ import io
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from fractions import Fraction
 from typing import Any, Protocol, overload
@@ -37,6 +37,7 @@ from qrobust.leads import Leads
 from qrobust.network import Network, checked_inputs
 from qrobust.parallel import answer_each
 from qrobust.queries import HALF, ChangeOf, GlobalEpsilon, LocalEpsilon, LocalLabel, MarginLabel
+from qrobust.scaled import behind, needs_core, scaled_box, scaled_points
 from qrobust.search import Budget
 from qrobust.solve import ENOUGH, Session
 
@@ -147,6 +148,8 @@ class Question:
 
     def at_once(self, inputs: Interval) -> Found:
         """Answer many inputs (n, inputs) together, as far as that goes."""
+        if needs_core(self.network):
+            return self._of_core(inputs)
         count, leads = len(inputs), Leads(self.network, self.level)
         found = Found.open(count, self.quantity, self.backend)
         points = bool((inputs.width == 0).all())
@@ -182,6 +185,22 @@ class Question:
             change = screen_changes(self.network, self.parameters, points, self.budget)
         status = np.where(change.width <= ENOUGH, Status.SAFE, Status.UNDECIDED).astype(np.int8)
         return Found(change.lower.copy(), change.upper.copy(), status, "branch-and-bound")
+
+    def _of_core(self, inputs: Interval) -> Found:
+        """Keep what bounds prove of the labels of all inputs, scaled; the rest, and what rounding may hide, stays open."""
+        count, network, parameters = len(inputs), self.network, self.parameters
+        open_ = Found.open(count, self.quantity, self.backend)
+        if self.quantity is not Quantity.LABEL or parameters.shifted or self.sigma:
+            return open_
+        box = behind(parameters)
+        if (inputs.width == 0).all():
+            seen = scaled_points(network, inputs.lower, box)
+            box, image = seen.parameters, Interval.point(seen.values)
+        else:
+            image = scaled_box(network, inputs)
+        found = replace(self, network=network.core, parameters=box).at_once(image)
+        open_.status[found.status == Status.SAFE] = Status.SAFE
+        return replace(open_, backend=found.backend)
 
     def _refute(self, status: IntArray, boxes: Interval) -> None:
         """Settle open boxes in which a label changes at the middle or at an end of the diagonal."""

@@ -29,6 +29,7 @@ from qrobust.layers import (
     IntArray,
     Layer,
     MaxPool2d,
+    Scaling,
     V,
     W,
     read_only,
@@ -44,10 +45,12 @@ __all__ = [
     "Dense",
     "Feature",
     "FloatArithmetic",
+    "Imaging",
     "Layer",
     "MaxPool2d",
     "Network",
     "Output",
+    "Scaling",
     "activate",
     "checked_inputs",
     "confidence",
@@ -57,6 +60,7 @@ __all__ = [
     "stored_parameters",
 ]
 
+Imaging = Conv2d | AveragePool2d | MaxPool2d  # layers that take images
 GATHERED = 16  # bytes that a convolution of floats takes for each number of a window: as it gathers them and as it multiplies
 
 
@@ -86,6 +90,8 @@ class Feature:
 class Network:
     """Layers, the last of them dense, and an output function. Two networks are equal when they mean the same: see `sha256`.
 
+    A `Scaling` may be the first layer, and nowhere else: what follows it is the `core`.
+
     `name`, `features` and `classes` are for people and leave the hash alone; features and classes may be empty.
     Raises    ShapeError if layers do not fit, the last one is not dense and linear, or the output needs other rows
     """
@@ -102,7 +108,13 @@ class Network:
         for number, (before, after) in enumerate(zip(self.layers, self.layers[1:], strict=False), start=2):
             if after.inputs != before.outputs:
                 raise ShapeError(f"layer {number} takes {after.inputs} inputs but layer {number - 1} gives {before.outputs}")
-            if not isinstance(before, Dense) and not isinstance(after, Dense) and after.input_shape != before.output_shape:
+            if isinstance(after, Scaling):
+                raise ShapeError(f"layer {number} scales values, which only the first layer may do: fold it into a layer")
+            if (
+                not isinstance(before, Dense | Scaling)
+                and not isinstance(after, Dense)
+                and after.input_shape != before.output_shape
+            ):
                 raise ShapeError(
                     f"layer {number} takes images {after.input_shape} but layer {number - 1} gives {before.output_shape}"
                 )
@@ -126,6 +138,19 @@ class Network:
         return self.layers[0].inputs
 
     @property
+    def scaling(self) -> Scaling | None:
+        """How the inputs are scaled before the first layer with parameters, where they are."""
+        return self.layers[0] if isinstance(self.layers[0], Scaling) else None
+
+    @cached_property
+    def core(self) -> Network:
+        """The network without its scaling of inputs: a function of the scaled ones, whose ranges it does not name."""
+        if self.scaling is None:
+            return self
+        features = tuple(Feature(feature.name) for feature in self.features)
+        return Network(self.layers[1:], self.output, self.name, features, self.classes)
+
+    @property
     def class_count(self) -> int:
         """The number of classes: 2 for one sigmoid."""
         return 2 if self.output is Output.SIGMOID else self.layers[-1].outputs
@@ -136,7 +161,7 @@ class Network:
 
     @property
     def is_dense(self) -> bool:
-        """Whether every layer is dense: what the formulas, the closed form and the bounds by rows of weights need."""
+        """Whether every layer is dense: what the closed form and the bounds by rows of weights need."""
         return all(isinstance(layer, Dense) for layer in self.layers)
 
     @property
@@ -168,10 +193,11 @@ class Network:
         return self.classes[index] if self.classes else f"class {index}"
 
     def __str__(self) -> str:
-        first = self.layers[0]
-        inputs = str(self.inputs) if isinstance(first, Dense) else "x".join(str(n) for n in first.input_shape)
-        shape = "-".join([inputs, *(str(layer) for layer in self.layers)])
-        return f"{self.name or 'network'} ({shape}, {self.parameter_count} parameters)"
+        first, layers = self.core.layers[0], self.core.layers
+        inputs = "x".join(str(n) for n in first.input_shape) if isinstance(first, Imaging) else str(self.inputs)
+        shape = "-".join([inputs, *(str(layer) for layer in layers)])
+        scaled = ", inputs scaled" if self.scaling is not None else ""
+        return f"{self.name or 'network'} ({shape}, {self.parameter_count} parameters{scaled})"
 
     def confidences(self, x: npt.ArrayLike) -> FloatArray:
         """Return the confidences in floating point: a forecast, never a proof.
@@ -261,6 +287,11 @@ class FloatArithmetic:
 
     def maximum(self, x: FloatArray, windows: IntArray) -> FloatArray:
         result: FloatArray = x[:, windows].max(axis=2)
+        return result
+
+    def rescale(self, x: FloatArray, scaling: Scaling) -> FloatArray:
+        scale, offset = scaling.nearest
+        result: FloatArray = x * scale + offset
         return result
 
     def relu(self, x: Array) -> Array:

@@ -56,6 +56,7 @@ from qrobust.queries import (
     Query,
     SigmaEstimate,
 )
+from qrobust.scaled import Rescaled, rescaled
 from qrobust.search import Budget
 
 SOLVERS_OF_FORMULAS = ("z3", "dreal")
@@ -89,13 +90,14 @@ class Session:
             return self._check_points(query, backend, budget)
         unknown: Unknown | None = None
         name = backend
-        chosen = self._chosen(query, backend)
+        asked = rescaled(query)
+        chosen = self._chosen(asked.core, backend)
         for place, candidate in enumerate(chosen):
             share = _share(budget, started, len(chosen) - place)
             if share is None:
                 break
             try:
-                claim = self._checked(query, candidate, share)
+                claim = self._checked(asked, candidate, share)
             except BackendUnavailableError as error:
                 if backend != "auto":
                     raise
@@ -170,9 +172,9 @@ class Session:
             raise UnsupportedError(f"no backend can answer this ({reasons})")
         return _ordered(query, able)
 
-    def _checked(self, query: Query, backend: Backend, budget: Budget) -> Robust | Violated | Unknown:
+    def _checked(self, asked: Rescaled, backend: Backend, budget: Budget) -> Robust | Violated | Unknown:
         """Ask one backend and replay what it claims to have found."""
-        claim = backend.decide(query, budget)
+        query, claim = asked.query, asked.claim(backend.decide(asked.core, budget))
         if isinstance(claim, Robust | Unknown):
             return claim
         for example in _forms(query, claim.counterexample):
@@ -186,13 +188,14 @@ class Session:
     def _estimate(self, query: EpsilonEstimate | SigmaEstimate, name: str, budget: Budget) -> Estimate:
         started = time.monotonic()
         best: Estimate | None = None
-        chosen = self._chosen(query, name)
+        asked = rescaled(query)
+        chosen = self._chosen(asked.core, name)
         for place, backend in enumerate(chosen):
             share = _share(budget, started, len(chosen) - place)
             if share is None:
                 break
             try:
-                claim = backend.estimate(query, share)
+                claim = asked.estimate(backend.estimate(asked.core, share))  # type: ignore[arg-type]
             except BackendUnavailableError:
                 if name != "auto" or best is None:
                     raise
@@ -223,8 +226,12 @@ class Session:
 
     def unsettled(self, query: Query, backend: str, budget: Budget) -> tuple[str, list[int]]:
         """Return the points that quick bounds over all of them leave open, and what these bounds are called."""
+        asked = rescaled(query)
+        query = asked.core
         assert isinstance(query.domain, Points)
         values = query.domain.values
+        if not asked.settles:
+            return backend, list(range(len(values)))
         confidences = isinstance(query, ConfidenceQuery)
         closed = backend in ("auto", "closed-form") and local.why_not(query.network, confidences=confidences) is None
         if isinstance(query, ConfidenceQuery) and closed:

@@ -95,7 +95,7 @@ def dense_graph(rng: np.random.Generator, dtype: str = "float32") -> Graph:
     sizes = [int(n) for n in rng.integers(2, 9, size=rng.integers(2, 5))]
     graph = Graph(("batch" if rng.random() < 0.5 else 1, sizes[0]), dtype, opset=int(rng.choice([9, 11, 13, 17])))
     if rng.random() < 0.3:
-        graph.add("Mul", np.exp2(rng.integers(-3, 4, size=sizes[0])).astype(np.float32))
+        graph.add("Sub", numbers(rng, sizes[0])).add("Div", rng.uniform(0.3, 3.0, size=sizes[0]).astype(np.float32))
     for place, (inputs, outputs) in enumerate(zip(sizes, [*sizes[1:], int(rng.integers(2, 6))], strict=True)):
         _affine(rng, graph, inputs, outputs)
         if place < len(sizes) - 1:

@@ -224,7 +224,7 @@ DATA = Path(__file__).parent / "data"  # made and recorded by data/make_keras.py
 
 
 @pytest.mark.parametrize("ending", ["keras", "h5"])
-@pytest.mark.parametrize("stem", ["dense", "images"])
+@pytest.mark.parametrize("stem", ["dense", "images", "scaled", "scaled_images"])
 def test_files_of_both_formats_are_read_as_keras_computes(stem: str, ending: str) -> None:
     recorded = json.loads((DATA / "keras.json").read_text())[stem]
     inputs, expected = np.array(recorded["inputs"]), np.array(recorded["outputs"])

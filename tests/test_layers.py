@@ -24,7 +24,7 @@ from qrobust.exact import ExactArithmetic, ExactArray, to_exact, to_rational
 from qrobust.formats.native import from_document, read_native, to_document, write_native
 from qrobust.formula import Encoding, encode
 from qrobust.interval import FloatArray, Interval
-from qrobust.layers import AveragePool2d, Conv2d, Layer, MaxPool2d
+from qrobust.layers import AveragePool2d, Conv2d, Layer, MaxPool2d, Scaling
 from qrobust.network import GATHERED, Activation, Dense, FloatArithmetic, Network, Output, logits, perturbed_logits
 from qrobust.perturbations import Absolute, Hull, PerLayer
 from tests.damage import packed, refusal
@@ -62,7 +62,7 @@ POOLS = (((2, 4, 6), (2, 2), (2, 2)), ((1, 5, 5), (3, 2), (1, 2)), ((3, 5, 4), (
 
 def defined(layer: Layer, weight: Any, bias: Any, x: list[Any]) -> list[Any]:
     """A convolution or a pool as it is defined, over any numbers; weight and bias of a pool are not looked at."""
-    assert not isinstance(layer, Dense)
+    assert not isinstance(layer, Dense | Scaling)
     channels, height, width = layer.input_shape
     image = {(c, r, k): x[(c * height + r) * width + k] for c in range(channels) for r in range(height) for k in range(width)}
     size = layer.weight.shape[2:] if isinstance(layer, Conv2d) else layer.size
@@ -181,7 +181,7 @@ def test_a_large_batch_is_convolved_in_parts(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("layer", [layer for layer in LAYERS if not isinstance(layer, MaxPool2d)], ids=str)
 def test_the_matrix_is_the_layer(layer: Layer) -> None:
-    assert not isinstance(layer, MaxPool2d)
+    assert not isinstance(layer, MaxPool2d | Scaling)
     rng = np.random.default_rng(11)
     x, weight, bias = rng.normal(size=layer.inputs), rng.normal(size=layer.weight.shape), rng.normal(size=layer.bias.shape)
     matrix: Any = layer.matrix(weight)

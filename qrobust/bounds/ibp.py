@@ -1,6 +1,6 @@
 """Interval bound propagation: the network evaluated over intervals of inputs and parameters.
 
-Accepts   dense and convolutional layers, pools; linear, ReLU, sigmoid, tanh; any parameter box; batches of input boxes
+Accepts   scaled inputs, dense layers, convolutions, pools; linear, ReLU, sigmoid, tanh; any parameter box; batches of boxes
 Gives     intervals around every logit
 Method    `network.perturbed_logits` over interval arithmetic, parameters eliminated row by row (THEORY.md, section 3)
 Property  sound; exact (up to rounding) at a point for networks with one hidden layer and one logit; not complete otherwise.
@@ -18,7 +18,7 @@ import numpy as np
 from qrobust import interval
 from qrobust.domains import ParameterBox
 from qrobust.interval import FloatArray, Interval, round_fraction_down, round_fraction_up
-from qrobust.layers import IntArray
+from qrobust.layers import IntArray, Scaling
 from qrobust.network import Network, perturbed_logits, stored_parameters
 
 
@@ -50,6 +50,9 @@ class IntervalArithmetic:
     def maximum(self, x: Interval, windows: IntArray) -> Interval:
         """Return the exact range."""
         return Interval(x.lower[:, windows].max(axis=2), x.upper[:, windows].max(axis=2))
+
+    def rescale(self, x: Interval, scaling: Scaling) -> Interval:
+        return scaling.enclose(x)
 
     def relu(self, x: Interval) -> Interval:
         return interval.relu(x)

@@ -12,7 +12,7 @@ import numpy as np
 
 from qrobust.domains import Bounds, ParameterBox, Parameters
 from qrobust.interval import FloatArray
-from qrobust.layers import AveragePool2d, Conv2d, Dense, Layer, MaxPool2d
+from qrobust.layers import AveragePool2d, Conv2d, Dense, Layer, MaxPool2d, Scaling
 from qrobust.network import Activation, FloatArithmetic, Network, activate
 
 Ends = tuple[FloatArray, FloatArray]
@@ -102,6 +102,8 @@ def _passed(layer: Layer, weight: FloatArray, wanted: FloatArray, before: FloatA
     match layer:
         case Dense() | Conv2d() | AveragePool2d():
             return np.asarray(wanted @ layer.matrix(weight))
+        case Scaling():
+            return wanted * layer.nearest[0]
         case MaxPool2d():
             result = np.zeros(layer.inputs)
             winners = layer.windows[np.arange(layer.outputs), before[layer.windows].argmax(axis=1)]

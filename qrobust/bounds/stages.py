@@ -23,7 +23,7 @@ import numpy.typing as npt
 from qrobust.arrays import Arrays, namespace_of
 from qrobust.domains import Bounds, LayerBox, ParameterBox
 from qrobust.interval import FloatArray, Interval, affine_ball, up
-from qrobust.layers import Activation, AveragePool2d, Conv2d, Dense, Layer, MaxPool2d, SparseMatrix, sparse_matrix
+from qrobust.layers import Activation, AveragePool2d, Conv2d, Dense, Layer, MaxPool2d, Scaling, SparseMatrix, sparse_matrix
 from qrobust.memory import MEMORY, Part, check_fits
 from qrobust.network import Network
 
@@ -248,6 +248,9 @@ def _lowered(layer: Layer, box: LayerBox) -> Iterator[Stage]:
             low, high = (matrix.toarray() for matrix in layer.matrix_bounds())
             zeros = np.zeros(layer.outputs)
             yield Stage(low, up(high - low), zeros, zeros, Activation.LINEAR)
+        case Scaling():
+            (scale, radius), (offset, moved) = (middle_and_radius(ends) for ends in layer.enclosures)
+            yield Stage(np.diag(scale), np.diag(radius), offset, moved, Activation.LINEAR)
         case MaxPool2d():
             yield from _greatest_of_windows(layer)
 
@@ -277,6 +280,13 @@ def ball(stored: FloatArray, bounds: Bounds) -> tuple[FloatArray, FloatArray]:
     centre, radius = np.where(near, stored, middle), np.where(near, radii[0], radii[1])
     still = (ends.lower == ends.upper) & (centre == ends.lower)
     return centre, np.where(still, 0.0, radius)
+
+
+def middle_and_radius(ends: Interval) -> tuple[FloatArray, FloatArray]:
+    """Return balls that hold intervals; of radius 0 where these are numbers."""
+    centre = ends.middle
+    radius = up(np.maximum(up(ends.upper - centre), up(centre - ends.lower)))
+    return centre, np.where(ends.lower == ends.upper, 0.0, radius)
 
 
 def _greatest_of_windows(layer: MaxPool2d) -> Iterator[Stage]:

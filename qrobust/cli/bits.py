@@ -10,9 +10,8 @@ import typer
 
 from qrobust.answers import Unknown, Verdict
 from qrobust.bits import FLOAT_BITS, LEAST, MOST, Asking, Family, FewestBits, Trial, certificate_why_not, fewest_bits
-from qrobust.cache import ResultCache
 from qrobust.cli import show
-from qrobust.cli.commands import (
+from qrobust.cli.arguments import (
     BackendName,
     BoxText,
     Cache,
@@ -28,17 +27,14 @@ from qrobust.cli.commands import (
     SigmaText,
     Timeout,
     TrustPickle,
-    app,
-    decision,
 )
-from qrobust.cli.compare import EXIT
-from qrobust.cli.options import UsageError, Where, domain_of, read_model
+from qrobust.cli.exits import EXIT
+from qrobust.cli.options import UsageError, Where, cache_in, check_sharing, decision, domain_of, read_model
 from qrobust.domains import Domain
 from qrobust.files import check_can_appear
 from qrobust.search import Budget
 
 
-@app.command()
 def bits(
     model: Model,
     eps: Annotated[str | None, typer.Option(help="Keep every confidence within this.")] = None,
@@ -81,10 +77,9 @@ def bits(
     check_can_appear(certificate)
     if per_channel and scheme is not None:
         raise UsageError("--per-channel is short for --scheme int-per-channel: give one of them")
-    if scheduler is not None and jobs > 1:
-        raise UsageError("--jobs and --scheduler do not go together: give one of them")
+    check_sharing(jobs, scheduler)
     family = Family(scheme or ("int-per-channel" if per_channel else "int"))
-    asking = Asking(backend, Budget(timeout), jobs, scheduler, None if cache is None else ResultCache(cache, show.warning))
+    asking = Asking(backend, Budget(timeout), jobs, scheduler, cache_in(cache))
     network = read_model(model, trust_pickle)
     domain = domain_of(network, Where(point, points, box, tuple(where or ())))
     found = fewest_bits(

@@ -10,7 +10,7 @@ import typer
 from qrobust.answers import Verdict
 from qrobust.blame import Blame, Place, Relief, blame, blame_json, channel_reliefs, layer_reliefs
 from qrobust.cli import show
-from qrobust.cli.commands import (
+from qrobust.cli.arguments import (
     Against,
     Bits,
     CopyOf,
@@ -25,9 +25,8 @@ from qrobust.cli.commands import (
     Timeout,
     TrustPickle,
     WeightsOnly,
-    app,
 )
-from qrobust.cli.options import Rule, UsageError, Where, domain_of, parameter_boxes, read_model
+from qrobust.cli.options import Rule, UsageError, Where, domain_of, parameter_box, read_model
 from qrobust.domains import MOST_SHOWN, ParameterBox, Point
 from qrobust.exact import to_fraction
 from qrobust.network import Network
@@ -38,7 +37,6 @@ from qrobust.search import Budget
 from qrobust.solve import Session
 
 
-@app.command("blame")
 def blame_command(
     model: Model,
     point: Annotated[str, typer.Option("--point", help="One input, as in '15, 2'.")],
@@ -69,8 +67,8 @@ def blame_command(
     """
     budget, session = Budget(timeout), Session()
     network = read_model(model, trust_pickle)
-    rule = Rule(() if delta is None else (delta,), delta_per_layer, against, weights_only, bits, per_channel, scheme, copy)
-    (parameters,) = parameter_boxes(network, rule, trust_pickle)
+    rule = Rule(delta, delta_per_layer, against, weights_only, bits, per_channel, scheme, copy)
+    parameters = parameter_box(network, rule, trust_pickle)
     better = _better(network, keep)
     domain = domain_of(network, Where(point))
     assert isinstance(domain, Point)

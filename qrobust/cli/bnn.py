@@ -21,8 +21,7 @@ from qrobust.binarized.race import ENGINES, PORTFOLIO
 from qrobust.binarized.recipes import RECIPES, recipe_of
 from qrobust.binarized.training import train as train_network
 from qrobust.cli import show
-from qrobust.cli.commands import app
-from qrobust.cli.compare import EXIT
+from qrobust.cli.exits import EXIT
 from qrobust.cli.options import UsageError, numbers
 from qrobust.errors import ShapeError
 from qrobust.exact import to_fraction
@@ -32,7 +31,6 @@ from qrobust.interval import FloatArray
 from qrobust.quantization import parse_scheme
 
 bnn = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Binarized networks: questions decided exactly.")
-app.add_typer(bnn, name="bnn")
 
 
 class NormName(StrEnum):

@@ -13,7 +13,9 @@ import typer
 
 from qrobust.answers import VERSION, Verdict, text_above, text_below
 from qrobust.cli import show
+from qrobust.cli.arguments import Json, Level, PointsFile, PointText, Quiet, TrustPickle
 from qrobust.cli.compared import box_report, point, witness
+from qrobust.cli.exits import EXIT
 from qrobust.cli.options import UsageError, Where, domain_of, points_of, read_model
 from qrobust.comparison import Agreement, Comparison, Inputs, at_points, compare, on_grid
 from qrobust.domains import Point
@@ -24,7 +26,6 @@ from qrobust.network import Network, Output
 from qrobust.search import Budget
 from qrobust.sweep import sweep
 
-EXIT = {Verdict.ROBUST: 0, Verdict.VIOLATED: 1, Verdict.UNKNOWN: 3}
 LISTED = 1000  # inputs in a list of the JSON document
 
 
@@ -44,8 +45,8 @@ def compare_command(
     ],
     eps: Annotated[str | None, typer.Option(help="Is any confidence off by more than this?")] = None,
     label: Annotated[bool, typer.Option("--label", help="Is any label another?")] = False,
-    points: Annotated[Path | None, typer.Option("--points", help="A CSV file of inputs with a header.")] = None,
-    point: Annotated[str | None, typer.Option("--point", help="One input, as in '15, 2'.")] = None,
+    points: PointsFile = None,
+    point: PointText = None,
     enumerate_all: Annotated[bool, typer.Option("--enumerate", help="Every integer input of the program.")] = False,
     box: Annotated[
         str | None, typer.Option("--box", help="Every integer input in this box, by bounds; as in '6.3:20.5, 2:3.9'.")
@@ -55,12 +56,10 @@ def compare_command(
         typer.Option(help="Whose arithmetic runs the program; reference for .tflite, onnxruntime for .onnx."),
     ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds for each question about a box.")] = 60.0,
-    level: Annotated[str, typer.Option(help="Decision level of a binary model, as in 0.3 or 1/3.")] = "1/2",
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print no progress, and no sentences.")] = False,
-    trust_pickle: Annotated[
-        bool, typer.Option("--trust-pickle", help="Read .joblib files, which run code from the file.")
-    ] = False,
+    level: Level = "1/2",
+    json: Json = False,
+    quiet: Quiet = False,
+    trust_pickle: TrustPickle = False,
 ) -> None:
     """Compare a float model with its integer program: at points, at every input of its grid, or over a box of any size.
 

@@ -1,4 +1,4 @@
-"""What works on this machine, found out by trying."""
+"""The command doctor: what works on this machine, found out by trying."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from qrobust.answers import VERSION, Verdict
 from qrobust.backends.dreal import DReal, Transport
 from qrobust.backends.milp import Milp
 from qrobust.backends.z3 import Z3
+from qrobust.cli import show
+from qrobust.cli.arguments import Json
 from qrobust.domains import InputBox
 from qrobust.errors import QRobustError
 from qrobust.network import Dense, Network, Output
@@ -90,3 +92,13 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return ""
+
+
+def doctor(json: Json = False) -> None:
+    """Say which backends and readers work here, by trying them, and how to get the others."""
+    found = findings()
+    if json:
+        show.document([finding.to_json() for finding in found])
+        return
+    for finding in found:
+        print(finding)

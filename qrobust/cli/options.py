@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 
+from qrobust.answers import AnyQuery
 from qrobust.arrays import Arrays
+from qrobust.cache import ResultCache
+from qrobust.cli import show
 from qrobust.domains import Domain, InputBox, ParameterBox, Point, Points, Polytope
 from qrobust.errors import DomainError, NumberError, QRobustError, ShapeError, UnsupportedError
 from qrobust.exact import to_fraction
@@ -22,9 +27,30 @@ from qrobust.memory import GIB
 from qrobust.network import Network
 from qrobust.perturbations import Absolute, Copy, HalfStep, Hull, PerLayer, Rounding
 from qrobust.quantization import parse_scheme
+from qrobust.queries import (
+    ChangeOf,
+    GlobalConfidence,
+    GlobalEpsilon,
+    GlobalLabel,
+    LocalConfidence,
+    LocalEpsilon,
+    LocalLabel,
+    MarginLabel,
+    Query,
+    SigmaEstimate,
+)
 from qrobust.search import Budget
 
 CUT = re.compile(r"(.*?)(<=|>=)(.*)")
+
+
+class What(StrEnum):
+    """What is estimated."""
+
+    EPS = "eps"
+    LOGITS = "logits"
+    SIGMA = "sigma"
+    DELTA = "delta"
 
 
 class UsageError(QRobustError, ValueError):
@@ -63,6 +89,17 @@ def read_budget(seconds: float, gib: float, arrays: str | None) -> Budget:
     return Budget(seconds, memory=int(gib * GIB), arrays=None if arrays is None else Arrays.named(arrays))
 
 
+def check_sharing(jobs: int, scheduler: str | None) -> None:
+    """Raise UsageError if inputs are to be shared both here and on a cluster."""
+    if scheduler is not None and jobs > 1:
+        raise UsageError("--jobs and --scheduler do not go together: give one of them")
+
+
+def cache_in(folder: Path | None) -> ResultCache | None:
+    """Return the cache that --cache names."""
+    return None if folder is None else ResultCache(folder, show.warning)
+
+
 def numbers(text: str, what: str) -> list[float]:
     """Return the numbers of a comma-separated list. Raises NumberError naming the one that is wrong."""
     values = []
@@ -78,7 +115,7 @@ def numbers(text: str, what: str) -> list[float]:
 class Rule:
     """The options that say which parameters are allowed."""
 
-    deltas: tuple[float, ...] = ()
+    delta: float | Sequence[float] | None = None
     per_layer: str | None = None
     against: Path | None = None
     weights_only: bool = False
@@ -91,7 +128,8 @@ class Rule:
 def parameter_boxes(network: Network, rule: Rule, trust_pickle: bool) -> list[ParameterBox]:
     """Return one parameter box for each --delta, or the one that another option gives."""
     others = (rule.per_layer, rule.against, rule.bits, rule.scheme, rule.copy)
-    if bool(rule.deltas) + sum(option is not None for option in others) != 1:
+    deltas = (rule.delta,) if isinstance(rule.delta, float) else tuple(rule.delta or ())
+    if bool(deltas) + sum(option is not None for option in others) != 1:
         raise UsageError(
             "say which parameters are allowed: give --delta, --delta-per-layer, --bits, --scheme, --against or --copy, one of"
             " them"
@@ -107,13 +145,17 @@ def parameter_boxes(network: Network, rule: Rule, trust_pickle: bool) -> list[Pa
     if rule.copy is not None:
         return [Copy(load(rule.copy, trust_pickle=trust_pickle)).around(network)]
     if rule.per_layer is not None:
-        deltas = tuple(numbers(rule.per_layer, "--delta-per-layer"))
-        return [PerLayer(deltas, biases=not rule.weights_only).around(network)]
+        each = tuple(numbers(rule.per_layer, "--delta-per-layer"))
+        return [PerLayer(each, biases=not rule.weights_only).around(network)]
     if rule.against is not None:
         return [Hull(load(rule.against, trust_pickle=trust_pickle)).around(network)]
-    if rule.copy is not None:
-        return [Copy(load(rule.copy, trust_pickle=trust_pickle)).around(network)]
-    return [Absolute(delta, biases=not rule.weights_only).around(network) for delta in rule.deltas]
+    return [Absolute(delta, biases=not rule.weights_only).around(network) for delta in deltas]
+
+
+def parameter_box(network: Network, rule: Rule, trust_pickle: bool) -> ParameterBox:
+    """Return the parameter box of options that name only one."""
+    (box,) = parameter_boxes(network, rule, trust_pickle)
+    return box
 
 
 def domain_of(network: Network, where: Where) -> Domain:
@@ -190,3 +232,43 @@ def _check_inside(network: Network, inputs: FloatArray, box: Domain) -> None:
                 )
         if not box.contains([Fraction(v) for v in values.tolist()]):
             raise DomainError(f"point {number} lies outside the domain: it breaks a --where inequality")
+
+
+def decision(
+    network: Network,
+    parameters: ParameterBox,
+    domain: Domain,
+    eps: str | None,
+    label: bool,
+    sigma: str | None,
+    level: str,
+) -> Query:
+    """Return the query of --eps, --label or --sigma, about a point or about more. Raises UsageError unless one is given."""
+    if sum([eps is not None, label, sigma is not None]) != 1:
+        raise UsageError("say what is asked: give --eps, --label or --sigma, one of them")
+    local = isinstance(domain, Point)
+    if eps is not None:
+        kind = LocalConfidence if local else GlobalConfidence
+        return kind(network, parameters, domain, to_fraction(eps))
+    exact_level = to_fraction(level)
+    if sigma is None:
+        return (LocalLabel if local else GlobalLabel)(network, parameters, domain, exact_level)
+    return (LocalLabel if local else MarginLabel)(network, parameters, domain, exact_level, to_fraction(sigma))
+
+
+def estimates(
+    network: Network, boxes: list[ParameterBox], domain: Domain, what: What, class_name: str | None, level: str
+) -> list[AnyQuery]:
+    """Return the estimates of eps, of logits, or of each class's sigma, one for each parameter box. Raises NumberError."""
+    if what in (What.EPS, What.LOGITS):
+        kind = LocalEpsilon if isinstance(domain, Point) else GlobalEpsilon
+        of = ChangeOf.LOGIT if what is What.LOGITS else ChangeOf.CONFIDENCE
+        return [kind(network, parameters, domain, of) for parameters in boxes]
+    labels = list(range(network.class_count))
+    if class_name is not None:
+        names = {network.class_name(i): i for i in labels} | {str(i): i for i in labels}
+        if class_name not in names:
+            raise NumberError(f"no class is called {class_name!r}: the classes are {', '.join(names)}")
+        labels = [names[class_name]]
+    exact_level = to_fraction(level)
+    return [SigmaEstimate(network, parameters, domain, label, exact_level) for parameters in boxes for label in labels]

@@ -11,7 +11,7 @@ from qrobust.bits import LEAST, Family
 from qrobust.blame import blame
 from qrobust.charts import draw_bits, draw_layers, draw_margins, draw_saturation
 from qrobust.cli import show
-from qrobust.cli.commands import (
+from qrobust.cli.arguments import (
     Bits,
     CopyOf,
     Delta,
@@ -19,15 +19,15 @@ from qrobust.cli.commands import (
     Level,
     Model,
     PerChannel,
+    PointsFile,
     Quiet,
     SchemeText,
     Timeout,
     TrustPickle,
-    app,
 )
-from qrobust.cli.options import Rule, UsageError, Where, domain_of, parameter_boxes, points_of, read_model
+from qrobust.cli.options import Rule, UsageError, Where, domain_of, parameter_box, points_of, read_model
 from qrobust.comparison import at_points, compare
-from qrobust.domains import ParameterBox, Point
+from qrobust.domains import Point
 from qrobust.errors import NumberError
 from qrobust.exact import to_fraction
 from qrobust.files import write_whole
@@ -47,7 +47,6 @@ from qrobust.survey import (
 )
 
 plots = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Draw PNG and SVG, with the numbers as CSV beside them.")
-app.add_typer(plots, name="plot")
 
 Output = Annotated[Path, typer.Option("--output", metavar="FILE", help="Where: .png, .svg and .csv are written.")]
 Points = Annotated[Path, typer.Option("--points", help="A CSV file of inputs with a header.")]
@@ -106,7 +105,8 @@ def plot_margins(
     qrobust plot margins models/iris.json --points inputs.csv --scheme int8 --output margins
     """
     network, exact_level = read_model(model, trust_pickle), to_fraction(level)
-    parameters = _parameters(network, trust_pickle, delta, bits, per_channel, scheme, copy)
+    rule = Rule(delta, bits=bits, per_channel=per_channel, scheme=scheme, copy=copy)
+    parameters = parameter_box(network, rule, trust_pickle)
     with show.waiting("proving", quiet=quiet):
         answers = robustness_map(
             network,
@@ -141,7 +141,8 @@ def plot_blame(
     qrobust plot blame models/iris.json --point "5.9, 3.0, 4.2, 1.5" --scheme int6 --output blame
     """
     network = read_model(model, trust_pickle)
-    parameters = _parameters(network, trust_pickle, delta, bits, per_channel, scheme, copy)
+    rule = Rule(delta, bits=bits, per_channel=per_channel, scheme=scheme, copy=copy)
+    parameters = parameter_box(network, rule, trust_pickle)
     domain = domain_of(network, Where(point))
     assert isinstance(domain, Point)
     found = layer_error(blame(LocalLabel(network, parameters, domain, to_fraction(level))))
@@ -158,7 +159,7 @@ def plot_saturation(
     program: Annotated[
         Path | None, typer.Option("--program", help="Count values that this .tflite file cuts off, at --points.")
     ] = None,
-    points: Annotated[Path | None, typer.Option("--points", help="A CSV file of inputs with a header.")] = None,
+    points: PointsFile = None,
     quiet: Quiet = False,
     trust_pickle: TrustPickle = False,
 ) -> None:
@@ -186,21 +187,6 @@ def _inputs(network: Network, points: Path) -> FloatArray:
     inputs = points_of(network, Where(points=points))
     assert inputs is not None
     return inputs
-
-
-def _parameters(
-    network: Network,
-    trust_pickle: bool,
-    delta: float | None,
-    bits: int | None,
-    per_channel: bool,
-    scheme: str | None,
-    copy: Path | None,
-) -> ParameterBox:
-    deltas = () if delta is None else (delta,)
-    rule = Rule(deltas, bits=bits, per_channel=per_channel, scheme=scheme, copy=copy)
-    (parameters,) = parameter_boxes(network, rule, trust_pickle)
-    return parameters
 
 
 def _written(pictures: list[Path], table: str, output: Path, quiet: bool) -> None:

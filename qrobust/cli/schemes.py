@@ -8,8 +8,10 @@ from typing import Annotated
 
 import typer
 
+from qrobust.answers import Verdict
 from qrobust.cli import show
-from qrobust.cli.commands import Json, Model, Quiet, SchemeText, TrustPickle, app
+from qrobust.cli.arguments import Json, Model, Quiet, SchemeText, TrustPickle
+from qrobust.cli.exits import EXIT
 from qrobust.cli.options import UsageError, read_model, read_shipped
 from qrobust.domains import ParameterBox
 from qrobust.errors import UnsupportedError
@@ -30,10 +32,7 @@ from qrobust.quantization import (
     stored_arrays,
 )
 
-VIOLATED = 1
 
-
-@app.command()
 def quantize(
     model: Model,
     scheme: Annotated[str, typer.Option("--scheme", metavar="TEXT", help="As in int8, fp16, q3.4-floor-wrap.")],
@@ -73,7 +72,6 @@ def _save(copy: Network, out: Path, double: bool) -> None:
         raise UnsupportedError(f"{out} is not written: {error}, which --double does, as do .json and .npz") from None
 
 
-@app.command()
 def inspect(
     model: Model,
     scheme: SchemeText = None,
@@ -116,7 +114,7 @@ def inspect(
         copy = _copy_lines(shipped, original, box, strays)
         for text in (*_head(original), *_array_lines(arrays, chosen), *([tolerance] if tolerance else []), *copy):
             show.line(text, quiet=quiet)
-    raise typer.Exit(VIOLATED if strays else 0)
+    raise typer.Exit(EXIT[Verdict.VIOLATED] if strays else 0)
 
 
 def _original(shipped: Network | IntegerProgram, of: Path | None, trust_pickle: bool) -> Network:

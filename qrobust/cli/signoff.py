@@ -11,15 +11,14 @@ import typer
 from qrobust.answers import Verdict
 from qrobust.cache import ResultCache
 from qrobust.cli import show
-from qrobust.cli.commands import FailOn, Jobs, Json, Quiet, TrustPickle, app
-from qrobust.cli.compare import EXIT
+from qrobust.cli.arguments import Jobs, Json, Quiet, TrustPickle
+from qrobust.cli.exits import FailOn, exit_code
 from qrobust.report.examples import example_text
 
 if TYPE_CHECKING:
     from qrobust.report.signoff import Signoff
 
 
-@app.command()
 def signoff(
     plan: Annotated[Path, typer.Argument(metavar="PLAN", help="A TOML file: the head of qrobust/report/plan.py describes it.")],
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the report goes.")] = Path("signoff"),
@@ -59,8 +58,7 @@ def signoff(
             show.line(text, quiet=quiet)
         names = ", ".join(path.name for path in written)
         show.line(f"Wrote {names} into {out}.", quiet=quiet)
-    unknown_passes = found.verdict is Verdict.UNKNOWN and fail_on is FailOn.VIOLATED
-    raise typer.Exit(0 if unknown_passes else EXIT[found.verdict])
+    raise typer.Exit(exit_code(found.verdict, fail_on))
 
 
 def _lines(found: Signoff) -> Iterator[str]:

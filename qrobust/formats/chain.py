@@ -1,22 +1,27 @@
 """Building the chain of layers that a file's operations make: what joins a layer, and only where the result is exact.
 
-Scalings join the layer beside them if every number of the result is a float, and are refused otherwise. Batch normalization is
-folded by rounding to nearest, which the readers that use it say: the folded numbers are then the network's own.
+Scalings of the inputs are kept as exact rationals before the first layer, whose own numbers, and so their quantization, stay
+what they are. Later ones join the layer before them if every number of the result is a float, and are refused otherwise. Batch
+normalization is folded by rounding to nearest, which the readers that use it say: the folded numbers are then the
+network's own.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 
 from qrobust.errors import ModelFileError, UnsupportedError
+from qrobust.exact import each_once
 from qrobust.interval import FloatArray
 from qrobust.layers import IntArray
-from qrobust.network import Activation, Conv2d, Dense, Layer, MaxPool2d, Network, Output
+from qrobust.network import Activation, Conv2d, Dense, Layer, MaxPool2d, Network, Output, Scaling
 
 Layers = tuple[Layer, ...]
+MOST_SCALED = 2**20  # inputs
+RATIONAL_NUMBERS = 64  # float64 that two rationals, and those that they are made of, take as much memory as, with room
 AFTER = "unless it follows a dense layer or a convolution without activation"
 INEXACT = "since no float holds each of the numbers that result: leave it out of the model, and scale outside"
 
@@ -81,31 +86,27 @@ def scaled_outputs(layer: Dense | Conv2d, scale: FloatArray | None, shift: Float
     return layer.with_parameters(weight, bias)
 
 
-def scaled_inputs(layer: Layer, scale: FloatArray | None, shift: FloatArray | None) -> Layer:
-    """Return the layer that takes x as the given one takes scale * x + shift, if that is exact.
+def scaled_inputs(before: Scaling | None, count: int, operation: str, values: FloatArray) -> Scaling:
+    """Return what scales the inputs after one more operation, as exact rationals. Shapes: values (inputs,), or (1,) for all.
 
-    Shapes    scale, shift (inputs,)
-    Raises    UnsupportedError
+    Accepts   operation Add, Sub, Mul, Div: of the inputs and these values
+    Raises    UnsupportedError (values that are not finite, a division by 0, more inputs than are scaled exactly), NumberError
     """
-    if scale is None and shift is None:
-        return layer
-    if not isinstance(layer, Dense | Conv2d):
-        raise UnsupportedError("cannot be folded into a pool: leave it out of the model, and scale outside")
-    channels = layer.inputs if isinstance(layer, Dense) else layer.input_shape[0]
-    rest = (1,) * (layer.weight.ndim - 2)
-    bias, weight = layer.bias, layer.weight
-    if shift is not None and np.any(shift):
-        if isinstance(layer, Conv2d) and any(layer.padding):
-            raise UnsupportedError("cannot be folded into a convolution with padding, whose zeros would be moved, too")
-        moved = exact_product(weight, _by_channel(layer, shift, channels).reshape(-1, *rest))
-        rows = np.concatenate([bias[:, None], moved.reshape(len(bias), -1)], axis=1)
-        bias = np.array([math.fsum(row) for row in rows.tolist()])
-        # fsum rounds the exact sum once; so the second is zero only if the first was exact.
-        if any(math.fsum([*row, -total]) for row, total in zip(rows.tolist(), bias.tolist(), strict=True)):
-            raise UnsupportedError(f"cannot be folded into the first layer {INEXACT}")
-    if scale is not None:
-        weight = exact_product(weight, _by_channel(layer, scale, channels).reshape(-1, *rest))
-    return layer.with_parameters(weight, bias)
+    if count > MOST_SCALED:
+        raise UnsupportedError(f"scales {count:,} inputs, at most {MOST_SCALED:,} are scaled exactly: scale them outside")
+    if not np.all(np.isfinite(values)) or (operation == "Div" and not np.all(values)):
+        raise UnsupportedError("scales by numbers that are not finite, or divides by 0")
+    exact = np.broadcast_to(each_once(Fraction, values.astype(object)), (count,))
+    one, zero = Fraction(1), Fraction(0)
+    first = before or Scaling(np.full(count, one), np.full(count, zero))
+    match operation:
+        case "Add":
+            return first.then(one, exact)
+        case "Sub":
+            return first.then(one, -exact)
+        case "Mul":
+            return first.then(exact, zero)
+    return first.then(1 / exact, zero)
 
 
 def exact_product(first: FloatArray, second: FloatArray) -> FloatArray:

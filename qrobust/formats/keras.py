@@ -5,8 +5,9 @@ layer, named after the layer's class and counted in the order of the layers. A l
 architecture as text in its attribute `model_config`, and one group a layer, named after the layer, whose attribute
 `weight_names` says where the layer's arrays are, in the order in which the layer has them.
 
-Read are Dense, Conv2D, AveragePooling2D, MaxPooling2D, Flatten, BatchNormalization, activations, and layers that do nothing
-after training. Two things differ from the file:
+Read are Dense, Conv2D, AveragePooling2D, MaxPooling2D, Flatten, BatchNormalization, activations, before them Rescaling and
+Normalization, kept as scaling of the inputs in exact rationals, and layers that do nothing after training. What differs from
+the file:
 
 - Keras keeps images channels-last (row, column, channel), qrobust channel-first (channel, row, column). Kernels are
   transposed, and the columns of the first Dense after a Flatten are permuted, so that the network is the same function with
@@ -14,6 +15,7 @@ after training. Two things differ from the file:
 - A BatchNormalization directly after a Dense or Conv2D without activation is folded into it when the file is read, in
   float64: weight * s and (bias - mean) * s + beta, with s = gamma / sqrt(variance + epsilon), each rounded to nearest. The
   folded numbers are then the network's stored numbers, and what is proved is proved of them.
+- A Normalization divides by max(sqrt(variance), 1e-7), whose square root is rounded to the nearest float64.
 """
 
 from __future__ import annotations
@@ -31,10 +33,10 @@ import numpy as np
 
 from qrobust.errors import BackendUnavailableError, ModelFileError, UnsupportedError
 from qrobust.files import read_bytes
-from qrobust.formats.chain import normalized
+from qrobust.formats.chain import RATIONAL_NUMBERS, normalized, scaled_inputs
 from qrobust.formats.untrusted import Allowance, parsing, unpacked
 from qrobust.interval import FloatArray
-from qrobust.network import Activation, AveragePool2d, Conv2d, Dense, Layer, MaxPool2d, Network, Output
+from qrobust.network import Activation, AveragePool2d, Conv2d, Dense, Layer, MaxPool2d, Network, Output, Scaling
 
 Arrays = Callable[[str, int, dict[str, Any]], Sequence[Any]]  # of a layer: its class, its number among these, its settings
 ACTIVATIONS = {member.value: member for member in Activation}
@@ -46,7 +48,8 @@ WITHOUT_EFFECT = (
     "ActivityRegularization",
 )
 POOLS: dict[str, type[AveragePool2d | MaxPool2d]] = {"AveragePooling2D": AveragePool2d, "MaxPooling2D": MaxPool2d}
-GROUPS = {"Dense": "dense", "Conv2D": "conv2d", "BatchNormalization": "batch_normalization"}
+LEAST_DEVIATION = 1e-7  # keras.config.epsilon(), by which a Normalization divides at least
+GROUPS = {"Normalization": "normalization", "Dense": "dense", "Conv2D": "conv2d", "BatchNormalization": "batch_normalization"}
 
 
 def read_keras(path: Path | str) -> Network:
@@ -120,9 +123,12 @@ class _Reader:
         self._allowance = Allowance()
         self._counts: Counter[str] = Counter()
         self._image: tuple[int, int, int] | None = None  # (channels, height, width), while values are an image
+        self._scaling: Scaling | None = None  # of one number, or of all inputs
         self._flattened: tuple[int, int, int] | None = None  # the image that the values are, flattened
         self._rules: dict[str, Callable[[dict[str, Any]], None]] = {
             "InputLayer": self._input,
+            "Rescaling": self._rescaling,
+            "Normalization": self._input_normalization,
             "Dense": self._dense,
             "Conv2D": self._convolution,
             "AveragePooling2D": lambda settings: self._pool("AveragePooling2D", settings),
@@ -146,6 +152,11 @@ class _Reader:
         self._counts[kind] += 1
 
     def _add(self, layer: Layer, activation: str = "linear") -> None:
+        if self._scaling is not None:
+            found, self._scaling = self._scaling, None
+            if found.inputs not in (1, layer.inputs):
+                raise ModelFileError(f"{found.inputs} inputs are scaled, the first layer takes {layer.inputs}")
+            self._add(found.spread(layer.inputs))
         self.layers.append(layer)
         self.activations.append(activation)
 
@@ -175,6 +186,46 @@ class _Reader:
             )
         height, width, channels = shape[1:]
         self._image = (channels, height, width)
+
+    def _rescaling(self, settings: dict[str, Any]) -> None:
+        scale, offset = (np.asarray(settings[key], dtype=np.float64) for key in ("scale", "offset"))
+        self._scale("Rescaling", settings, "Mul", scale)
+        self._scale("Rescaling", settings, "Add", offset)
+
+    def _input_normalization(self, settings: dict[str, Any]) -> None:
+        """See the module's docstring. The mean and the variance stand in the settings, or with a count in the weights."""
+        if settings.get("invert"):
+            raise _cannot("Normalization", settings, "with invert")
+        axis = settings.get("axis", -1)
+        axis = axis[0] if isinstance(axis, list) and len(axis) == 1 else axis
+        if axis not in (None, [], -1, 3 if self._image else 1):
+            raise _cannot("Normalization", settings, f"over axis {axis}, only over the last one or over all")
+        if settings.get("mean") is not None:
+            mean, variance = (np.asarray(settings[key], dtype=np.float64) for key in ("mean", "variance"))
+        else:
+            dimensions = 0 if axis in (None, []) else 1
+            mean, variance, _ = self._arrays("Normalization", settings, dimensions, dimensions, 0)
+        self._scale("Normalization", settings, "Sub", mean)
+        self._scale("Normalization", settings, "Div", np.maximum(np.sqrt(variance), LEAST_DEVIATION))
+
+    def _scale(self, kind: str, settings: dict[str, Any], operation: str, values: FloatArray) -> None:
+        """Scale the inputs once more: by one number, or by one for each entry of the last axis."""
+        if self.layers:
+            raise _cannot(kind, settings, "after a layer with parameters, only before the first")
+        values = values.reshape(-1)
+        if values.size > 1 and self._flattened is not None:
+            raise _cannot(kind, settings, "by several numbers after a Flatten, put it before")
+        if values.size > 1 and self._image is not None:
+            channels, height, width = self._image
+            if values.size != channels:
+                raise _cannot(kind, settings, f"by {values.size} numbers, its images have {channels} channels")
+            self._allowance.take(RATIONAL_NUMBERS * channels * height * width, f"layer {settings.get('name')!r}")
+            values = np.repeat(values, height * width)
+        before = self._scaling
+        count = max(values.size, 1 if before is None else before.inputs)
+        if before is not None and before.inputs < count:
+            before = before.spread(count)
+        self._scaling = scaled_inputs(before, count, operation, values)
 
     def _dense(self, settings: dict[str, Any]) -> None:
         if self._image is not None:

@@ -12,12 +12,17 @@ whose values lie in channel-first order (channel, row, column):
      "stride": [1, 1], "padding": [0, 0, 0, 0]}
     {"type": "average_pool2d" or "max_pool2d", "input_shape": [8, 24, 24], "size": [2, 2], "stride": [2, 2]}
 
+Inputs in other units before the first layer, x * scale + offset, one number an input; "1/255" is the quotient itself:
+
+    {"type": "scaling", "scale": ["1/255", 0.5], "offset": [0, -1]}
+
 `weight` is (out, in, height, width); `input_shape` (channels, height, width); `padding` (top, left, bottom, right).
 """
 
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +41,7 @@ from qrobust.network import (
     MaxPool2d,
     Network,
     Output,
+    Scaling,
 )
 
 E = TypeVar("E", Activation, Output)
@@ -45,6 +51,7 @@ TYPES: dict[type[Layer], str] = {
     Conv2d: "conv2d",
     AveragePool2d: "average_pool2d",
     MaxPool2d: "max_pool2d",
+    Scaling: "scaling",
 }
 MOST_BYTES = 2**28  # numbers take up to eight times as much as their text
 FORMAT = "qrobust-network"
@@ -102,9 +109,17 @@ def _layer_document(layer: Layer) -> dict[str, Any]:
     kind = {"type": TYPES[type(layer)]}
     if isinstance(layer, AveragePool2d | MaxPool2d):
         return kind | {key: list(getattr(layer, key)) for key in ("input_shape", "size", "stride")}
+    if isinstance(layer, Scaling):
+        return kind | {key: [_number(value) for value in getattr(layer, key)] for key in ("scale", "offset")}
     parameters = {"activation": layer.activation.value, "weight": layer.weight.tolist(), "bias": layer.bias.tolist()}
     geometry = ("input_shape", "stride", "padding") if isinstance(layer, Conv2d) else ()
     return kind | parameters | {key: list(getattr(layer, key)) for key in geometry}
+
+
+def _number(value: Fraction) -> float | str:
+    """Return a rational as the float that it is, or as text."""
+    nearest = float(value)
+    return nearest if Fraction(nearest) == value else str(value)
 
 
 def _layer(number: int, layer: Any) -> Layer:
@@ -115,6 +130,8 @@ def _layer(number: int, layer: Any) -> Layer:
         if kind in ("average_pool2d", "max_pool2d"):
             pool: type[AveragePool2d | MaxPool2d] = AveragePool2d if kind == "average_pool2d" else MaxPool2d
             return pool(*(_list(layer, key) for key in ("input_shape", "size", "stride")))
+        if kind == "scaling":
+            return Scaling(_list(layer, "scale"), _list(layer, "offset"))
         activation = _choice(Activation, layer.get("activation"), "activation")
         weight, bias = _list(layer, "weight"), _list(layer, "bias")
         if kind == "dense":

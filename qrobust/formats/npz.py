@@ -5,13 +5,14 @@
 
 Layers are numbered from 1. Of layer N:
 
-    N.type          "dense" (if left out), "conv2d", "average_pool2d" or "max_pool2d"
+    N.type          "dense" (if left out), "conv2d", "average_pool2d", "max_pool2d", or as the first "scaling"
     N.weight        dense (out, in): y = weight @ x + bias; conv2d (out, in, height, width)
     N.bias          (out,)
     N.activation    "linear" (if left out), "relu", "sigmoid" or "tanh"
     N.input_shape   of images (channels, height, width); their values lie channel-first
     N.stride, N.padding     of conv2d: (down, right) and zeros (top, left, bottom, right)
     N.size, N.stride        of pools: (height, width) and (down, right)
+    N.scale, N.offset       of scaling, x * scale + offset: (inputs,), numbers, or texts such as "1/255" that are exact
 
 and once: `output`, "sigmoid" (one logit) or "softmax"; `name` and `classes` (texts) may be left out. Numbers are float16,
 float32, float64, or integers that float64 holds. Features are not kept.
@@ -22,6 +23,7 @@ from __future__ import annotations
 import io
 import math
 import zipfile
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +31,16 @@ import numpy as np
 import numpy.typing as npt
 
 from qrobust.errors import ModelFileError, UnsupportedError
+from qrobust.exact import ExactArray
 from qrobust.files import read_bytes, write_whole
 from qrobust.formats.native import from_document, to_document
 from qrobust.formats.untrusted import Allowance, parsing, unpacked
-from qrobust.network import Network
+from qrobust.network import Network, Scaling
 
 Array = npt.NDArray[Any]
 MOST_MEMBERS = 4096
 MOST_TEXT = 2**20  # bytes of an array of texts
+RATIONAL = ("scale", "offset")
 GEOMETRY = ("input_shape", "stride", "padding", "size")
 KINDS = {"f": "f2 f4 f8", "i": "i1 i2 i4 i8", "u": "u1 u2 u4 u8"}
 
@@ -49,12 +53,21 @@ def write_npz(network: Network, path: Path | str) -> None:
         arrays["classes"] = list(network.classes)
     for number, (layer, settings) in enumerate(zip(network.layers, document["layers"], strict=True), start=1):
         own = {key: value for key, value in settings.items() if key not in ("weight", "bias")}
+        if isinstance(layer, Scaling):
+            own |= {key: _numbers_or_texts(getattr(layer, key)) for key in RATIONAL}
         if layer.weight.size:
             own |= {"weight": layer.weight, "bias": layer.bias}
         arrays |= {f"{number}.{key}": value for key, value in own.items()}
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     write_whole(path, buffer.getvalue())
+
+
+def _numbers_or_texts(values: ExactArray) -> Array:
+    """Return rationals as float64 if each of them is one, else as texts."""
+    numbers = values.astype(np.float64)
+    exact = all(Fraction(number) == value for number, value in zip(numbers.tolist(), values.tolist(), strict=True))
+    return numbers if exact else np.array([str(value) for value in values.tolist()])
 
 
 def read_npz(path: Path | str) -> Network:
@@ -125,9 +138,9 @@ def _layer(arrays: dict[str, Array], number: int) -> dict[str, Any]:
     for key, values in own.items():
         if key in ("type", "activation"):
             layer[key] = _text(values, prefix + key)
-        elif key in GEOMETRY:
+        elif key in GEOMETRY or (key in RATIONAL and values.dtype.kind == "U"):
             layer[key] = values.tolist()
-        elif key in ("weight", "bias"):
+        elif key in ("weight", "bias", *RATIONAL):
             layer[key] = _exact(values, prefix + key)
         else:
             raise ModelFileError(f"array {prefix + key!r} is not known: name arrays as qrobust/formats/npz.py says")

@@ -7,8 +7,8 @@ Flatten, Reshape and Transpose move places and nothing else, and a dense layer a
 What differs from the file, and all that does:
 
 - BatchNormalization is folded into the layer before in float64, each operation rounded to nearest (see `chain.normalized`).
-- Scaling of inputs and outputs by constants (Add, Sub, Mul, Div) is folded where every resulting number is a float, so that
-  the function is the same; elsewhere it is refused.
+- Scaling by constants (Add, Sub, Mul, Div) after a layer is folded where every resulting number is a float, so that the
+  function is the same; elsewhere it is refused. Scaling of the inputs is kept as it is, in exact rationals.
 - Where images are transposed before the first convolution or pool, inputs lie in the order after it: channel-first.
 - Without a Sigmoid or Softmax at the end, two or more last values are the logits of a softmax.
 - Constants under QuantizeLinear, Clip and DequantizeLinear become the float32 numbers that onnxruntime computes (see

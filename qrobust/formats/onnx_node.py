@@ -11,7 +11,7 @@ from qrobust.errors import ModelFileError, UnsupportedError
 from qrobust.formats.onnx_tensors import Array
 from qrobust.formats.untrusted import Allowance
 from qrobust.interval import FloatArray
-from qrobust.layers import IntArray, Layer, Shape
+from qrobust.layers import IntArray, Layer, Scaling, Shape
 from qrobust.network import Output
 
 FLOAT_BITS = {10: 16, 1: 32, 11: 64}  # TensorProto's numbers of float16, float and double, and their bits
@@ -23,15 +23,14 @@ class Signal:
     """A tensor that comes from the input.
 
     Shapes    order: the tensor's own shape, each entry the place of its value in the flat vector that the last layer gives
-              (or in the network's input); scale, shift (inputs,) before the first layer: the values are scale * x + shift
+              (or in the network's input); scaling (inputs,) before the first layer: what was done to the inputs
     """
 
     order: IntArray
     layers: tuple[Layer, ...]
     bits: int
     output: Output | None = None
-    scale: FloatArray | None = None
-    shift: FloatArray | None = None
+    scaling: Scaling | None = None
 
     @property
     def in_order(self) -> bool:

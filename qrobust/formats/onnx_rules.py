@@ -12,7 +12,7 @@ from qrobust.errors import ModelFileError, UnsupportedError
 from qrobust.formats import chain
 from qrobust.formats.onnx_node import FLOAT_BITS, Node, Signal, check_values, image_shape
 from qrobust.interval import FloatArray
-from qrobust.layers import IntArray, Layer, Shape
+from qrobust.layers import IntArray, Layer, Scaling, Shape
 from qrobust.network import Activation, AveragePool2d, Conv2d, Dense, MaxPool2d, Output
 
 QUANTIZED = (
@@ -57,12 +57,12 @@ def _dense(node: Node, signal: Signal, matrix: FloatArray, bias: FloatArray) -> 
 
 
 def _joined(node: Node, signal: Signal, layer: Layer, shape: tuple[int, ...]) -> Signal:
-    """Return the signal after one more layer, with what was done to the inputs folded into the first."""
+    """Return the signal after one more layer, with what was done to the inputs before the first."""
     check_values(layer.outputs, f"node {node.name!r}")
     node.allowance.take(layer.outputs, f"node {node.name!r}")
-    layer = chain.scaled_inputs(layer, signal.scale, signal.shift)
+    before = signal.layers if signal.scaling is None else (signal.scaling,)
     order = np.arange(layer.outputs, dtype=np.int64).reshape(shape)
-    return Signal(order, (*signal.layers, layer), signal.bits)
+    return Signal(order, (*before, layer), signal.bits)
 
 
 def _images(signal: Signal) -> tuple[Signal, Shape]:
@@ -73,8 +73,9 @@ def _images(signal: Signal) -> tuple[Signal, Shape]:
     if signal.layers:
         raise UnsupportedError("takes images whose values were moved, only channel-first ones are read")
     places = signal.order.reshape(-1)
-    scale, shift = (None if values is None else values[places] for values in (signal.scale, signal.shift))
-    return replace(signal, order=np.arange(places.size).reshape(signal.order.shape), scale=scale, shift=shift), shape
+    before = signal.scaling
+    scaling = None if before is None else Scaling(before.scale[places], before.offset[places])
+    return replace(signal, order=np.arange(places.size).reshape(signal.order.shape), scaling=scaling), shape
 
 
 def _convolution(node: Node, signal: Signal) -> Signal:
@@ -179,7 +180,7 @@ def _softmax(node: Node, signal: Signal) -> Signal:
 
 
 def _scaling(node: Node, signal: Signal) -> Signal:
-    """Fold Add, Sub, Mul or Div by constants into the layer before, or keep them for the first layer."""
+    """Fold Add, Sub, Mul or Div by constants into the layer before, or keep them as scaling of the inputs."""
     first = node.inputs[0] is signal
     if not first and node.op in ("Sub", "Div"):
         raise node.refused("takes what comes from the input from a constant, only the other order is read")
@@ -187,22 +188,14 @@ def _scaling(node: Node, signal: Signal) -> Signal:
     order = _broadcast(node, signal.order, values.shape)
     spread = np.empty(order.size)
     spread[order.reshape(-1)] = np.broadcast_to(values, order.shape).reshape(-1)
+    if not signal.layers:
+        node.allowance.take(chain.RATIONAL_NUMBERS * order.size, f"node {node.name!r}")
+        return replace(signal, order=order, scaling=chain.scaled_inputs(signal.scaling, order.size, node.op, spread))
     if node.op == "Div":
         spread = chain.reciprocal(spread)
     scale, shift = (spread, None) if node.op in ("Mul", "Div") else (None, -spread if node.op == "Sub" else spread)
-    if signal.layers:
-        layer = chain.scaled_outputs(chain.last_linear(signal.layers), scale, shift)
-        return replace(signal, order=order, layers=(*signal.layers[:-1], layer))
-    if shift is not None:
-        return replace(signal, order=order, shift=shift if signal.shift is None else chain.exact_sum(signal.shift, shift))
-    assert scale is not None
-    before, moved = signal.scale, signal.shift
-    return replace(
-        signal,
-        order=order,
-        scale=scale if before is None else chain.exact_product(before, scale),
-        shift=None if moved is None else chain.exact_product(moved, scale),
-    )
+    layer = chain.scaled_outputs(chain.last_linear(signal.layers), scale, shift)
+    return replace(signal, order=order, layers=(*signal.layers[:-1], layer))
 
 
 def _broadcast(node: Node, order: IntArray, shape: tuple[int, ...]) -> IntArray:

@@ -1,4 +1,4 @@
-"""Networks as ONNX files: Gemm, Conv, pools, Flatten, activations, and the output function.
+"""Networks as ONNX files: scaled inputs (Mul, Add, Sub, Div), Gemm, Conv, pools, Flatten, activations, and the output function.
 
 The stored numbers are kept exactly: as float32 where every one of them is a float32, as double if that is asked for. The
 double file of a network with convolutions is valid ONNX, but onnxruntime 1.31 runs no Conv in double.
@@ -6,17 +6,19 @@ double file of a network with convolutions is valid ONNX, but onnxruntime 1.31 r
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from qrobust.errors import BackendUnavailableError, UnsupportedError
+from qrobust.exact import ExactArray
 from qrobust.files import write_whole
 from qrobust.formats.untrusted import one_line
 from qrobust.interval import FloatArray
 from qrobust.layers import Layer
-from qrobust.network import Activation, AveragePool2d, Conv2d, Dense, Network, Output
+from qrobust.network import Activation, AveragePool2d, Conv2d, Dense, Imaging, Network, Output, Scaling
 
 OPSET, IR_VERSION = 13, 8
 BATCH = "batch"
@@ -59,8 +61,8 @@ def onnx_bytes(network: Network, *, double: bool = False, logits: bool = False) 
 
 def input_shape(network: Network) -> tuple[int, ...]:
     """Return the shape of one input in the file: (inputs,), or (channels, height, width) of images."""
-    first = network.layers[0]
-    return (first.inputs,) if isinstance(first, Dense) else first.input_shape
+    first = network.core.layers[0]
+    return first.input_shape if isinstance(first, Imaging) else (first.inputs,)
 
 
 class _Writer:
@@ -74,13 +76,13 @@ class _Writer:
     def layers(self, network: Network) -> None:
         """Add all layers, with their values made flat or images of where the next one needs that."""
         for number, layer in enumerate(network.layers, start=1):
-            self._layer(layer, number)
+            self._layer(layer, number, input_shape(network))
             if layer.activation is not Activation.LINEAR:
                 self.add(OPERATIONS[layer.activation])
             after = network.layers[number] if number < len(network.layers) else None
-            if isinstance(after, Dense) and not isinstance(layer, Dense):
+            if isinstance(after, Dense) and isinstance(layer, Imaging):
                 self.add("Flatten", axis=1)
-            elif after is not None and not isinstance(after, Dense) and isinstance(layer, Dense):
+            elif isinstance(after, Imaging) and isinstance(layer, Dense):
                 self.add("Reshape", self._stored(f"shape_{number}", np.array([-1, *after.input_shape], dtype=np.int64)))
 
     def add(self, operation: str, *inputs: str, **attributes: Any) -> None:
@@ -92,8 +94,11 @@ class _Writer:
         name = f"{operation.lower()}_{number}"
         self.nodes.append(helper.make_node(operation, [before, *inputs], [f"value_{number}"], name=name, **attributes))
 
-    def _layer(self, layer: Layer, number: int) -> None:
-        if isinstance(layer, Dense | Conv2d):
+    def _layer(self, layer: Layer, number: int, shape: tuple[int, ...]) -> None:
+        if isinstance(layer, Scaling):
+            for place, (operation, values) in enumerate(self._steps(layer)):
+                self.add(operation, self._stored(f"scaling_{place}", values.reshape(shape)))
+        elif isinstance(layer, Dense | Conv2d):
             arrays = [
                 self._stored(f"{what}_{number}", self._exact(values, number))
                 for what, values in (("weight", layer.weight), ("bias", layer.bias))
@@ -106,6 +111,23 @@ class _Writer:
         else:
             operation = "AveragePool" if isinstance(layer, AveragePool2d) else "MaxPool"
             self.add(operation, kernel_shape=list(layer.size), strides=list(layer.stride))
+
+    def _steps(self, scaling: Scaling) -> list[tuple[str, Any]]:
+        """Return operations that scale exactly, with numbers of the file's type. Raises UnsupportedError if there are none."""
+        scale, offset = scaling.scale, scaling.offset
+        ways = (
+            (("Mul", scale, 1), ("Add", offset, 0)),
+            (("Sub", -offset / scale, 0), ("Div", 1 / scale, 1)),
+            (("Sub", -offset / scale, 0), ("Mul", scale, 1)),
+            (("Div", 1 / scale, 1), ("Add", offset, 0)),
+        )
+        kind = np.float64 if self._double else np.float32
+        for way in ways:
+            steps = [(operation, values) for operation, values, nothing in way if any(values != nothing)]
+            if all(_is_of(values, kind) for _, values in steps):
+                return [(operation, values.astype(kind)) for operation, values in steps]
+        advice = "write .json" if self._double else "write them as double, or .json"
+        raise UnsupportedError(f"the inputs are scaled by numbers that no {np.dtype(kind).name} is: {advice}")
 
     def _exact(self, values: FloatArray, number: int) -> Any:
         """Return values in the type of the file. Raises UnsupportedError if that would round one."""
@@ -126,3 +148,10 @@ class _Writer:
 
         self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
         return name
+
+
+def _is_of(values: ExactArray, kind: type[np.float32] | type[np.float64]) -> bool:
+    """Whether every rational is a finite number of a type."""
+    with np.errstate(over="ignore"):
+        floats = values.astype(np.float64).astype(kind).astype(np.float64)
+    return bool(np.isfinite(floats).all()) and all(map(Fraction.__eq__, map(Fraction, floats.tolist()), values.tolist()))

@@ -19,7 +19,7 @@ from qrobust.formats import chain
 from qrobust.formats.untrusted import one_line
 from qrobust.interval import FloatArray
 from qrobust.layers import Layer, Shape
-from qrobust.network import Activation, AveragePool2d, Conv2d, Dense, MaxPool2d, Network, Output
+from qrobust.network import Activation, AveragePool2d, Conv2d, Dense, MaxPool2d, Network, Output, Scaling
 
 PACKAGE = "torch.nn.modules."
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
@@ -94,7 +94,7 @@ class _Reader:
     def add(self, layer: Layer) -> None:
         """Add a layer."""
         self.layers.append(layer)
-        self.shape = (layer.outputs,) if isinstance(layer, Dense) else layer.output_shape
+        self.shape = (layer.outputs,) if isinstance(layer, Dense | Scaling) else layer.output_shape
 
 
 def _numbers(tensor: Any) -> FloatArray:

@@ -17,7 +17,7 @@ from qrobust.domains import LayerBox
 from qrobust.exact import ExactArray
 from qrobust.formula.encoding import TERMS, Encoder, Encoding
 from qrobust.formula.terms import Op, Term, TermArray, constant, maximum, minimum, term_array, total, variable
-from qrobust.network import Activation, activate
+from qrobust.network import Activation, Scaling, activate
 from qrobust.queries import Query
 
 NONNEGATIVE = (Activation.RELU, Activation.SIGMOID)
@@ -37,6 +37,10 @@ class Eliminated(Encoder):
         for number, (layer, bounds) in enumerate(
             zip(self.network.hidden_layers, query.parameters.layers, strict=False), start=1
         ):
+            if isinstance(layer, Scaling):
+                self._hidden, seen = TERMS.rescale(self.x, layer), layer.enclose(box)
+                self._signs = np.where(seen.lower >= 0, 1, np.where(seen.upper <= 0, -1, 0))
+                continue
             z = term_array([0] * layer.outputs)
             z[:] = [variable(f"z{number}_{i + 1}") for i in range(layer.outputs)]
             least, greatest = (self._extremes(bounds, rises) for rises in (False, True))

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from qrobust.errors import UnsupportedError
 from qrobust.interval import FloatArray
-from qrobust.layers import AveragePool2d, Conv2d, IntArray, Layer, MaxPool2d
+from qrobust.layers import AveragePool2d, Conv2d, IntArray, Layer, MaxPool2d, Scaling
 
 T = TypeVar("T")
 F = TypeVar("F")
@@ -238,6 +238,10 @@ class TermArithmetic:
 
     def maximum(self, x: TermArray, windows: IntArray) -> TermArray:
         raise _no_rule(MaxPool2d)
+
+    def rescale(self, x: TermArray, scaling: Scaling) -> TermArray:
+        pairs = zip(term_array(scaling.scale), x, term_array(scaling.offset), strict=True)
+        return _column([scale * value + offset for scale, value, offset in pairs])
 
     def relu(self, x: TermArray) -> TermArray:
         return _column([maximum(value, constant(0)) for value in x])

@@ -40,16 +40,45 @@ def images() -> Any:
     )
 
 
+def scaled() -> Any:
+    """Inputs are multiplied, moved, and normalized by weights that are no powers of two."""
+    model = keras.Sequential([layers.Input((5,)), layers.Rescaling(1 / 255, offset=-0.5), layers.Normalization()])
+    model.add(layers.Dense(4, activation="relu"))
+    model.add(layers.Dense(3, activation="softmax"))
+    return model
+
+
+def scaled_images() -> Any:
+    return keras.Sequential(
+        [
+            layers.Input((6, 5, 2)),
+            layers.Normalization(mean=[0.1, -0.2], variance=[0.3, 2.5]),
+            layers.Rescaling([1 / 3, 0.7], offset=[0.25, 1 / 9]),
+            layers.Conv2D(3, 3, padding="same", activation="relu"),
+            layers.Flatten(),
+            layers.Dense(1, activation="sigmoid"),
+        ]
+    )
+
+
+MODELS = {"dense": dense, "images": images, "scaled": scaled, "scaled_images": scaled_images}
+
+
 def main() -> None:
     """Write each model in both formats, and 20 inputs with Keras's outputs."""
     recorded = {}
-    for name, build in (("dense", dense), ("images", images)):
+    for name, build in MODELS.items():
         keras.utils.set_random_seed(1)
         model = build()
         rng = np.random.default_rng(0)
         for weights in model.weights:
+            if "count" in weights.path:
+                continue
             values = rng.normal(size=weights.shape)
             weights.assign(np.abs(values) + 0.5 if "variance" in weights.path else values)
+        for layer in model.layers:
+            if isinstance(layer, layers.Normalization) and layer.weights:
+                layer.finalize_state()  # takes in the mean and the variance that were assigned
         inputs = rng.normal(size=(20, *model.input_shape[1:])).astype(np.float32)
         recorded[name] = {"inputs": inputs.tolist(), "outputs": np.asarray(model(inputs)).tolist()}
         model.save(FOLDER / f"{name}.keras")

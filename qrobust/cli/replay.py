@@ -1,0 +1,47 @@
+"""The command replay: a certificate, checked again."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qrobust.answers import Assurance, Robust, statement
+from qrobust.certificates import load_certificate
+from qrobust.check import certificate_fault
+from qrobust.cli import show
+from qrobust.cli.arguments import Json, TrustPickle
+from qrobust.cli.exits import INTERNAL
+from qrobust.cli.options import UsageError, read_model
+
+
+def replay(
+    certificate: Annotated[Path, typer.Argument(help="A file that `qrobust check --certificate` wrote.")],
+    model: Annotated[Path | None, typer.Option(help="Also check that it is about this model.")] = None,
+    json: Json = False,
+    trust_pickle: TrustPickle = False,
+) -> None:
+    """Check a certificate again, alone and in exact arithmetic. Exit code 0 if it proves what it says, else 4.
+
+    \b
+    qrobust check models/iris.json --label --point "5.1, 3.5, 1.4, 0.2" --delta 0.01 --certificate iris.cert
+    qrobust replay iris.cert --model models/iris.json
+    """
+    proof = load_certificate(certificate)
+    query = proof.query
+    if model is not None and read_model(model, trust_pickle) != query.network:
+        raise UsageError(f"{certificate} is about another network than {model}")
+    started = time.monotonic()
+    fault = certificate_fault(proof)
+    seconds = time.monotonic() - started
+    if json:
+        hashes = {"network": query.network.sha256, "parameters": query.parameters.sha256}
+        show.document({"proved": fault is None, "fault": fault, "leaves": proof.leaves, "seconds": seconds} | hashes)
+    elif fault is None:
+        claim = statement(query, Robust(Assurance.CHECKED))
+        show.line(f"PROVED: {claim} [{proof.leaves} leaves, network {query.network.sha256[:12]}, {seconds:.3g} s]")
+    else:
+        show.line(f"REFUSED: {fault}. [{seconds:.3g} s]")
+    raise typer.Exit(0 if fault is None else INTERNAL)
