@@ -113,7 +113,7 @@ class BinarizedSession:
         found = constraints(integers, region, label, tie)
         if not found.rival_classes:
             return _Decision(Verdict.ROBUST, INTERVALS, True)
-        if engine == PORTFOLIO and is_small(found):
+        if engine == PORTFOLIO and is_small(integers, found):
             levels = first_lost(integers, found, label, tie)
             if levels is None:
                 return _Decision(Verdict.ROBUST, ENUMERATION, True)
