@@ -28,12 +28,10 @@ from qrobust.binarized.training import train as train_network
 from qrobust.files import write_whole
 
 CHUNK = 1000  # images at a time
-CONV = replace(
-    recipe_of("binmask-cbd-pgd-agc", "small-conv"), mask_decay=0.3, bound_decay=5e-4, bound_limit=5.0, attack_steps=2
-)
+CONV = replace(recipe_of("binmask-cbd-pgd-agc", "small-conv"), bound_decay=5e-4, bound_limit=5.0, attack_steps=2, epochs=14)
 CONVOLUTIONAL = {
-    "conv-eps01": replace(CONV, eps=0.1),
-    "conv-eps03": replace(CONV, eps=0.3),
+    "conv-eps01": replace(CONV, mask_decay=3.0, eps=0.1, eps_epochs=3),
+    "conv-eps03": replace(CONV, mask_decay=4.0, eps=0.3, eps_epochs=6),
 }
 KEPT: dict[str, Recipe] = RECIPES | CONVOLUTIONAL
 
