@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.train_bnn import non_zeros, stem
-from qrobust.binarized import Grid, recipes, training
+from models.train_bnn import CONVOLUTIONAL, non_zeros, stem
+from qrobust.binarized import Grid, fold, recipes, training
 from qrobust.binarized.formats import load_binarized
 from qrobust.binarized.recipes import RECIPES, Cancelling, Filters, Weights
 from qrobust.errors import BackendUnavailableError, DomainError, NumberError, ShapeError, UnsupportedError
@@ -182,13 +182,28 @@ def test_without_tensorflow_it_says_what_to_install(monkeypatch: pytest.MonkeyPa
         training.train(RECIPES["binary"], np.zeros((2, 3)), np.array([0, 1]), 2)
 
 
-@pytest.mark.parametrize("name", ["binary", "ternary-l1-stable", "binmask-cbd-pgd"])
+@pytest.mark.parametrize("name", ["binary", "ternary", "ternary-l1-stable", "binmask-cbd-pgd", *CONVOLUTIONAL])
 def test_kept_networks_are_what_their_cards_say(name: str) -> None:
     network = load_binarized(MODELS / f"{stem(name)}.npz").network
     card = (MODELS / f"{stem(name)}.md").read_text()
     assert network.sha256 in card
     assert f"by layer {', '.join(f'{number:,}' for number in non_zeros(network))} |" in card
     assert (network.inputs, network.outputs, network.grid.highest) == (784, 10, 2)
+
+
+@pytest.mark.parametrize("name", list(CONVOLUTIONAL))
+def test_convolutions_fold_to_what_the_float_network_says(name: str) -> None:
+    """Every sign of every layer, on inputs of which some are half way between two levels."""
+    network = load_binarized(MODELS / f"{stem(name)}.npz").network
+    rng = np.random.default_rng(0)
+    inputs = np.clip(rng.normal(0.3, 0.5, size=(200, 784)), 0, 1)
+    inputs[:50] = rng.choice([0.0, 0.305, 0.915, 1.0], size=(50, 784))
+    levels = network.grid.levels(inputs)
+    folded, signs, values = fold(network), levels, network.grid.values(levels)
+    for layer, block in zip(folded.layers, network.blocks, strict=True):
+        signs, values = layer.signs(signs), np.where(block.pre_sign(values) >= 0, 1.0, -1.0)
+        assert np.array_equal(signs, values)
+    assert np.array_equal(folded.labels(levels), network.scores(levels).argmax(axis=1))
 
 
 def test_the_command_refuses_in_one_line(

@@ -19,7 +19,7 @@ from qrobust.layers import IntArray
 
 MOST_CELLS = 2**22
 MOST_INPUTS = 2**16
-MOST_TERMS = 2**26  # added up when the whole network is run at every input
+MOST_TERMS = 2**23  # added up when the whole network is run at every input
 CHUNK = 2048
 
 
