@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.train_bnn import CONVOLUTIONAL, non_zeros, stem
+from models.train_bnn import CONVOLUTIONAL, KEPT, non_zeros, stem
 from qrobust.binarized import Grid, fold, recipes, training
 from qrobust.binarized.formats import load_binarized
 from qrobust.binarized.recipes import RECIPES, Cancelling, Filters, Weights
@@ -182,7 +182,7 @@ def test_without_tensorflow_it_says_what_to_install(monkeypatch: pytest.MonkeyPa
         training.train(RECIPES["binary"], np.zeros((2, 3)), np.array([0, 1]), 2)
 
 
-@pytest.mark.parametrize("name", ["binary", "ternary", "ternary-l1-stable", "binmask-cbd-pgd", *CONVOLUTIONAL])
+@pytest.mark.parametrize("name", list(KEPT))
 def test_kept_networks_are_what_their_cards_say(name: str) -> None:
     network = load_binarized(MODELS / f"{stem(name)}.npz").network
     card = (MODELS / f"{stem(name)}.md").read_text()

@@ -84,7 +84,7 @@ _BINMASK = Recipe(Weights.BINMASK, mask_decay=1.0)
 RECIPES = {
     "binary": Recipe(),
     "ternary": Recipe(Weights.TERNARY),
-    "ternary-l1-stable": Recipe(Weights.TERNARY, l1=0.5, stable_sign=0.1),
+    "ternary-l1-stable": Recipe(Weights.TERNARY, l1=0.6, stable_sign=0.02, epochs=20),
     "binmask": _BINMASK,
     "binmask-cbd": replace(_BINMASK, bound_decay=0.01, bound_limit=1.0),
     "binmask-cbd-pgd": replace(_BINMASK, bound_decay=0.01, bound_limit=1.0, attack_steps=4),
