@@ -1,7 +1,8 @@
-"""Train networks of signs on MNIST by recipe, with Keras on TensorFlow.
+"""Train networks of signs on MNIST by recipe, dense and convolutional, with Keras on TensorFlow.
 
     python -m models.train_bnn --mnist ../shared/data/bench/mnist
     python -m models.train_bnn --mnist ../shared/data/bench/mnist --only ternary-l1-stable
+    python -m models.train_bnn --mnist ../shared/data/bench/mnist --only conv-eps01
 
 Needs `pip install qrobust[tensorflow]` and the four files of MNIST, which are not kept in the project. Each network is kept as
 an .npz file, from the first seed, whatever accuracy it gives.
