@@ -11,12 +11,12 @@ import numpy as np
 
 from benchmarks.networks import shared_folder
 from models.publish import FOLDER
-from models.train_bnn import KEPT, share_right, stem
-from models.train_mnist import load_mnist
+from models.train_bnn import non_zeros, share_right, stem
+from models.train_mnist import Images, load_mnist
 from qrobust.answers import Verdict
 from qrobust.binarized import Ball, BinarizedNetwork, BinarizedSession, Folded, Region, Robustness, fold
 from qrobust.binarized.formats import load_binarized
-from qrobust.layers import IntArray
+from qrobust.binarized.recipes import RECIPES
 
 IMAGES = 8  # the first of the test images
 SECONDS = 30.0  # for each
@@ -66,18 +66,19 @@ def measure(say: Callable[[str], None]) -> list[Measured]:
     """Ask about the first test images, each at its own label."""
     folder, found = shared_folder() / "mnist", []
     tests = load_mnist(folder, "t10k")
-    for name in KEPT:
+    for name in RECIPES:
         network = load_binarized(FOLDER / f"{stem(name)}.npz").network
         solved = []
         for eps in EPS:
-            solved.append(_solved(network, eps, tests.inputs[:IMAGES], tests.labels[:IMAGES]))
+            solved.append(ask(network, eps, tests, IMAGES))
             say(f"{name}, eps {float(eps):g}: {solved[-1]}")
-        kept = sum(int(linear.matrix.nnz) for linear in network.linears)
-        found.append(Measured(name, share_right(network, tests), kept, tuple(solved)))
+        found.append(Measured(name, share_right(network, tests), sum(non_zeros(network)), tuple(solved)))
     return found
 
 
-def _solved(network: BinarizedNetwork, eps: Fraction, images: np.ndarray, labels: IntArray) -> Solved:
+def ask(network: BinarizedNetwork, eps: Fraction, tests: Images, count: int) -> Solved:
+    """Ask about the first test images, each at its own label, SECONDS for each."""
+    images, labels = tests.inputs[:count], tests.labels[:count]
     seconds, decided, verified, stable, integers = [], 0, 0, [], fold(network)
     with BinarizedSession() as session:
         session.check(Robustness(network, Ball(images[0], Fraction(0))))  # folds the network, once
@@ -89,7 +90,6 @@ def _solved(network: BinarizedNetwork, eps: Fraction, images: np.ndarray, labels
             seconds.append(time.perf_counter() - started)
             decided += answer.verdict is not Verdict.UNKNOWN
             verified += answer.verdict is Verdict.ROBUST and answer.label == label
-    count = len(images)
     return Solved(float(eps), tuple(seconds), decided / count, verified / count, float(np.mean(stable)))
 
 

@@ -37,7 +37,7 @@ from qrobust.binarized.engines import cpsat, milp, pseudo_boolean, sat
 from qrobust.binarized.engines.base import Engine, Found, Nothing, Outcome
 from qrobust.binarized.enumeration import inputs as enumerated
 from qrobust.binarized.enumeration import tell_apart
-from qrobust.binarized.folding import floor_of_root
+from qrobust.binarized.folding import floor_of_root, over
 from qrobust.binarized.race import Finish, Race
 from qrobust.errors import DomainError, NumberError, QRobustError, ShapeError, UnsoundAnswerError, UnsupportedError
 from qrobust.layers import Dense, IntArray
@@ -179,6 +179,27 @@ def test_clauses_have_as_many_solutions_as_there_are_flips(seed: int) -> None:
                 if not columns:
                     break
         assert count == case.lost.sum(), f"case {1000 * seed + number}"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_network_over_a_box_is_the_network_on_every_input_in_it(seed: int) -> None:
+    left_out = 0
+    for number in range(CASES):
+        case = Case(1000 * seed + number)
+        lower, upper = case.region.lower, case.region.upper
+        small = over(case.folded, lower, upper)
+        levels = case.levels[((case.levels >= lower) & (case.levels <= upper)).all(axis=1)]
+        for label in range(case.network.outputs):
+            wanted = case.folded.is_lost(levels, label, case.tie)
+            np.testing.assert_array_equal(small.is_lost(levels, label, case.tie), wanted)
+        found, whole = constraints(small, case.region, case.label, case.tie), case.constraints
+        assert (found.matrix != whole.matrix).nnz == 0
+        assert found.rival_classes == whole.rival_classes
+        np.testing.assert_array_equal(found.threshold, whole.threshold)
+        np.testing.assert_array_equal(found.rival_threshold, whole.rival_threshold)
+        pairs = zip(case.folded.layers, small.layers, strict=True)
+        left_out += sum(len(layer.threshold) - len(rest.threshold) for layer, rest in pairs)
+    assert left_out > CASES
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -197,13 +197,12 @@ class _Folding:
     def finish(self, found: Iterable[Rival]) -> Constraints:
         """Return the constraints, the rivals that intervals rule out left out."""
         width = len(self._ranges)
-        rivals, limits, classes = [], [], []
-        for rival in found:
-            row, limit, _, most = self._combined(rival.row, np.array([rival.threshold]))
-            if most[0] >= limit[0]:
-                rivals.append((row.indices, row.data))
-                limits.append(int(limit[0]))
-                classes.append(rival.number)
+        asked = list(found)
+        rows, limit, _, most = self._combined(
+            self._sparse.csr_array(self._sparse.vstack([rival.row for rival in asked])),
+            np.array([rival.threshold for rival in asked], dtype=np.int64),
+        )
+        near = np.flatnonzero(most >= limit)
         region, pixels = self._region, self._pixels
         levels = tuple(np.arange(region.lower[p], region.upper[p] + 1) for p in pixels.tolist())
         return Constraints(
@@ -213,9 +212,9 @@ class _Folding:
             tuple(np.ones(len(values), dtype=np.int64) for values in levels),
             self._stacked(self._rows, width),
             np.array(self._thresholds, dtype=np.int64),
-            self._stacked(rivals, width),
-            np.array(limits, dtype=np.int64),
-            tuple(classes),
+            rows[near],
+            limit[near],
+            tuple(asked[place].number for place in near.tolist()),
             self._stacked([], width),
             np.zeros(0, dtype=np.int64),
         )

@@ -1,6 +1,6 @@
 """Regions small enough to try every input that the constraints tell apart.
 
-Accepts   constraints, not unary, of at most MOST_CELLS states over all their inputs
+Accepts   constraints, not unary, of at most MOST_CELLS states over all their inputs, and at most MOST_TERMS terms of sums
 Gives     all inputs, as levels; where a state stands for several levels, one of them
 Property  exact: every input of the region behaves as one that is given
 """
@@ -19,6 +19,7 @@ from qrobust.layers import IntArray
 
 MOST_CELLS = 2**22
 MOST_INPUTS = 2**16
+MOST_TERMS = 2**23  # added up when the whole network is run at every input
 CHUNK = 2048
 
 
@@ -39,10 +40,11 @@ def tell_apart(found: Constraints, most: int = MOST_INPUTS) -> int | None:
     return int(ways.sum()) if ways.sum() <= most else None
 
 
-def is_small(found: Constraints) -> bool:
+def is_small(folded: Folded, found: Constraints) -> bool:
     """Whether every input can be tried."""
     count = tell_apart(found)
-    return count is not None and count * max(1, len(found.pixels)) <= MOST_CELLS
+    terms = folded.matrix.nnz + sum(layer.matrix.nnz for layer in folded.layers)
+    return count is not None and count * max(1, len(found.pixels)) <= MOST_CELLS and count * terms <= MOST_TERMS
 
 
 def first_lost(folded: Folded, found: Constraints, label: int, tie: TieRule) -> IntArray | None:

@@ -170,6 +170,26 @@ def fold(network: BinarizedNetwork, zero: ZeroSign = ZeroSign.PLUS) -> Folded:
     return Folded(network, tuple(layers), output.matrix, tuple(s * step for s in scale), tuple(bias))
 
 
+def over(folded: Folded, lower: IntArray, upper: IntArray) -> Folded:
+    """Return the network without the signs that intervals show constant over a box of levels: the same on every input in it.
+
+    Shapes    lower, upper (inputs,); inputs stay as they are
+    """
+    layers, kept = [], np.arange(len(lower))
+    fixed = np.zeros(len(lower), dtype=np.int64)  # the value of what is constant, and 0 of what is kept
+    for layer in folded.layers:
+        middle, reach = layer.matrix @ (lower + upper), abs(layer.matrix) @ (upper - lower)  # twice the bounds, added up
+        on, off = middle - reach >= 2 * layer.threshold, middle + reach < 2 * layer.threshold
+        rows = np.flatnonzero(~(on | off))
+        open_rows = layer.matrix[rows]
+        layers.append(ThresholdLayer(open_rows[:, kept], layer.threshold[rows] - open_rows @ fixed))
+        lower, upper, kept = np.where(on, 1, -1), np.where(off, -1, 1), rows
+        fixed = np.where(on, 1, np.where(off, -1, 0))
+    shift = (folded.matrix @ fixed).tolist()
+    bias = tuple(b + s * number for b, s, number in zip(folded.bias, folded.scale, shift, strict=True))
+    return Folded(folded.network, tuple(layers), folded.matrix[:, kept], folded.scale, bias)
+
+
 def _greatest_sum(matrix: SparseMatrix) -> int:
     """Return the greatest sum of a row's sizes."""
     return int(abs(matrix).sum(axis=1).max())

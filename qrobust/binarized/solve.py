@@ -1,4 +1,4 @@
-"""The front door: fold, attack, fold intervals, race the engines, replay, answer."""
+"""The front door: fold, fold intervals, attack, race the engines, replay, answer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from qrobust.binarized.attack import attack
 from qrobust.binarized.constraints import constraints
 from qrobust.binarized.engines.base import Found, Nothing, Undecided
 from qrobust.binarized.enumeration import first_lost, is_small
-from qrobust.binarized.folding import Folded, TieRule, ZeroSign, fold
+from qrobust.binarized.folding import Folded, TieRule, ZeroSign, fold, over
 from qrobust.binarized.network import BinarizedNetwork
 from qrobust.binarized.queries import Ball, LeastChange, Norm, Region, Robustness
 from qrobust.binarized.race import PORTFOLIO, Finish, Race, engine_names
@@ -102,18 +102,18 @@ class BinarizedSession:
     ) -> _Decision:
         (label, tie), (engine, deadline, exact) = asked, settings
         left = deadline - time.monotonic()
-        rng = np.random.default_rng(self._seed)
-        seconds = left * ATTACK_SHARE if engine == PORTFOLIO else 0.0
-        if engine == PORTFOLIO:
-            hit = attack(integers, region, label, tie, seconds=seconds, rng=rng)
-            if hit is not None:
-                return _Decision(Verdict.VIOLATED, ATTACK, True, _witness(integers, hit, label, tie))
-        elif bool(integers.is_lost(region.centre[None], label, tie)[0]):
+        if bool(integers.is_lost(region.centre[None], label, tie)[0]):
             return _Decision(Verdict.VIOLATED, INTERVALS, True, _witness(integers, region.centre, label, tie))
-        found = constraints(integers, region, label, tie)
+        small = over(integers, region.lower, region.upper)
+        found = constraints(small, region, label, tie)
         if not found.rival_classes:
             return _Decision(Verdict.ROBUST, INTERVALS, True)
-        if engine == PORTFOLIO and is_small(found):
+        if engine == PORTFOLIO:
+            rng = np.random.default_rng(self._seed)
+            hit = attack(small, region, label, tie, seconds=left * ATTACK_SHARE, rng=rng)
+            if hit is not None:
+                return _Decision(Verdict.VIOLATED, ATTACK, True, _witness(integers, hit, label, tie))
+        if engine == PORTFOLIO and is_small(integers, found):
             levels = first_lost(integers, found, label, tie)
             if levels is None:
                 return _Decision(Verdict.ROBUST, ENUMERATION, True)

@@ -18,7 +18,7 @@ from qrobust.binarized.export import write_constraints
 from qrobust.binarized.folding import TieRule, ZeroSign, fold
 from qrobust.binarized.formats import ReadNetwork, load_binarized, read_vnnlib, save_binarized
 from qrobust.binarized.race import ENGINES, PORTFOLIO
-from qrobust.binarized.recipes import RECIPES, recipe_of
+from qrobust.binarized.recipes import ARCHITECTURES, RECIPES, recipe_of
 from qrobust.binarized.training import train as train_network
 from qrobust.cli import show
 from qrobust.cli.exits import EXIT
@@ -28,6 +28,7 @@ from qrobust.exact import to_fraction
 from qrobust.files import check_can_appear
 from qrobust.formats.table import read_table
 from qrobust.interval import FloatArray
+from qrobust.layers import Shape
 from qrobust.quantization import parse_scheme
 
 bnn = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Binarized networks: questions decided exactly.")
@@ -152,6 +153,8 @@ def train(
     table: Annotated[Path, typer.Argument(help="A CSV file with a header: inputs from 0 to 1, last the class's number.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write: .npz or .json.")],
     recipe: Annotated[str, typer.Option(help=f"{', '.join(RECIPES)}.")] = "binary",
+    architecture: Annotated[str, typer.Option(help=f"{', '.join(ARCHITECTURES)}.")] = "dense",
+    image: Annotated[str | None, typer.Option(help="Channels, height, width of convolutions' inputs: '1, 28, 28'.")] = None,
     hidden: Annotated[str | None, typer.Option(help="Neurons of each hidden layer, as in '100, 100'.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes through the table.")] = None,
     eps: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="The ball of losses about balls.")] = None,
@@ -163,8 +166,9 @@ def train(
 
     \b
     qrobust bnn train digits.csv --recipe ternary-l1-stable --output digits.npz
+    qrobust bnn train digits.csv --recipe binmask-cbd-pgd-agc --architecture small-conv --eps 0.3 --output digits.npz
     """
-    chosen = replace(recipe_of(recipe), seed=seed)
+    chosen = replace(recipe_of(recipe, architecture), seed=seed)
     if output.suffix not in (".npz", ".json"):
         raise UsageError(f"--output is {output}, give a name that ends in .npz or .json")
     sizes = chosen.hidden if hidden is None else tuple(int(size) for size in numbers(hidden, "--hidden") if size >= 1)
@@ -175,10 +179,20 @@ def train(
     if len(values) == 0 or values.shape[1] < 2 or not np.array_equal(labels, values[:, -1]):
         raise ShapeError(f"{table} needs rows of inputs, and last a column of whole numbers, the classes")
     say = (lambda text: None) if quiet else show.progress
-    network = train_network(chosen, values[:, :-1], labels, int(labels.max()) + 1, name=output.stem, say=say)
+    shape, classes = _image_shape(image), int(labels.max()) + 1
+    network = train_network(chosen, values[:, :-1], labels, classes, image=shape, name=output.stem, say=say)
     save_binarized(network, output)
     right = float((fold(network).labels(network.grid.levels(values[:, :-1])) == labels).mean())
     show.line(f"wrote {output}: {network}, {right:.2%} of the table labelled rightly, in integers", quiet=quiet)
+
+
+def _image_shape(text: str | None) -> Shape | None:
+    if text is None:
+        return None
+    sizes = numbers(text, "--image")
+    if len(sizes) != 3 or any(size < 1 or size != int(size) for size in sizes):
+        raise UsageError(f"--image is {text!r}, give channels, height and width, as in '1, 28, 28'")
+    return int(sizes[0]), int(sizes[1]), int(sizes[2])
 
 
 def _target(text: str) -> Target:
