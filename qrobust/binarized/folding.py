@@ -26,7 +26,7 @@ from qrobust.binarized.network import BatchNorm, BinarizedNetwork, Linear
 from qrobust.errors import UnsupportedError
 from qrobust.layers import IntArray, SparseMatrix
 
-MOST_SUM = 2**62  # of any row, so that int64 holds it
+MOST_SUM = 2**61  # of any row, so that int64 holds twice as much
 TOO_FAR = "a sum could leave 64 bits: take fewer levels, or an offset nearer to the inputs"
 
 
