@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from qrobust.backends.worker import Worker, WorkerDiedError, WorkerTimeoutError
 from qrobust.binarized.constraints import Constraints
-from qrobust.binarized.engines import cpsat, milp, pseudo_boolean, sat
+from qrobust.binarized.engines import cpsat, exact_solver, milp, pseudo_boolean, sat
 from qrobust.binarized.engines.base import Engine, Outcome, Undecided
 from qrobust.errors import BackendUnavailableError, UnsupportedError
 
@@ -26,16 +26,23 @@ ENGINES: dict[str, Engine] = {
     "milp": milp.decide,
     "cp-sat": cpsat.decide,
     "z3": pseudo_boolean.decide,
+    "exact": exact_solver.decide,
 }
-NEEDS = {"sat": "pysat", "milp": "highspy", "cp-sat": "ortools", "z3": "z3"}
+NEEDS = {"sat": "pysat", "milp": "highspy", "cp-sat": "ortools", "z3": "z3", "exact": "exact"}
 PORTFOLIO = "portfolio"
 DENSE = 40.0  # mean terms of a row from which on integer programming starts first
+GRACE = 0.1  # seconds that an answer at the limit may still take to arrive
 HEAD_START = 0.3  # seconds that the first lane has the machine for itself
 
 
 def available(name: str) -> bool:
     """Whether an engine's solver is installed; it is not imported."""
     return importlib.util.find_spec(NEEDS[name]) is not None
+
+
+def how_to_install(name: str) -> str:
+    """Say what an engine needs."""
+    return exact_solver.INSTALL if name == "exact" else f"the {name} engine needs `pip install qrobust[bnn]`"
 
 
 def engine_names(choice: str, found: Constraints) -> list[str]:
@@ -46,7 +53,7 @@ def engine_names(choice: str, found: Constraints) -> list[str]:
     if choice not in ENGINES:
         raise UnsupportedError(f"there is no engine {choice!r}: name one of {', '.join([PORTFOLIO, *ENGINES])}")
     if not available(choice):
-        raise BackendUnavailableError(f"the {choice} engine needs `pip install qrobust[bnn]`")
+        raise BackendUnavailableError(how_to_install(choice))
     return [choice]
 
 
@@ -56,6 +63,14 @@ class Finish:
 
     engine: str
     outcome: Outcome
+
+
+@dataclass(frozen=True, eq=False)
+class EngineFault:
+    """What an engine raised."""
+
+    engine: str
+    error: Exception
 
 
 class Race:
@@ -73,13 +88,13 @@ class Race:
     def run(
         self, names: Sequence[str], found: Constraints, seconds: float, counts: Callable[[Finish], bool]
     ) -> tuple[Finish | None, list[Finish]]:
-        """Return the first answer that counts, or None, and the answers that did not.
+        """Return the first answer that counts, or None, and the answers that did not. Starting a process counts as time.
 
         Raises    what an engine raised, if no other's answer counts
         """
         deadline = time.monotonic() + seconds
         over = threading.Event()
-        answers: queue.Queue[Finish | Exception] = queue.Queue()
+        answers: queue.Queue[Finish | EngineFault] = queue.Queue()
 
         def lane(place: int, name: str, worker: Worker) -> None:
             if over.wait(place * HEAD_START):
@@ -92,7 +107,7 @@ class Race:
             except WorkerDiedError as error:
                 answers.put(Finish(name, Undecided(str(error))))
             except Exception as error:
-                answers.put(error)
+                answers.put(EngineFault(name, error))
 
         threads = []
         for place, name in enumerate(names):
@@ -102,20 +117,29 @@ class Race:
         try:
             for thread, _ in threads:
                 thread.start()
-            return self._wait(answers, len(names), counts, others), others
+            return self._wait(answers, deadline, list(names), counts, others), others
         finally:
             over.set()
             _end(threads)
 
     @staticmethod
     def _wait(
-        answers: queue.Queue[Finish | Exception], count: int, counts: Callable[[Finish], bool], others: list[Finish]
+        answers: queue.Queue[Finish | EngineFault],
+        deadline: float,
+        names: list[str],
+        counts: Callable[[Finish], bool],
+        others: list[Finish],
     ) -> Finish | None:
         fault: Exception | None = None
-        for _ in range(count):
-            answer = answers.get()
-            if isinstance(answer, Exception):
-                fault = answer
+        while names:
+            try:
+                answer = answers.get(timeout=max(deadline - time.monotonic(), 0.0) + GRACE)
+            except queue.Empty:
+                others += [Finish(name, Undecided("the time limit was reached")) for name in names]
+                break
+            names.remove(answer.engine)
+            if isinstance(answer, EngineFault):
+                fault = answer.error
             elif counts(answer):
                 return answer
             else:
