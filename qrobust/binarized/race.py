@@ -32,6 +32,7 @@ NEEDS = {"sat": "pysat", "milp": "highspy", "cp-sat": "ortools", "z3": "z3", "ex
 PORTFOLIO = "portfolio"
 DENSE = 40.0  # mean terms of a row from which on integer programming starts first
 GRACE = 0.1  # seconds that an answer at the limit may still take to arrive
+END_SECONDS = 0.5  # that ended processes may take to be gone
 HEAD_START = 0.3  # seconds that the first lane has the machine for itself
 
 
@@ -85,6 +86,11 @@ class Race:
             worker.close()
         self._workers.clear()
 
+    def interrupt(self) -> None:
+        """Kill what computes, from another thread: the race that waits for it finds no winner."""
+        for worker in list(self._workers.values()):
+            _kill(worker)
+
     def run(
         self, names: Sequence[str], found: Constraints, seconds: float, counts: Callable[[Finish], bool]
     ) -> tuple[Finish | None, list[Finish]]:
@@ -120,7 +126,8 @@ class Race:
             return self._wait(answers, deadline, list(names), counts, others), others
         finally:
             over.set()
-            _end(threads)
+            stuck = _end(threads)  # their threads close them; the next question gets others
+            self._workers = {name: worker for name, worker in self._workers.items() if worker not in stuck}
 
     @staticmethod
     def _wait(
@@ -149,12 +156,21 @@ class Race:
         return None
 
 
-def _end(threads: list[tuple[threading.Thread, Worker]]) -> None:
-    """Kill the processes that still compute; their threads see the end of the pipe and close them."""
+def _end(threads: list[tuple[threading.Thread, Worker]]) -> list[Worker]:
+    """Kill the processes that still compute; return those whose threads do not see it in time, as where the system is slow."""
+    deadline = time.monotonic() + END_SECONDS
+    stuck = []
     for thread, worker in threads:
-        while thread.is_alive():
-            pid = worker.pid
-            if pid is not None:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(pid, signal.SIGKILL)
+        while thread.is_alive() and time.monotonic() < deadline:
+            _kill(worker)
             thread.join(0.05)
+        if thread.is_alive():
+            stuck.append(worker)
+    return stuck
+
+
+def _kill(worker: Worker) -> None:
+    pid = worker.pid
+    if pid is not None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)

@@ -62,6 +62,10 @@ class BinarizedSession:
         """End the engines' processes."""
         self._race.close()
 
+    def interrupt(self) -> None:
+        """Have the question that another thread asks end soon, without an answer."""
+        self._race.interrupt()
+
     def check(
         self, query: Robustness, *, engine: str = PORTFOLIO, seconds: float = 60.0, exact: bool = False
     ) -> BinarizedAnswer:

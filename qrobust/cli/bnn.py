@@ -1,4 +1,4 @@
-"""The commands about binarized networks: bnn verify, bnn attack, bnn train."""
+"""The commands about binarized networks: bnn verify, bnn attack, bnn train; bnn report is in a file of its own."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def verify(
     qrobust bnn verify iris.json --float --copy ternary --step 1/10 --range 0:8 --box "5:6, 3:3.5, 4:5, 1.3:1.6"
     qrobust bnn verify net.onnx.gz --step 1 --range 0:255 --vnnlib query.vnnlib.gz
     """
-    grid, chosen = _grid(step, reach, rounding), None if scheme is None else parse_scheme(scheme)
+    grid, chosen = grid_of(step, reach, rounding), None if scheme is None else parse_scheme(scheme)
     policies = _policies(tie, zero)
     if copy is not None or is_float:
         if least or tie is not TieName.FIRST or any(each is not None for each in (vnnlib, label, export, proof)):
@@ -165,7 +165,7 @@ def attack(
     \b
     qrobust bnn attack model.npz --input image.csv --eps 0.02 --method iprop --target second
     """
-    read = load_binarized(model, _grid(step, reach, rounding), None if scheme is None else parse_scheme(scheme))
+    read = load_binarized(model, grid_of(step, reach, rounding), None if scheme is None else parse_scheme(scheme))
     query = _query(((given, row, eps, norm), None), None, read, label, _policies(tie, zero))
     with show.waiting("attacking", quiet=quiet or json):
         found = run_attack(
@@ -235,7 +235,8 @@ def _print(document: dict[str, object], text: str, *, json: bool, quiet: bool) -
         show.line(text, quiet=quiet)
 
 
-def _grid(step: str | None, reach: str | None, rounding: str) -> Grid | None:
+def grid_of(step: str | None, reach: str | None, rounding: str) -> Grid | None:
+    """Return the grid that --step and --range name. Raises UsageError."""
     if step is None and reach is None:
         return None
     if step is None or reach is None or reach.count(":") != 1:
