@@ -37,7 +37,7 @@ from qrobust.binarized.engines.base import Engine, Found, Nothing, Outcome, Unde
 from qrobust.binarized.engines.sat import decide as sat_decide
 from qrobust.binarized.enumeration import is_small
 from qrobust.binarized.formats import load_binarized
-from qrobust.binarized.race import ENGINES, PORTFOLIO, available
+from qrobust.binarized.race import ENGINES, PORTFOLIO, available, engine_names
 from qrobust.binarized.unary import unary
 from qrobust.layers import Dense
 
@@ -192,8 +192,8 @@ def _constraints(query: Robustness) -> Constraints:
 
 def _portfolio(queries: list[Robustness]) -> Iterator[Result]:
     with BinarizedSession() as session:
-        session.check(_tiny(), engine="sat")  # starts the processes
-        session.check(_tiny(), engine="milp")
+        for name in engine_names(PORTFOLIO, _constraints(_tiny())):
+            session.check(_tiny(), engine=name)  # starts its process
         for query in queries:
             started = time.perf_counter()
             answer = session.check(query, seconds=LIMIT)

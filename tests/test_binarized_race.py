@@ -54,6 +54,20 @@ def test_time_limits_are_kept(engine: str) -> None:
     assert 2.5 < taken < 5.0
 
 
+def test_an_engine_that_does_not_end_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    query = question(hard())
+    with BinarizedSession() as session:
+        with monkeypatch.context() as patched:
+            patched.setattr(race, "_kill", lambda worker: None)
+            started = time.monotonic()
+            answer = session.check(query, engine="sat", seconds=2.0)
+            assert time.monotonic() - started < 5.0
+        assert answer.verdict is Verdict.UNKNOWN
+        bits = BinarizedNetwork(Grid.of(1, 0, 1), (), sparse_dense(np.eye(2)))
+        kept = session.check(Robustness(bits, Ball(np.array([1.0, 0.0]), Fraction(0))), engine="sat")
+        assert kept.verdict is Verdict.ROBUST
+
+
 def marked(mark: str) -> list[int]:
     """The processes that have a mark in their environment."""
     found = []

@@ -33,7 +33,7 @@ PORTFOLIO = "portfolio"
 DENSE = 40.0  # mean terms of a row from which on integer programming starts first
 GRACE = 0.1  # seconds that an answer at the limit may still take to arrive
 END_SECONDS = 0.5  # that ended processes may take to be gone
-HEAD_START = 0.3  # seconds that the first lane has the machine for itself
+HEAD_START = 0.3  # seconds that a lane has before the next one starts
 
 
 def available(name: str) -> bool:
@@ -49,7 +49,7 @@ def how_to_install(name: str) -> str:
 def engine_names(choice: str, found: Constraints) -> list[str]:
     """Return the engines to race, the first to start first. Raises UnsupportedError, BackendUnavailableError."""
     if choice == PORTFOLIO:
-        lanes = ["sat" if available("sat") else "z3", "milp"]
+        lanes = ["sat" if available("sat") else "z3", *(["cp-sat"] if available("cp-sat") else []), "milp"]
         return lanes[::-1] if found.density > DENSE else lanes
     if choice not in ENGINES:
         raise UnsupportedError(f"there is no engine {choice!r}: name one of {', '.join([PORTFOLIO, *ENGINES])}")
