@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from qrobust.answers import Verdict
-from qrobust.binarized import Ball, BinarizedNetwork, BinarizedSession, Block, Grid, Norm, Robustness, fold, race
+from qrobust.binarized import Ball, BinarizedNetwork, BinarizedSession, Block, Grid, Norm, Robustness, TieRule, fold, race
+from qrobust.binarized.constraints import constraints
 from qrobust.binarized.formats import save_binarized
 from qrobust.errors import BackendUnavailableError
 from tests.binarized import sparse_dense
@@ -120,6 +121,21 @@ def test_an_engine_that_is_not_installed_says_how_to_get_it(monkeypatch: pytest.
     for name, wanted in (("exact", "pip install exact.*AGPL-3.0"), ("cp-sat", r"qrobust\[bnn\]")):
         with BinarizedSession() as session, pytest.raises(BackendUnavailableError, match=wanted):
             session.check(Robustness(found.network, Ball(np.array([1.0, 0.0]), Fraction(1))), engine=name)
+
+
+def test_the_portfolio_is_what_is_installed_and_fits_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    query = question(hard())
+    found = constraints(fold(query.network), query.ball.region(query.network), 0, TieRule.FIRST)
+    assert found.density > race.DENSE
+    for cores, there, lanes in (
+        (4, {"sat", "milp", "cp-sat", "z3", "exact"}, ["milp", "cp-sat", "exact", "sat"]),
+        (3, {"sat", "milp", "cp-sat", "z3", "exact"}, ["milp", "cp-sat", "sat"]),
+        (1, {"sat", "milp", "cp-sat", "z3"}, ["milp", "sat"]),
+        (4, {"milp", "z3"}, ["milp", "z3"]),
+    ):
+        monkeypatch.setattr(race, "_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(race, "available", lambda name, there=there: name in there)
+        assert race.engine_names("portfolio", found) == lanes
 
 
 def test_the_doctor_tries_each_engine(capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,6 +31,7 @@ ENGINES: dict[str, Engine] = {
 NEEDS = {"sat": "pysat", "milp": "highspy", "cp-sat": "ortools", "z3": "z3", "exact": "exact"}
 PORTFOLIO = "portfolio"
 DENSE = 40.0  # mean terms of a row from which on integer programming starts first
+MORE_LANES = (("exact", 4), ("cp-sat", 2))  # where they are installed, and there are so many processor cores
 GRACE = 0.1  # seconds that an answer at the limit may still take to arrive
 END_SECONDS = 0.5  # that ended processes may take to be gone
 HEAD_START = 0.3  # seconds that a lane has before the next one starts
@@ -49,13 +50,19 @@ def how_to_install(name: str) -> str:
 def engine_names(choice: str, found: Constraints) -> list[str]:
     """Return the engines to race, the first to start first. Raises UnsupportedError, BackendUnavailableError."""
     if choice == PORTFOLIO:
-        lanes = ["sat" if available("sat") else "z3", *(["cp-sat"] if available("cp-sat") else []), "milp"]
+        more = [name for name, cores in MORE_LANES if available(name) and _cores() >= cores]
+        lanes = ["sat" if available("sat") else "z3", *more, "milp"]
         return lanes[::-1] if found.density > DENSE else lanes
     if choice not in ENGINES:
         raise UnsupportedError(f"there is no engine {choice!r}: name one of {', '.join([PORTFOLIO, *ENGINES])}")
     if not available(choice):
         raise BackendUnavailableError(how_to_install(choice))
     return [choice]
+
+
+def _cores() -> int:
+    """How many processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True, eq=False)
