@@ -178,6 +178,12 @@ def _mixed(seed: int) -> Robustness:
     return Robustness(network, Ball(rng.integers(0, 4, size=60).astype(float), Fraction(1)))
 
 
+def _replays(query: Robustness, outcome: Found) -> bool:
+    folded, region = fold(query.network), query.ball.region(query.network)
+    label = int(folded.labels(region.centre[None])[0])
+    return region.contains(outcome.levels) and bool(folded.is_lost(outcome.levels[None], label, TieRule.FIRST)[0])
+
+
 def _tiny() -> Robustness:
     """Of two bits, not each is more than the other: what intervals do not show."""
     apart = Linear(Dense(np.array([[1.0, -1.0], [-1.0, 1.0]]), np.full(2, -0.5)), np.ones(2))
@@ -209,6 +215,7 @@ def _single(engine: Engine, queries: list[Robustness]) -> tuple[Result, ...]:
             outcome = _ask(worker, engine, _constraints(query))
             seconds = time.perf_counter() - started
             verdict = {Found: Verdict.VIOLATED, Nothing: Verdict.ROBUST, Undecided: Verdict.UNKNOWN}[type(outcome)]
+            assert not isinstance(outcome, Found) or _replays(query, outcome), "an engine's input does not replay"
             results.append(Result(verdict if seconds <= LIMIT + 0.2 else Verdict.UNKNOWN, seconds))
     finally:
         worker.close()

@@ -157,7 +157,8 @@ def flips(asked: Question, found: Constraints, written: Formula) -> int:
     others = int(np.prod(np.delete(width, found.pixels)))
     with Solver(name="glucose4", bootstrap_with=written.clauses) as solver:
         while solver.solve():
-            model = solver.get_model()[:columns]
+            true = set(solver.get_model())  # a variable in no clause may be missing
+            model = [number if number in true else -number for number in range(1, columns + 1)]
             levels = written.input_levels(model)
             states = [int(np.flatnonzero(v == levels[p])[0]) for p, v in zip(found.pixels, found.levels, strict=True)]
             count += others * math.prod(int(c[s]) for c, s in zip(found.counts, states, strict=True))
