@@ -25,6 +25,7 @@ from benchmarks import (
     bnn,
     bnn_attacks,
     bnn_eev,
+    bnn_engines,
     bnn_recipes,
     deployment,
     explicit_peers,
@@ -361,6 +362,15 @@ def eev_rows(limit: float) -> Rows:
     return [row(*fact, name="bnn-eev", **more) for one in found for fact, more in one.facts()]
 
 
+def engine_rows(limit: float) -> Rows:
+    """The portfolio and each single engine at the same questions: how many each decides, PAR-2 and median; and the aim."""
+    found = bnn_engines.measure(say=lambda text: print(text, file=sys.stderr, flush=True))
+    rows = [row(*fact, name="bnn-engines") for one in found for fact in one.facts()]
+    for work, metric, value, unit, aim in bnn_engines.aims(found):
+        rows.append(row(work, metric, value, unit, aim=aim, name="bnn-engines"))
+    return rows
+
+
 def attack_rows(limit: float) -> Rows:
     """Attacks by name on the binary MNIST network, towards the second-best class."""
     found = bnn_attacks.measure(say=lambda text: print(text, file=sys.stderr, flush=True))
@@ -428,6 +438,7 @@ BENCHMARKS: dict[str, Callable[[float], Rows]] = {
     "bnn": bnn_rows,
     "bnn-attacks": attack_rows,
     "bnn-eev": eev_rows,
+    "bnn-engines": engine_rows,
     "bnn-recipes": recipe_rows,
 }
 BENCHMARKS |= {

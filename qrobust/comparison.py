@@ -286,23 +286,23 @@ def _labels(network: Network, nominal: Interval, x: FloatArray, level: Fraction)
     """Return the network's labels, exactly where the bounds of the logits leave a choice. Shapes: x (points, inputs)."""
     if network.output is Output.SIGMOID:
         low, high = logit_bounds(level)
-        labels = _label_of_one(nominal, round_fraction_down(low), round_fraction_up(high))
+        labels = label_of_one(nominal, round_fraction_down(low), round_fraction_up(high))
     else:
-        labels = _greatest(nominal.lower, nominal.upper)
+        labels = greatest_label(nominal.lower, nominal.upper)
     for index in np.flatnonzero(labels == UNDECIDED).tolist():
         label = exactly_at(network, x[index]).label(False, level)
         labels[index] = UNDECIDED if label is None else label
     return labels
 
 
-def _label_of_one(values: Interval, low: float, high: float) -> IntArray:
+def label_of_one(values: Interval, low: float, high: float) -> IntArray:
     """Return 1 above the level, 0 at or below it; the level lies in [low, high]."""
     above = values.lower[:, 0] > high
     below = values.upper[:, 0] < low if low != high else values.upper[:, 0] <= low
     return np.where(above, 1, np.where(below, 0, UNDECIDED)).astype(np.int64)
 
 
-def _greatest(lower: FloatArray | IntArray, upper: FloatArray | IntArray) -> IntArray:
+def greatest_label(lower: FloatArray | IntArray, upper: FloatArray | IntArray) -> IntArray:
     """Return the index of the greatest value, the lowest on a tie, UNDECIDED where the intervals leave a choice."""
     best = lower.argmax(axis=1)
     own = np.take_along_axis(lower, best[:, None], axis=1)
@@ -314,7 +314,7 @@ def _greatest(lower: FloatArray | IntArray, upper: FloatArray | IntArray) -> Int
 def _program_labels(program: IntegerProgram, results: IntegerInterval, level: Fraction) -> IntArray:
     """Return the program's labels. Shapes: results (points, confidences)."""
     if program.output is Output.SOFTMAX:
-        return _greatest(results.lower, results.upper)
+        return greatest_label(results.lower, results.upper)
     limit = level / Fraction(program.result.scale) + program.result.zero_point  # in units: above iff q > floor(limit)
     whole = limit.numerator // limit.denominator
     low, high = results.lower[:, 0] > whole, results.upper[:, 0] > whole

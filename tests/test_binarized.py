@@ -33,12 +33,12 @@ from qrobust.binarized import (
 from qrobust.binarized.answers import cost_units
 from qrobust.binarized.cnf import Clauses, Encoding, formula
 from qrobust.binarized.constraints import Constraints, constraints
-from qrobust.binarized.engines import cpsat, milp, pseudo_boolean, sat
+from qrobust.binarized.engines import cpsat, exact_solver, milp, pseudo_boolean, sat
 from qrobust.binarized.engines.base import Engine, Found, Nothing, Outcome
 from qrobust.binarized.enumeration import inputs as enumerated
 from qrobust.binarized.enumeration import tell_apart
 from qrobust.binarized.folding import floor_of_root, over
-from qrobust.binarized.race import Finish, Race
+from qrobust.binarized.race import Finish, Race, available
 from qrobust.errors import DomainError, NumberError, QRobustError, ShapeError, UnsoundAnswerError, UnsupportedError
 from qrobust.layers import Dense, IntArray
 from tests import binarized as random_parts
@@ -50,7 +50,7 @@ ENGINES: dict[str, Engine] = {
     "z3": pseudo_boolean.decide,
     "sequential": lambda found, seconds: sat.decide(found, seconds, Encoding.SEQUENTIAL),
     "kmtotalizer": lambda found, seconds: sat.decide(found, seconds, Encoding.KMTOTALIZER),
-}
+} | ({"exact": exact_solver.decide} if available("exact") else {})
 CASES = 40  # networks a test, for each of SEEDS
 SEEDS = range(10)
 

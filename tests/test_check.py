@@ -560,8 +560,8 @@ def test_a_flip_of_a_million_parameters_is_replayed_at_once() -> None:
     flip = Counterexample(stored.x, (*layers[:-1], (moved, layers[-1][1])))
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.thread_time()
         assert violation_fault(query, flip) is None
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.thread_time() - start)
     assert min(seconds) < 2  # about 0.05 s where nothing else runs
     assert violation_fault(query, stored) == "the label stays the same"

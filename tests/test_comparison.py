@@ -130,7 +130,7 @@ def test_eps_between_two_floats_is_not_rounded_up() -> None:
 
 
 def test_a_class_that_may_draw_level_and_stands_first_leaves_the_label_open() -> None:
-    found = comparison._greatest(np.array([[3, 5], [3, 5], [5, 3]]), np.array([[5, 5], [4, 5], [5, 5]]))
+    found = comparison.greatest_label(np.array([[3, 5], [3, 5], [5, 3]]), np.array([[5, 5], [4, 5], [5, 5]]))
     assert found.tolist() == [comparison.UNDECIDED, 1, 0]
 
 

@@ -108,7 +108,7 @@ def test_eps_of_three_classes_needs_no_search() -> None:
 def test_the_time_for_all_searches_ends() -> None:
     """With two hidden layers cells are searched one by one: after the time is up the rest stays undecided."""
     deep = network(([[1], [-1]], [0, 0]), ([[1, 2], [2, 1]], [0, 0]), ([[1, -1], [1, 1], [0, 1]], [0, 0, 0]))
-    question = Question(deep, ball(deep, 0.125), budget=Budget(0.2))
+    question = Question(deep, ball(deep, 0.5), budget=Budget(0.2))
     cells = robustness_map(deep, question.parameters, [[0.5]] * 9, budget=question.budget, seconds=0.01)
     assert cells.count(Status.UNDECIDED) >= 8
     assert ((cells.lower >= 0) & (cells.upper <= 1)).all()

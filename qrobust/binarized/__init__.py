@@ -3,11 +3,11 @@
 from qrobust.binarized import Ball, BinarizedSession, Robustness
 """
 
-from qrobust.binarized.answers import BinarizedAnswer, LeastChangeAnswer, Witness
+from qrobust.binarized.answers import BinarizedAnswer, LabelChangeAnswer, LeastChangeAnswer, PairWitness, Witness
 from qrobust.binarized.attacks import AttackAnswer, Method, run_attack
 from qrobust.binarized.folding import Folded, TieRule, ZeroSign, fold
 from qrobust.binarized.network import BatchNorm, BinarizedNetwork, Block, Grid, InputRounding, Linear
-from qrobust.binarized.queries import Ball, Box, LeastChange, Norm, Region, Robustness
+from qrobust.binarized.queries import Ball, Box, LabelChange, LeastChange, Norm, Region, Robustness
 from qrobust.binarized.solve import BinarizedSession
 
 __all__ = [
@@ -22,11 +22,14 @@ __all__ = [
     "Folded",
     "Grid",
     "InputRounding",
+    "LabelChange",
+    "LabelChangeAnswer",
     "LeastChange",
     "LeastChangeAnswer",
     "Linear",
     "Method",
     "Norm",
+    "PairWitness",
     "Region",
     "Robustness",
     "TieRule",

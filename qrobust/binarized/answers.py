@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from qrobust.answers import VERSION, Assurance, Verdict
-from qrobust.binarized.queries import LeastChange, Norm, Robustness
+from qrobust.binarized.queries import LabelChange, LeastChange, Norm, Robustness
 from qrobust.layers import IntArray
 
 INTERVALS = "intervals"
@@ -49,11 +49,7 @@ class BinarizedAnswer:
     @property
     def assurance(self) -> Assurance | None:
         """CHECKED: replayed in integers, one input or all. ROUNDED: proved by interval folding. TRUSTED: a solver says so."""
-        if self.verdict is Verdict.UNKNOWN:
-            return None
-        if self.verdict is Verdict.VIOLATED or self.engine == ENUMERATION:
-            return Assurance.CHECKED
-        return Assurance.ROUNDED if self.engine == INTERVALS else Assurance.TRUSTED
+        return _assurance(self.verdict, self.engine)
 
     @property
     def inputs(self) -> list[float] | None:
@@ -62,7 +58,7 @@ class BinarizedAnswer:
 
     def __str__(self) -> str:
         network, where = self.query.network, self.query.ball
-        by = f"[{self.engine}, {self._basis}{self.seconds:.3g} s]"
+        by = f"[{self.engine}, {_basis(self.verdict, self.engine, self.exact)}{self.seconds:.3g} s]"
         if self.verdict is Verdict.ROBUST:
             text = f"{where}, {network} keeps the label {network.class_name(self.label)}."
         elif self.witness is not None:
@@ -73,14 +69,6 @@ class BinarizedAnswer:
         else:
             text = f"{self.reason}."
         return f"{self.verdict.value}: {text} {by}"
-
-    @property
-    def _basis(self) -> str:
-        if self.assurance is None:
-            return ""
-        if self.verdict is Verdict.ROBUST and not self.exact:
-            return f"{self.assurance.name.lower()}, computed in floating point, "
-        return f"{self.assurance.name.lower()}, in integers, "
 
     def to_json(self) -> dict[str, Any]:
         """Return the answer with its provenance, as JSON values."""
@@ -93,6 +81,90 @@ class BinarizedAnswer:
             "assurance": None if self.assurance is None else self.assurance.name,
             "exact": self.exact,
             "label": self.label,
+            "counterexample": None if self.witness is None else {"input": self.inputs} | self.witness.to_json(),
+            "reason": self.reason or None,
+            "seconds": self.seconds,
+            "qrobust": VERSION,
+        }
+
+
+def _assurance(verdict: Verdict, engine: str) -> Assurance | None:
+    if verdict is Verdict.UNKNOWN:
+        return None
+    if verdict is Verdict.VIOLATED or engine == ENUMERATION:
+        return Assurance.CHECKED
+    return Assurance.ROUNDED if engine == INTERVALS else Assurance.TRUSTED
+
+
+def _basis(verdict: Verdict, engine: str, exact: bool) -> str:
+    assurance = _assurance(verdict, engine)
+    if assurance is None:
+        return ""
+    if verdict is Verdict.ROBUST and not exact:
+        return f"{assurance.name.lower()}, computed in floating point, "
+    return f"{assurance.name.lower()}, in integers, "
+
+
+@dataclass(frozen=True, eq=False)
+class PairWitness:
+    """An input that network and copy label differently, both replayed: in integers, a float network in exact arithmetic.
+
+    Shapes    levels (inputs,)
+    """
+
+    levels: IntArray
+    label: int
+    copy_label: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the witness as JSON values."""
+        return {"levels": self.levels.tolist(), "label": self.label, "copy_label": self.copy_label}
+
+
+@dataclass(frozen=True, eq=False)
+class LabelChangeAnswer:
+    """Whether a network and its copy label every input alike; `engine` and `exact` as in BinarizedAnswer."""
+
+    query: LabelChange
+    verdict: Verdict
+    engine: str
+    exact: bool
+    seconds: float
+    witness: PairWitness | None = None
+    reason: str = ""
+
+    @property
+    def assurance(self) -> Assurance | None:
+        """As a BinarizedAnswer's."""
+        return _assurance(self.verdict, self.engine)
+
+    @property
+    def inputs(self) -> list[float] | None:
+        """The witness as real inputs."""
+        return None if self.witness is None else self.query.copy.grid.values(self.witness.levels).tolist()
+
+    def __str__(self) -> str:
+        copy, where = self.query.copy, self.query.ball
+        names = f"{self.query.network} and {copy}"
+        by = f"[{self.engine}, {_basis(self.verdict, self.engine, self.exact)}{self.seconds:.3g} s]"
+        text = f"{where}, {names} give the same label."
+        if self.verdict is Verdict.UNKNOWN:
+            text = f"{self.reason}."
+        elif self.witness is not None:
+            labels = copy.class_name(self.witness.label), copy.class_name(self.witness.copy_label)
+            text = f"{where}, an input is labelled {labels[0]} and by the copy {labels[1]}: {names}."
+        return f"{self.verdict.value}: {text} {by}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the answer with its provenance, as JSON values."""
+        pair = (("network", self.query.network), ("copy", self.query.copy))
+        return {
+            "query": self.query.to_json(),
+            **{key: {"name": network.name, "sha256": network.sha256} for key, network in pair},
+            "verdict": self.verdict.value,
+            "backend": self.engine,
+            "assurance": None if self.assurance is None else self.assurance.name,
+            "exact": self.exact,
             "counterexample": None if self.witness is None else {"input": self.inputs} | self.witness.to_json(),
             "reason": self.reason or None,
             "seconds": self.seconds,

@@ -20,6 +20,7 @@ from qrobust.errors import DomainError, NumberError, ShapeError
 from qrobust.exact import to_fraction
 from qrobust.interval import FloatArray
 from qrobust.layers import IntArray, read_only
+from qrobust.network import Network
 
 
 class Norm(Enum):
@@ -213,3 +214,36 @@ class LeastChange:
         object.__setattr__(self, "centre", read_only(self.centre))
         if self.label is not None and not 0 <= self.label < self.network.outputs:
             raise DomainError(f"the label is {self.label}, the network has classes 0 to {self.network.outputs - 1}")
+
+
+@dataclass(frozen=True, eq=False)
+class LabelChange:
+    """For all x in the ball, on the copy's grid: the network and its copy give x the same label.
+
+    A label is the class of greatest score, the first of equals. A float network's is that of its real-valued function at
+    offset + step * level, by the level 1/2 if it has one output.
+    Raises    ShapeError (other inputs or classes)
+    """
+
+    network: BinarizedNetwork | Network
+    copy: BinarizedNetwork
+    ball: Ball | Box
+    zero: ZeroSign = ZeroSign.PLUS
+
+    def __post_init__(self) -> None:
+        network, copy = self.network, self.copy
+        classes = network.class_count if isinstance(network, Network) else network.outputs
+        for what, mine, other in (("inputs", network.inputs, copy.inputs), ("classes", classes, copy.outputs)):
+            if mine != other:
+                raise ShapeError(f"the network has {mine} {what} and the copy {other}: they cannot be compared")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the question as JSON values."""
+        grid = self.copy.grid
+        return {
+            "type": "binarized-label-change",
+            "inputs": self.ball.to_json(),
+            "sign_of_zero": self.zero.value,
+            "step": str(grid.step),
+            "range": [str(grid.lower), str(grid.upper)],
+        }

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from qrobust.backends.worker import Worker, WorkerDiedError, WorkerTimeoutError
 from qrobust.binarized.constraints import Constraints
-from qrobust.binarized.engines import cpsat, milp, pseudo_boolean, sat
+from qrobust.binarized.engines import cpsat, exact_solver, milp, pseudo_boolean, sat
 from qrobust.binarized.engines.base import Engine, Outcome, Undecided
 from qrobust.errors import BackendUnavailableError, UnsupportedError
 
@@ -26,11 +26,15 @@ ENGINES: dict[str, Engine] = {
     "milp": milp.decide,
     "cp-sat": cpsat.decide,
     "z3": pseudo_boolean.decide,
+    "exact": exact_solver.decide,
 }
-NEEDS = {"sat": "pysat", "milp": "highspy", "cp-sat": "ortools", "z3": "z3"}
+NEEDS = {"sat": "pysat", "milp": "highspy", "cp-sat": "ortools", "z3": "z3", "exact": "exact"}
 PORTFOLIO = "portfolio"
 DENSE = 40.0  # mean terms of a row from which on integer programming starts first
-HEAD_START = 0.3  # seconds that the first lane has the machine for itself
+MORE_LANES = (("exact", 4), ("cp-sat", 2))  # where they are installed, and there are so many processor cores
+GRACE = 0.1  # seconds that an answer at the limit may still take to arrive
+END_SECONDS = 0.5  # that ended processes may take to be gone
+HEAD_START = 0.3  # seconds that a lane has before the next one starts
 
 
 def available(name: str) -> bool:
@@ -38,16 +42,27 @@ def available(name: str) -> bool:
     return importlib.util.find_spec(NEEDS[name]) is not None
 
 
+def how_to_install(name: str) -> str:
+    """Say what an engine needs."""
+    return exact_solver.INSTALL if name == "exact" else f"the {name} engine needs `pip install qrobust[bnn]`"
+
+
 def engine_names(choice: str, found: Constraints) -> list[str]:
     """Return the engines to race, the first to start first. Raises UnsupportedError, BackendUnavailableError."""
     if choice == PORTFOLIO:
-        lanes = ["sat" if available("sat") else "z3", "milp"]
+        more = [name for name, cores in MORE_LANES if available(name) and _cores() >= cores]
+        lanes = ["sat" if available("sat") else "z3", *more, "milp"]
         return lanes[::-1] if found.density > DENSE else lanes
     if choice not in ENGINES:
         raise UnsupportedError(f"there is no engine {choice!r}: name one of {', '.join([PORTFOLIO, *ENGINES])}")
     if not available(choice):
-        raise BackendUnavailableError(f"the {choice} engine needs `pip install qrobust[bnn]`")
+        raise BackendUnavailableError(how_to_install(choice))
     return [choice]
+
+
+def _cores() -> int:
+    """How many processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +71,14 @@ class Finish:
 
     engine: str
     outcome: Outcome
+
+
+@dataclass(frozen=True, eq=False)
+class EngineFault:
+    """What an engine raised."""
+
+    engine: str
+    error: Exception
 
 
 class Race:
@@ -70,16 +93,21 @@ class Race:
             worker.close()
         self._workers.clear()
 
+    def interrupt(self) -> None:
+        """Kill what computes, from another thread: the race that waits for it finds no winner."""
+        for worker in list(self._workers.values()):
+            _kill(worker)
+
     def run(
         self, names: Sequence[str], found: Constraints, seconds: float, counts: Callable[[Finish], bool]
     ) -> tuple[Finish | None, list[Finish]]:
-        """Return the first answer that counts, or None, and the answers that did not.
+        """Return the first answer that counts, or None, and the answers that did not. Starting a process counts as time.
 
         Raises    what an engine raised, if no other's answer counts
         """
         deadline = time.monotonic() + seconds
         over = threading.Event()
-        answers: queue.Queue[Finish | Exception] = queue.Queue()
+        answers: queue.Queue[Finish | EngineFault] = queue.Queue()
 
         def lane(place: int, name: str, worker: Worker) -> None:
             if over.wait(place * HEAD_START):
@@ -92,7 +120,7 @@ class Race:
             except WorkerDiedError as error:
                 answers.put(Finish(name, Undecided(str(error))))
             except Exception as error:
-                answers.put(error)
+                answers.put(EngineFault(name, error))
 
         threads = []
         for place, name in enumerate(names):
@@ -102,20 +130,30 @@ class Race:
         try:
             for thread, _ in threads:
                 thread.start()
-            return self._wait(answers, len(names), counts, others), others
+            return self._wait(answers, deadline, list(names), counts, others), others
         finally:
             over.set()
-            _end(threads)
+            stuck = _end(threads)  # their threads close them; the next question gets others
+            self._workers = {name: worker for name, worker in self._workers.items() if worker not in stuck}
 
     @staticmethod
     def _wait(
-        answers: queue.Queue[Finish | Exception], count: int, counts: Callable[[Finish], bool], others: list[Finish]
+        answers: queue.Queue[Finish | EngineFault],
+        deadline: float,
+        names: list[str],
+        counts: Callable[[Finish], bool],
+        others: list[Finish],
     ) -> Finish | None:
         fault: Exception | None = None
-        for _ in range(count):
-            answer = answers.get()
-            if isinstance(answer, Exception):
-                fault = answer
+        while names:
+            try:
+                answer = answers.get(timeout=max(deadline - time.monotonic(), 0.0) + GRACE)
+            except queue.Empty:
+                others += [Finish(name, Undecided("the time limit was reached")) for name in names]
+                break
+            names.remove(answer.engine)
+            if isinstance(answer, EngineFault):
+                fault = answer.error
             elif counts(answer):
                 return answer
             else:
@@ -125,12 +163,21 @@ class Race:
         return None
 
 
-def _end(threads: list[tuple[threading.Thread, Worker]]) -> None:
-    """Kill the processes that still compute; their threads see the end of the pipe and close them."""
+def _end(threads: list[tuple[threading.Thread, Worker]]) -> list[Worker]:
+    """Kill the processes that still compute; return those whose threads do not see it in time, as where the system is slow."""
+    deadline = time.monotonic() + END_SECONDS
+    stuck = []
     for thread, worker in threads:
-        while thread.is_alive():
-            pid = worker.pid
-            if pid is not None:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(pid, signal.SIGKILL)
+        while thread.is_alive() and time.monotonic() < deadline:
+            _kill(worker)
             thread.join(0.05)
+        if thread.is_alive():
+            stuck.append(worker)
+    return stuck
+
+
+def _kill(worker: Worker) -> None:
+    pid = worker.pid
+    if pid is not None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)

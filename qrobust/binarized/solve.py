@@ -11,17 +11,30 @@ from types import TracebackType
 import numpy as np
 
 from qrobust.answers import Verdict
-from qrobust.binarized.answers import ENUMERATION, INTERVALS, BinarizedAnswer, LeastChangeAnswer, Witness, cost_units
+from qrobust.binarized.answers import (
+    ENUMERATION,
+    INTERVALS,
+    BinarizedAnswer,
+    LabelChangeAnswer,
+    LeastChangeAnswer,
+    PairWitness,
+    Witness,
+    cost_units,
+)
 from qrobust.binarized.attack import attack
 from qrobust.binarized.constraints import constraints
-from qrobust.binarized.engines.base import Found, Nothing, Undecided
+from qrobust.binarized.engines.base import Found, Nothing, Outcome, Undecided
 from qrobust.binarized.enumeration import first_lost, is_small
+from qrobust.binarized.float_pairs import FloatLabels, FloatPair
+from qrobust.binarized.float_pairs import is_small as is_small_region
 from qrobust.binarized.folding import Folded, TieRule, ZeroSign, fold, over
 from qrobust.binarized.network import BinarizedNetwork
-from qrobust.binarized.queries import Ball, LeastChange, Norm, Region, Robustness
+from qrobust.binarized.pairs import SAME, paired
+from qrobust.binarized.queries import Ball, LabelChange, LeastChange, Norm, Region, Robustness
 from qrobust.binarized.race import PORTFOLIO, Finish, Race, engine_names
 from qrobust.errors import NumberError, UnsoundAnswerError
 from qrobust.layers import IntArray
+from qrobust.network import Network
 
 ATTACK = "attack"
 ATTACK_SHARE = 0.1  # of the time
@@ -48,6 +61,10 @@ class BinarizedSession:
     def close(self) -> None:
         """End the engines' processes."""
         self._race.close()
+
+    def interrupt(self) -> None:
+        """Have the question that another thread asks end soon, without an answer."""
+        self._race.interrupt()
 
     def check(
         self, query: Robustness, *, engine: str = PORTFOLIO, seconds: float = 60.0, exact: bool = False
@@ -96,6 +113,55 @@ class BinarizedSession:
                     break
         taken, names = time.monotonic() - started, tuple(ends.engines)
         return LeastChangeAnswer(query, ends.lower, ends.upper, ends.witness, ends.exact, taken, label, names, ends.reason)
+
+    def label_change(
+        self, query: LabelChange, *, engine: str = PORTFOLIO, seconds: float = 60.0, exact: bool = False
+    ) -> LabelChangeAnswer:
+        """Answer whether a network and its copy label every input of the ball alike.
+
+        Raises    as `check`; UnsupportedError if the two round their inputs differently
+        """
+        started, copy = _start(seconds), folded(query.copy, query.zero)
+        region, settings = query.ball.region(query.copy), (engine, started + seconds, exact)
+        if isinstance(query.network, Network):
+            labels = FloatLabels(query.network, query.copy.grid)
+            found, label_of = self._float_change(FloatPair(labels, copy), region, settings), labels.at
+        else:
+            own = folded(query.network, query.zero)
+            found, label_of = self._decide(paired(own, copy), region, (SAME, TieRule.LABEL), settings), own.labels
+        witness = None
+        if found.witness is not None:
+            levels = found.witness.levels
+            witness = PairWitness(levels, int(label_of(levels[None])[0]), _own_label(copy, levels))
+            if witness.label == witness.copy_label or not region.contains(levels):
+                raise UnsoundAnswerError("an input that was to be labelled differently is not when replayed: please report")
+        taken = time.monotonic() - started
+        return LabelChangeAnswer(query, found.verdict, found.engine, found.exact, taken, witness, found.reason)
+
+    def _float_change(self, pair: FloatPair, region: Region, settings: tuple[str, float, bool]) -> _Decision:
+        """Decide a region of a float network and a network of signs; an engine's name stands for the weakest that was asked."""
+        names: dict[str, None] = {}
+
+        def ask(part: Region, label: int) -> Outcome:
+            found = self._decide(pair.copy, part, (label, TieRule.FIRST), settings)
+            names.setdefault(found.engine)
+            if found.witness is not None:
+                return Found(found.witness.levels)
+            return Nothing(found.exact) if found.verdict is Verdict.ROBUST else Undecided(found.reason)
+
+        if is_small_region(region):
+            outcome, name = pair.tried(region, settings[1]), ENUMERATION
+        else:
+            outcome = pair.searched(region, ask, settings[1], np.random.default_rng(self._seed))
+            solvers = [name for name in names if name not in (INTERVALS, ENUMERATION)]
+            name = ", ".join(solvers) or (ATTACK if isinstance(outcome, Found) else INTERVALS)
+        match outcome:
+            case Found(levels):
+                return _Decision(Verdict.VIOLATED, name, True, Witness(levels, 0, 0))
+            case Nothing(is_exact):
+                return _Decision(Verdict.ROBUST, name, is_exact)
+            case Undecided(reason):
+                return _Decision(Verdict.UNKNOWN, name, True, reason=reason)
 
     def _decide(
         self, integers: Folded, region: Region, asked: tuple[int, TieRule], settings: tuple[str, float, bool]

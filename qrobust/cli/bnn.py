@@ -1,4 +1,4 @@
-"""The commands about binarized networks: bnn verify, bnn attack, bnn train."""
+"""The commands about binarized networks: bnn verify, bnn attack, bnn train; bnn report is in a file of its own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,18 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from qrobust.binarized import Ball, BinarizedNetwork, BinarizedSession, Box, Grid, InputRounding, LeastChange, Norm, Robustness
+from qrobust.binarized import (
+    Ball,
+    BinarizedNetwork,
+    BinarizedSession,
+    Box,
+    Grid,
+    InputRounding,
+    LabelChange,
+    LeastChange,
+    Norm,
+    Robustness,
+)
 from qrobust.binarized.attacks import Method, Target, run_attack
 from qrobust.binarized.constraints import constraints
 from qrobust.binarized.engines import sat
@@ -21,6 +32,7 @@ from qrobust.binarized.race import ENGINES, PORTFOLIO
 from qrobust.binarized.recipes import ARCHITECTURES, RECIPES, recipe_of
 from qrobust.binarized.training import train as train_network
 from qrobust.cli import show
+from qrobust.cli.bnn_pairs import read_pair
 from qrobust.cli.exits import EXIT
 from qrobust.cli.options import UsageError, numbers
 from qrobust.errors import ShapeError
@@ -69,7 +81,12 @@ def verify(
     eps: Annotated[str | None, typer.Option(help="The radius of the ball about the input.")] = None,
     norm: Annotated[NormName, typer.Option(help="The ball's norm.")] = NormName.LINF,
     least: Annotated[bool, typer.Option("--least", help="Find the least change that loses the label.")] = False,
+    box: Annotated[str | None, typer.Option(help="Inputs between two ends each, as in '0:1, 0.5:1', in place of both.")] = None,
     vnnlib: Annotated[Path | None, typer.Option(help="A VNN-LIB query in place of --input and --eps.")] = None,
+    copy: Annotated[
+        str | None, typer.Option(help="Ask instead whether this network, or MODEL made binary or ternary, labels all alike.")
+    ] = None,
+    is_float: Annotated[bool, typer.Option("--float", help="MODEL is a float network, compared as it is with --copy.")] = False,
     label: Annotated[int | None, typer.Option(help="The label that must be kept; the input's own by default.")] = None,
     tie: Annotated[TieName, typer.Option(help="Who has the label where scores are equal.")] = TieName.FIRST,
     zero: Annotated[int, typer.Option("--sign-of-zero", help="What sign(0) is: 1 or -1.")] = 1,
@@ -90,21 +107,32 @@ def verify(
 
     \b
     qrobust bnn verify model.npz --input "0, 1, 1" --eps 1
+    qrobust bnn verify model.npz --copy other.npz --box "0:1, 0:1, 1:1"
+    qrobust bnn verify iris.json --float --copy ternary --step 1/10 --range 0:8 --box "5:6, 3:3.5, 4:5, 1.3:1.6"
     qrobust bnn verify net.onnx.gz --step 1 --range 0:255 --vnnlib query.vnnlib.gz
     """
     check_can_appear(export, proof)
-    read = load_binarized(model, _grid(step, reach, rounding), None if scheme is None else parse_scheme(scheme))
+    grid, chosen = grid_of(step, reach, rounding), None if scheme is None else parse_scheme(scheme)
     policies = _policies(tie, zero)
+    if copy is not None or is_float:
+        if least or tie is not TieName.FIRST or any(each is not None for each in (vnnlib, label, export, proof)):
+            raise UsageError("--copy goes with --input and --eps, or --box: leave --least, --tie, --vnnlib and such out")
+        pair = read_pair(model, copy, grid, chosen, is_float=is_float)
+        change = LabelChange(pair.network, pair.read.network, _where((given, row, eps, norm), box, pair.read), policies[1])
+        with BinarizedSession(seed=seed) as session, show.waiting("deciding", quiet=quiet or json):
+            alike = session.label_change(change, engine=engine, seconds=timeout, exact=exact)
+        _print(alike.to_json(), str(alike), json=json, quiet=quiet)
+        raise typer.Exit(EXIT[alike.verdict])
+    read = load_binarized(model, grid, chosen)
     with BinarizedSession(seed=seed) as session, show.waiting("deciding", quiet=quiet or json):
         if least:
-            if vnnlib is not None or eps is not None:
-                raise UsageError("--least goes with --input alone: leave --eps and --vnnlib out")
+            if any(each is not None for each in (vnnlib, eps, box)):
+                raise UsageError("--least goes with --input alone: leave --eps, --box and --vnnlib out")
             found = LeastChange(read.network, _point(given, row, read), Norm(norm.value), label, *policies)
-            change = session.least_change(found, engine=engine, seconds=timeout, exact=exact)
-            code = 0 if change.is_exact_optimum else 3
-            _print(change.to_json(), str(change), json=json, quiet=quiet)
-            raise typer.Exit(code)
-        query = _query((given, row, eps, norm), vnnlib, read, label, policies)
+            ends = session.least_change(found, engine=engine, seconds=timeout, exact=exact)
+            _print(ends.to_json(), str(ends), json=json, quiet=quiet)
+            raise typer.Exit(0 if ends.is_exact_optimum else 3)
+        query = _query(((given, row, eps, norm), box), vnnlib, read, label, policies)
         answer = session.check(query, engine=engine, seconds=timeout, exact=exact)
     _write(query, answer.label, export, proof)
     _print(answer.to_json(), str(answer), json=json, quiet=quiet)
@@ -138,8 +166,8 @@ def attack(
     \b
     qrobust bnn attack model.npz --input image.csv --eps 0.02 --method iprop --target second
     """
-    read = load_binarized(model, _grid(step, reach, rounding), None if scheme is None else parse_scheme(scheme))
-    query = _query((given, row, eps, norm), None, read, label, _policies(tie, zero))
+    read = load_binarized(model, grid_of(step, reach, rounding), None if scheme is None else parse_scheme(scheme))
+    query = _query(((given, row, eps, norm), None), None, read, label, _policies(tie, zero))
     with show.waiting("attacking", quiet=quiet or json):
         found = run_attack(
             query, Method(method.value), target=_target(target), seconds=timeout, stop_at_hit=not go_on, seed=seed
@@ -221,7 +249,8 @@ def _print(document: dict[str, object], text: str, *, json: bool, quiet: bool) -
         show.line(text, quiet=quiet)
 
 
-def _grid(step: str | None, reach: str | None, rounding: str) -> Grid | None:
+def grid_of(step: str | None, reach: str | None, rounding: str) -> Grid | None:
+    """Return the grid that --step and --range name. Raises UsageError."""
     if step is None and reach is None:
         return None
     if step is None or reach is None or reach.count(":") != 1:
@@ -249,17 +278,37 @@ def _point(given: str | None, row: int, read: ReadNetwork) -> FloatArray:
     return np.asarray(values[read.order])
 
 
-def _query(
-    where: Where, vnnlib: Path | None, read: ReadNetwork, label: int | None, policies: tuple[TieRule, ZeroSign]
-) -> Robustness:
+def _where(where: Where, box: str | None, read: ReadNetwork) -> Ball | Box:
+    """Return the inputs that --input and --eps, or --box, name."""
     given, row, eps, norm = where
+    if box is None:
+        if eps is None:
+            raise UsageError("say how far inputs may be: give --eps, --box, or --least")
+        return Ball(_point(given, row, read), to_fraction(eps), Norm(norm.value))
+    if given is not None or eps is not None or norm is not NormName.LINF:
+        raise UsageError("--box says which inputs: leave --input, --eps and --norm out")
+    sides = [side.split(":") for side in box.split(",")]
+    if any(len(side) != 2 for side in sides):
+        raise UsageError(f"--box {box!r} is not read: write lower:upper for each input, as in '0:1, 0.5:1'")
+    if len(sides) != read.network.inputs:
+        raise ShapeError(f"--box has {len(sides)} sides, the model takes {read.network.inputs} inputs")
+    ends = np.array(numbers(",".join(end for side in sides for end in side), "--box"))
+    return Box(ends[0::2][read.order], ends[1::2][read.order])
+
+
+def _query(
+    where: tuple[Where, str | None],
+    vnnlib: Path | None,
+    read: ReadNetwork,
+    label: int | None,
+    policies: tuple[TieRule, ZeroSign],
+) -> Robustness:
+    (given, _, eps, _), box = where
     network: BinarizedNetwork = read.network
     if vnnlib is None:
-        if eps is None:
-            raise UsageError("say how far inputs may be: give --eps, or --least")
-        return Robustness(network, Ball(_point(given, row, read), to_fraction(eps), Norm(norm.value)), label, *policies)
-    if given is not None or eps is not None or label is not None:
-        raise UsageError("--vnnlib says the inputs and the label: leave --input, --eps and --label out")
+        return Robustness(network, _where(where[0], box, read), label, *policies)
+    if any(each is not None for each in (given, eps, box, label)):
+        raise UsageError("--vnnlib says the inputs and the label: leave --input, --eps, --box and --label out")
     found = read_vnnlib(vnnlib)
     if len(found.lower) != network.inputs:
         raise ShapeError(f"{vnnlib} has {len(found.lower)} inputs, the model takes {network.inputs}")

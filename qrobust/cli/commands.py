@@ -14,6 +14,7 @@ from qrobust.answers import VERSION
 from qrobust.cli.bits import bits
 from qrobust.cli.blame import blame_command
 from qrobust.cli.bnn import bnn
+from qrobust.cli.bnn_report import report
 from qrobust.cli.check import check
 from qrobust.cli.compare import compare_command
 from qrobust.cli.demo import demo
@@ -43,6 +44,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "inspect": inspect,
     "signoff": signoff,
 }
+BINARIZED: dict[str, Callable[..., None]] = {"report": report}
 GROUPS = {"bnn": bnn, "plot": plots}
 
 app = typer.Typer(
@@ -54,6 +56,8 @@ app = typer.Typer(
 )
 for name, command in COMMANDS.items():
     app.command(name)(command)
+for name, command in BINARIZED.items():
+    bnn.command(name)(command)
 for name, group in GROUPS.items():
     app.add_typer(group, name=name)
 

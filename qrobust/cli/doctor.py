@@ -6,13 +6,18 @@ import importlib.util
 import platform
 import shutil
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
+
+import numpy as np
 
 from qrobust.answers import VERSION, Verdict
 from qrobust.backends.dreal import DReal, Transport
 from qrobust.backends.milp import Milp
 from qrobust.backends.z3 import Z3
+from qrobust.binarized import Ball, BinarizedNetwork, BinarizedSession, Block, Grid, Linear, Robustness
+from qrobust.binarized.race import ENGINES, available, how_to_install
 from qrobust.cli import show
 from qrobust.cli.arguments import Json
 from qrobust.domains import InputBox
@@ -35,6 +40,9 @@ READERS = (
     ("onnx", "onnx", ".onnx files"),
     ("skops", "skops", ".skops files"),
 )
+
+
+PACKAGES = {"sat": "python-sat", "milp": "highspy", "cp-sat": "ortools", "z3": "z3-solver", "exact": "exact"}
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,27 @@ def findings() -> list[Finding]:
         works = importlib.util.find_spec(package) is not None
         detail = f"{package} {_version(package)}" if works else f"`pip install qrobust[{extra}]`"
         found.append(Finding(f"reading {what}", works, detail))
+    return [*found, *_engines()]
+
+
+def _engines() -> list[Finding]:
+    """Have each engine for binarized networks prove what intervals do not: of two bits, not each is more than the other."""
+    apart = Linear(Dense(np.array([[1.0, -1.0], [-1.0, 1.0]]), np.full(2, -0.5)), np.ones(2))
+    both = Linear(Dense(np.array([[-1.0, -1.0], [1.0, 1.0]]), np.array([1.0, -1.0])), np.ones(2))
+    query = Robustness(BinarizedNetwork(Grid.of(1, 0, 1), (Block(apart),), both), Ball(np.zeros(2), Fraction(1)))
+    found = []
+    with BinarizedSession() as session:
+        for name in ENGINES:
+            if not available(name):
+                found.append(Finding(f"bnn engine {name}", False, how_to_install(name)))
+                continue
+            try:
+                answer = session.check(query, engine=name, seconds=20.0)
+            except QRobustError as error:
+                found.append(Finding(f"bnn engine {name}", False, f"{error}; {how_to_install(name)}"))
+                continue
+            works = answer.verdict is Verdict.ROBUST
+            found.append(Finding(f"bnn engine {name}", works, f"{PACKAGES[name]} {_version(PACKAGES[name])}".strip()))
     return found
 
 

@@ -45,7 +45,7 @@ def of_points(network: Network, points: FloatArray, statuses: IntArray, level: F
     else:
         _histogram(axes[0, 0], margins(network, points, level), statuses)
         axes[0, 0].set_xlabel("margin of the float model's label")
-    return _png(figure)
+    return png(figure)
 
 
 def of_changes(
@@ -60,7 +60,7 @@ def of_changes(
         axes[0, 0].legend(fontsize=8)
     if network.inputs == 2:
         _map(axes[0, 1], network, points, statuses)
-    return _png(figure)
+    return png(figure)
 
 
 def of_domain(query: Query, level: Fraction) -> bytes | None:
@@ -76,7 +76,7 @@ def of_domain(query: Query, level: Fraction) -> bytes | None:
     panel(axes[0, 0], shown, level=level, domain=query.domain)
     what = "whether a label, of whatever margin, can change" if labels else "local eps"
     axes[0, 0].set_title(f"{what} at {DRAWN:,} points drawn from the domain (seed {SEED})", fontsize=9)
-    return _png(figure)
+    return png(figure)
 
 
 def margins(network: Network, points: FloatArray, level: Fraction) -> FloatArray:
@@ -113,7 +113,8 @@ def _histogram(axes: Axes, values: FloatArray, statuses: IntArray) -> None:
     axes.legend(fontsize=8)
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """Return a figure as PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
     return buffer.getvalue()

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qrobust.answers import VERSION, Assurance, Verdict, text_above, text_below
 from qrobust.cache import ResultCache
@@ -29,6 +30,9 @@ from qrobust.report.examples import example_text, number
 from qrobust.report.findings import Finding
 from qrobust.report.obligations import REAL, Desk, decide
 from qrobust.report.plan import Plan
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 SOLVERS = ("numpy", "z3-solver", "highspy", "python-flint")
 WORST = (Verdict.VIOLATED, Verdict.UNKNOWN, Verdict.ROBUST)
@@ -123,16 +127,21 @@ def make_folder(folder: Path) -> None:
 
 def rendered(signoff: Signoff, template: str) -> str:
     """Return the report as Markdown or HTML, by the name of a template."""
+    return environment(template).get_template(template).render(signoff=signoff, plan=signoff.plan, Verdict=Verdict)
+
+
+def environment(template: str) -> Environment:
+    """Return what renders a template: HTML is escaped, Markdown escapes itself by the filter `cell`."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(
+    found = Environment(
         loader=PackageLoader("qrobust.report", "templates"),
         undefined=StrictUndefined,
         autoescape=template.endswith(".html.j2"),
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
+    found.filters |= {
         "below": text_below,
         "above": text_above,
         "line": example_text,
@@ -140,7 +149,7 @@ def rendered(signoff: Signoff, template: str) -> str:
         "cell": _cell,
         "number": number,
     }
-    return environment.get_template(template).render(signoff=signoff, plan=signoff.plan, Verdict=Verdict)
+    return found
 
 
 def _picture(content: bytes) -> str:
