@@ -61,7 +61,7 @@ FRONT = "qrobust"  # the package's own __init__, which re-exports from all
 HEAVY = (
     *("z3", "highspy", "sklearn", "matplotlib", "tensorflow", "h5py", "dreal", "joblib", "distributed", "dask"),
     *("onnx", "onnxruntime", "torch", "vnnlib", "skops", "ai_edge_litert", "array_api_compat", "pysat", "ortools"),
-    *("pyganak", "pyapproxmc", "pysdd", "oxidd"),
+    *("pyganak", "pysdd", "oxidd"),
 )
 VAGUE = {"utils", "util", "helpers", "helper", "common", "misc"}
 

@@ -92,13 +92,13 @@ def verify(
     qrobust bnn verify model.npz --input "0, 1, 1" --eps 1
     qrobust bnn verify net.onnx.gz --step 1 --range 0:255 --vnnlib query.vnnlib.gz
     """
-    read = load_binarized(model, _grid(step, reach, rounding), None if scheme is None else parse_scheme(scheme))
-    policies = _policies(tie, zero)
+    read = load_binarized(model, grid_of(step, reach, rounding), None if scheme is None else parse_scheme(scheme))
+    policies = policies_of(tie, zero)
     with BinarizedSession(seed=seed) as session, show.waiting("deciding", quiet=quiet or json):
         if least:
             if vnnlib is not None or eps is not None:
                 raise UsageError("--least goes with --input alone: leave --eps and --vnnlib out")
-            found = LeastChange(read.network, _point(given, row, read), Norm(norm.value), label, *policies)
+            found = LeastChange(read.network, named_point(given, row, read), Norm(norm.value), label, *policies)
             change = session.least_change(found, engine=engine, seconds=timeout, exact=exact)
             code = 0 if change.is_exact_optimum else 3
             _print(change.to_json(), str(change), json=json, quiet=quiet)
@@ -137,8 +137,8 @@ def attack(
     \b
     qrobust bnn attack model.npz --input image.csv --eps 0.02 --method iprop --target second
     """
-    read = load_binarized(model, _grid(step, reach, rounding), None if scheme is None else parse_scheme(scheme))
-    query = _query((given, row, eps, norm), None, read, label, _policies(tie, zero))
+    read = load_binarized(model, grid_of(step, reach, rounding), None if scheme is None else parse_scheme(scheme))
+    query = _query((given, row, eps, norm), None, read, label, policies_of(tie, zero))
     with show.waiting("attacking", quiet=quiet or json):
         found = run_attack(
             query, Method(method.value), target=_target(target), seconds=timeout, stop_at_hit=not go_on, seed=seed
@@ -191,7 +191,7 @@ def _target(text: str) -> Target:
     return int(text)
 
 
-def _policies(tie: TieName, zero: int) -> tuple[TieRule, ZeroSign]:
+def policies_of(tie: TieName, zero: int) -> tuple[TieRule, ZeroSign]:
     if zero not in (1, -1):
         raise UsageError(f"--sign-of-zero is {zero}, give 1 or -1")
     return TieRule(tie.value), ZeroSign.PLUS if zero == 1 else ZeroSign.MINUS
@@ -207,7 +207,7 @@ def _print(document: dict[str, object], text: str, *, json: bool, quiet: bool) -
         show.line(text, quiet=quiet)
 
 
-def _grid(step: str | None, reach: str | None, rounding: str) -> Grid | None:
+def grid_of(step: str | None, reach: str | None, rounding: str) -> Grid | None:
     if step is None and reach is None:
         return None
     if step is None or reach is None or reach.count(":") != 1:
@@ -219,7 +219,7 @@ def _grid(step: str | None, reach: str | None, rounding: str) -> Grid | None:
     return Grid.of(step, lower, upper, 0, rules[rounding])
 
 
-def _point(given: str | None, row: int, read: ReadNetwork) -> FloatArray:
+def named_point(given: str | None, row: int, read: ReadNetwork) -> FloatArray:
     """Return the named input in the network's order."""
     if given is None:
         raise UsageError("say where: give --input, or --vnnlib")
@@ -243,7 +243,7 @@ def _query(
     if vnnlib is None:
         if eps is None:
             raise UsageError("say how far inputs may be: give --eps, or --least")
-        return Robustness(network, Ball(_point(given, row, read), to_fraction(eps), Norm(norm.value)), label, *policies)
+        return Robustness(network, Ball(named_point(given, row, read), to_fraction(eps), Norm(norm.value)), label, *policies)
     if given is not None or eps is not None or label is not None:
         raise UsageError("--vnnlib says the inputs and the label: leave --input, --eps and --label out")
     found = read_vnnlib(vnnlib)

@@ -3,9 +3,9 @@
 Accepts   networks and parameter boxes that a local label question accepts (`solve.Session`)
 Gives     Fixed with a proof behind it, or Lost with a counterexample replayed exactly
 Method    that features keep the label over their ranges, for every rounding, is a local question about a longer network: a
-          first layer of zero weights whose biases are the input, and may move within the ranges, puts inputs among the parameters. So
-          all backends answer it, with their proofs. That a rounded copy agrees with the stored network at every input of the
-          ranges is the global label question itself
+          first layer of zero weights, whose biases are the input and move within the ranges, puts inputs among the
+          parameters; so all backends answer it, with their proofs. That a rounded copy agrees with the stored network at
+          every input of the ranges is the global label question itself
 Property  sound; complete where a backend is. `confirm` asks other backends than the one that gave the proof
 Source    Ignatiev, Narodytska, Marques-Silva 2019, arXiv 1811.10656 (explanations by a solver's proofs)
 """
