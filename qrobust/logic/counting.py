@@ -1,11 +1,10 @@
 """How many inputs of a region have a property, and what share that is, always with both ends.
 
 Accepts   regions of binarized networks, balls of any norm among them
-Gives     exact: by trying every input, or by projected model counting; approximate: the two ends that hold with probability at
-          least 1 - delta; the whole range where time ran out
+Gives     exact: by trying every input, or by projected model counting; approximate: from draws, two ends that hold with
+          probability at least 1 - delta; the whole range where time ran out
 Property  enumeration is exact; a model counter's count is exact and trusted; the ends of draws are statistical
-Source    Baluta, Shen, Shinde, Meel, Saxena 2019, arXiv 1906.10395 (counting for quantitative verification); Narodytska et al.
-          2019, arXiv 1905.06474
+Source    Baluta, Shen, Shinde, Meel, Saxena 2019, arXiv 1906.10395 (counting for quantitative verification)
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Shares estimated from inputs drawn uniformly from a region.
 
 Gives     ends of the share that hold with probability at least 1 - delta, at most 2 epsilon apart
-Method    so many draws that Hoeffding's inequality gives epsilon; the ends are Clopper and Pearson's, which are never too narrow.
-          In a ball of costs the inputs are drawn feature by feature, in proportion to how many ways are left
+Method    so many draws that Hoeffding's inequality gives epsilon; the ends are Clopper and Pearson's, which lie within
+          Hoeffding's. In a ball of costs the inputs are drawn feature by feature, in proportion to how many ways are left
 Property  estimates with confidence; probabilities of a draw are rounded to float64
-Source    Hoeffding 1963; Clopper and Pearson 1934; Baluta, Chua, Meel, Saxena 2021, arXiv 2002.06864 (sampling for verification)
+Source    Hoeffding 1963; Clopper and Pearson 1934; Baluta, Chua, Meel, Saxena 2021, arXiv 2002.06864 (draws for verification)
 """
 
 from __future__ import annotations
