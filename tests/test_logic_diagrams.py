@@ -123,5 +123,7 @@ def test_sixty_bits_are_counted_and_too_many_nodes_refused() -> None:
         compile_sentential(wide, region_of(wide, None), most=5_000)
     with pytest.raises(UnsupportedError, match="boxes of levels"):
         Diagram(wide, region_of(wide, Ball(np.zeros(40), 2, Norm.L1)))  # type: ignore[arg-type]
+    with pytest.raises(ResourceError, match="the time limit was reached"):
+        Diagram(wide, region_of(wide, None), seconds=0.05)
     with pytest.raises(ResourceError, match="over 10 prime"):
         found.primes(1, most=10)

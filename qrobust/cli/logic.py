@@ -300,6 +300,7 @@ def compile_command(
     sentential: Annotated[bool, typer.Option("--sdd", help="Compile to SDDs as well, and compare.")] = False,
     draw: Annotated[Path | None, typer.Option(help="Draw --primes' class, or class 0: .png and .svg.")] = None,
     nodes: Annotated[int, typer.Option(min=2, help="The most nodes.")] = MOST_NODES,
+    timeout: Seconds = 60.0,
     zero: Zero = 1,
     step: Step = None,
     reach: Reach = None,
@@ -324,7 +325,7 @@ def compile_command(
     where = None if eps is None else Ball(named_point(given, row, read), to_fraction(eps))
     with show.waiting("compiling", quiet=quiet or json):
         region = region_of(network, where)
-        diagram = Diagram(network, region, most=nodes, zero=sign)
+        diagram = Diagram(network, region, most=nodes, seconds=timeout, zero=sign)
         document: dict[str, Any] = {"nodes": diagram.nodes, "counts": diagram.counts()}
         if sentential:
             other = compile_sentential(network, region, zero=sign)

@@ -11,7 +11,8 @@ Source    Bryant 1986; Shih, Darwiche, Choi 2019 (binarized networks to decision
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from typing import Any
@@ -26,10 +27,12 @@ from qrobust.errors import BackendUnavailableError, ResourceError, UnsupportedEr
 from qrobust.layers import IntArray
 from qrobust.logic.counting import check_alike
 from qrobust.logic.labels import class_values, label_rows, size_of
+from qrobust.logic.oracles import Deadline, UndecidedError
 
 INSTALL = "compilation needs `pip install qrobust[logic]`"
 MOST_NODES = 5_000_000
 MOST_PRIMES = 100_000
+MOST_VARIABLES = 300  # of listed prime implicants: the recursion is so deep
 CACHE = 2**20  # entries of the table of results
 
 Node = Any  # oxidd's BDDFunction
@@ -49,11 +52,18 @@ class Prime:
 class Diagram:
     """The label of a network over a region, compiled to binary decision diagrams.
 
-    Raises    BackendUnavailableError, UnsupportedError (a region that is no box), ResourceError (more nodes than allowed)
+    Raises    BackendUnavailableError, UnsupportedError (a region that is no box), ResourceError (more nodes than allowed,
+              or more seconds, all later questions included)
     """
 
     def __init__(
-        self, network: BinarizedNetwork, region: Region, *, most: int = MOST_NODES, zero: ZeroSign = ZeroSign.PLUS
+        self,
+        network: BinarizedNetwork,
+        region: Region,
+        *,
+        most: int = MOST_NODES,
+        seconds: float = 60.0,
+        zero: ZeroSign = ZeroSign.PLUS,
     ) -> None:
         try:
             from oxidd.bdd import BDDManager
@@ -63,6 +73,7 @@ class Diagram:
         if region.norm is not Norm.LINF:
             raise UnsupportedError("decision diagrams are over boxes of levels: take an linf ball or the whole range")
         self.network, self.region, self._most, self._full = network, region, most, DDMemoryError
+        self._deadline = Deadline.after(seconds)
         self._rows = label_rows(folded(network, zero), region)
         found = self._rows.constraints
         self.pixels, self.columns = found.pixels.tolist(), found.columns
@@ -79,13 +90,19 @@ class Diagram:
         return self._compiled(label_rows(folded(other, zero), self.region))
 
     def _compiled(self, rows: Any) -> list[Node]:
-        try:
+        with self._limited():
             return self._label_nodes(rows)
-        except self._full:
-            reached = self._manager.num_inner_nodes()
+
+    @contextmanager
+    def _limited(self) -> Iterator[None]:
+        """Turn a full table, or the deadline, into a ResourceError with the figure."""
+        try:
+            yield
+        except (self._full, UndecidedError) as error:
+            why = str(error) if isinstance(error, UndecidedError) else f"its limit is {self._most:,}"
             raise ResourceError(
-                f"the decision diagram stopped at {reached:,} nodes, its limit is {self._most:,}: allow more nodes, or take"
-                " fewer inputs or a sparser network"
+                f"the decision diagram stopped at {self._manager.num_inner_nodes():,} nodes, {why}: allow more, or take fewer"
+                " inputs or a sparser network"
             ) from None
 
     def _label_nodes(self, rows: Any) -> list[Node]:
@@ -101,6 +118,7 @@ class Diagram:
         """Return where at least so many hold, from the last value to the first."""
         after = [self._true] + [self._false] * least  # of the values that follow, how many are still needed
         for value in reversed(values):
+            self._deadline.left()
             after = [self._true, *(value.ite(after[k - 1], after[k]) for k in range(1, least + 1))]
         return after[least]
 
@@ -174,10 +192,15 @@ class Diagram:
         """
         if not self.pixels:
             return [size_of(self.region)]
+        with self._limited():
+            return self._distances()
+
+    def _distances(self) -> list[int]:
         found = [0] * (len(self.pixels) + 1)
         for node in self.classes:
             reached, left = self.valid & ~node, node
             for flips in range(1, len(self.pixels) + 1):
+                self._deadline.left()
                 reached = reduce(lambda a, b: a | b, [self.free(reached, feature) for feature in self.pixels])
                 found[flips] += self.count(left & reached)
                 left &= ~reached
@@ -207,12 +230,16 @@ class Diagram:
 
     def differences(self, other: Sequence[Node]) -> Node:
         """Return the inputs to which two compiled networks give different labels."""
-        same = reduce(lambda a, b: a | b, [a & b for a, b in zip(self.classes, other, strict=True)])
-        return self.valid & ~same
+        with self._limited():
+            same = reduce(lambda a, b: a | b, [a & b for a, b in zip(self.classes, other, strict=True)])
+            return self.valid & ~same
 
     def primes(self, label: int, most: int = MOST_PRIMES) -> list[Prime]:
         """Return all prime implicants of a class. Raises ResourceError if there are more than `most`."""
-        found = _Primes(most).of(self.classes[label] | ~self.valid)
+        if self.columns > MOST_VARIABLES:
+            raise ResourceError(f"prime implicants are listed over at most {MOST_VARIABLES} variables, not {self.columns}")
+        with self._limited():
+            found = _Primes(most, self._deadline).of(self.classes[label] | ~self.valid)
         ranges = {self._ranges(cube) for cube in found}
         return [Prime(one) for one in sorted(self._widest([r for r in ranges if r is not None]))]
 
@@ -249,8 +276,8 @@ class Diagram:
 class _Primes:
     """Prime implicants of decision diagrams, as sets of literals from 1; remembered for each node."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, most: int, deadline: Deadline) -> None:
+        self._most, self._deadline = most, deadline
         self._known: dict[Node, frozenset[frozenset[int]]] = {}
 
     def of(self, node: Node) -> frozenset[frozenset[int]]:
@@ -259,6 +286,7 @@ class _Primes:
         if node.valid():
             return frozenset({frozenset()})
         if node not in self._known:
+            self._deadline.left()
             high, low = node.cofactors()
             literal = node.node_var() + 1
             both = self.of(high & low)
