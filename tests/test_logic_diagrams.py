@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
-from qrobust.binarized import Ball, BinarizedNetwork, Grid, Norm, fold
+from qrobust.binarized import Ball, BinarizedNetwork, Block, Grid, Norm, fold
 from qrobust.errors import ResourceError, UnsupportedError
 from qrobust.layers import IntArray
+from qrobust.logic.counting import Counter, Flips, count
 from qrobust.logic.diagrams import Diagram, Prime, region_of
 from qrobust.logic.sentential import compile_sentential
 from tests.binarized import all_levels, network, sparse_dense
@@ -114,16 +116,29 @@ def test_sixty_bits_are_counted_and_too_many_nodes_refused() -> None:
     assert found.counts() == [2**60, 2**60]
     rng = np.random.default_rng(0)
     first = sparse_dense(rng.choice([-1.0, 1.0], size=(12, 40)))
-    from qrobust.binarized import Block
-
     wide = BinarizedNetwork(Grid.of(1, 0, 1), (Block(first),), sparse_dense(rng.choice([-1.0, 1.0], size=(2, 12))))
     with pytest.raises(ResourceError, match=r"stopped at .* nodes, its limit is 20,000"):
         Diagram(wide, region_of(wide, None), most=20_000)
     with pytest.raises(ResourceError, match=r"stopped at size .* limit is 5,000"):
         compile_sentential(wide, region_of(wide, None), most=5_000)
     with pytest.raises(UnsupportedError, match="boxes of levels"):
-        Diagram(wide, region_of(wide, Ball(np.zeros(40), 2, Norm.L1)))  # type: ignore[arg-type]
+        Diagram(wide, region_of(wide, Ball(np.zeros(40), Fraction(2), Norm.L1)))
     with pytest.raises(ResourceError, match="the time limit was reached"):
         Diagram(wide, region_of(wide, None), seconds=0.05)
     with pytest.raises(ResourceError, match="over 10 prime"):
         found.primes(1, most=10)
+
+
+@pytest.mark.parametrize(("seed", "bits"), [(0, 14), (1, 17), (2, 20), (3, 20)])
+def test_diagrams_counters_and_enumeration_agree_up_to_twenty_bits(seed: int, bits: int) -> None:
+    rng = np.random.default_rng(seed)
+    first = sparse_dense(rng.choice([-1.0, 0.0, 1.0], size=(6, bits), p=[0.2, 0.6, 0.2]), rng.integers(-2, 3, size=6) / 2)
+    second = sparse_dense(rng.choice([-1.0, 0.0, 1.0], size=(4, 6)), np.full(4, 0.5))
+    one = BinarizedNetwork(Grid.of(1, 0, 1), (Block(first), Block(second)), sparse_dense(rng.choice([-1.0, 1.0], size=(3, 4))))
+    counts = Diagram(one, region_of(one, None)).counts()
+    assert sum(counts) == 2**bits
+    assert list(compile_sentential(one, region_of(one, None)).counts) == counts
+    asked = Flips(one, Ball(np.zeros(bits), Fraction(1)), label=1)
+    for counter in (Counter.ENUMERATION, Counter.EXACT):
+        found = count(asked, counter)
+        assert (found.lower, found.upper) == (2**bits - counts[1], 2**bits - counts[1])
