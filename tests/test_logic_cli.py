@@ -44,6 +44,8 @@ def test_explanations(capsys: pytest.CaptureFixture[str], model: Path, tmp_path:
     assert (code, document["complete"], document["label"]) == (0, True, "many")
     kinds = [(each["kind"], each["features"]) for each in document["explanations"]]
     assert sorted(kinds) == [("abductive", [0, 1]), ("contrastive", [0]), ("contrastive", [1])]
+    code, out, _ = run(capsys, "bnn", "explain", str(model), "--input", "1, 1, 1", "--all", "--most", "1", "--json")
+    assert (code, json.loads(out)["complete"]) == (0, False)
     picture = tmp_path / "why"
     options = ("--kind", "contrastive", "--size", "least", "--picture", str(picture))
     code, out, _ = run(capsys, "bnn", "explain", str(model), "--input", "1, 1, 1", *options)

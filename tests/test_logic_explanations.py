@@ -132,6 +132,29 @@ def test_a_lying_solver_is_found_out() -> None:
         explain(Liar())
 
 
+class Forgetful(SignOracle):
+    """Leaves a feature out of each core."""
+
+    def ask(self, held: Features, deadline: Deadline) -> Fixed | Lost:
+        answer = super().ask(held, deadline)
+        return Fixed(frozenset(sorted(answer.core)[1:])) if isinstance(answer, Fixed) else answer
+
+
+def test_wrong_cores_give_an_error_or_an_explanation_that_is_true() -> None:
+    caught = 0
+    for seed in range(30):
+        asked = decision(seed)
+        with Forgetful(asked) as oracle:
+            try:
+                found = explain(oracle)
+            except UnsoundAnswerError:
+                caught += 1
+                continue
+        held = frozenset(found.features or ())
+        assert all(held & change for change in Truth(asked).changes)
+    assert caught > 5
+
+
 class Slow:
     """An oracle that answers about everything held, and leaves all else undecided."""
 

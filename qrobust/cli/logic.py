@@ -149,7 +149,9 @@ def explain_command(
                 seconds=timeout,
                 say=lambda each: None if quiet or json else show.progress(_sentence(each, told, features)),
             )
-            found, complete, document = list(listing.found), listing.complete or most is not None, listing.to_json()
+            found, document = list(listing.found), listing.to_json()
+            enough = most is not None and len(listing.of(Kind(kind.value))) >= most
+            complete = (listing.complete or enough) and all(each.is_checked for each in found)
         else:
             one = explain(oracle, Kind(kind.value), Size(size.value), ranks=ranks, method=Method(method.value), seconds=timeout)
             found, complete, document = [one], one.is_complete, one.to_json()
