@@ -26,6 +26,7 @@ from benchmarks import (
     bnn_attacks,
     bnn_eev,
     bnn_engines,
+    bnn_logic,
     bnn_recipes,
     deployment,
     explicit_peers,
@@ -371,6 +372,11 @@ def engine_rows(limit: float) -> Rows:
     return rows
 
 
+def logic_rows(name: str, measure: Callable[[bnn_logic.Say], list[bnn_logic.Fact]]) -> Rows:
+    """Explanations, counts or compilations of networks of signs, as networks grow."""
+    return [row(*fact, name=name) for fact in measure(lambda text: print(text, file=sys.stderr, flush=True))]
+
+
 def attack_rows(limit: float) -> Rows:
     """Attacks by name on the binary MNIST network, towards the second-best class."""
     found = bnn_attacks.measure(say=lambda text: print(text, file=sys.stderr, flush=True))
@@ -440,6 +446,9 @@ BENCHMARKS: dict[str, Callable[[float], Rows]] = {
     "bnn-eev": eev_rows,
     "bnn-engines": engine_rows,
     "bnn-recipes": recipe_rows,
+    "bnn-explain": lambda _: logic_rows("bnn-explain", bnn_logic.explained),
+    "bnn-count": lambda _: logic_rows("bnn-count", bnn_logic.counted),
+    "bnn-compile": lambda _: logic_rows("bnn-compile", bnn_logic.compiled),
 }
 BENCHMARKS |= {
     name: lambda _, name=name: on_cores(name)  # type: ignore[misc]

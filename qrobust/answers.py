@@ -29,6 +29,7 @@ AnyQuery = Query | GreatestDelta
 class Assurance(IntEnum):
     """How far an answer has been checked; combining two answers takes the weaker (the lesser)."""
 
+    STATISTICAL = 0  # true with the probability that the answer states
     TRUSTED = 1  # an external solver said so
     ROUNDED = 2  # proved by qrobust's outward-rounded bounds
     CHECKED = 3  # re-derived in exact arithmetic by check.py

@@ -53,6 +53,7 @@ ORDER = (
     "binarized",
     "plotting",
     "charts",
+    "logic",
     "report",
     "testing",
     "cli",
@@ -62,6 +63,7 @@ FRONT = "qrobust"  # the package's own __init__, which re-exports from all
 HEAVY = (
     *("z3", "highspy", "sklearn", "matplotlib", "tensorflow", "h5py", "dreal", "joblib", "distributed", "dask"),
     *("onnx", "onnxruntime", "torch", "vnnlib", "skops", "ai_edge_litert", "array_api_compat", "pysat", "ortools", "exact"),
+    *("pyganak", "pysdd", "oxidd"),
 )
 VAGUE = {"utils", "util", "helpers", "helper", "common", "misc"}
 

@@ -121,10 +121,15 @@ def lead_constraints(folded: Folded, region: Region, label: int, target: int) ->
 
 
 def _folded_over(folded: Folded, region: Region, rivals: Iterable[Rival]) -> Constraints:
+    return pruned(whole_constraints(folded, region, rivals))
+
+
+def whole_constraints(folded: Folded, region: Region, rivals: Iterable[Rival]) -> Constraints:
+    """Return constraints that keep every pixel and level of the region, one solution of the pixels for each input."""
     folding = _Folding(region)
     for layer in folded.layers:
         folding.add(layer.matrix, layer.threshold)
-    return pruned(folding.finish(rivals))
+    return folding.finish(rivals)
 
 
 Terms = tuple[IntArray, IntArray]  # the columns of a row, and their factors

@@ -164,6 +164,38 @@ class Box:
 
 
 @dataclass(frozen=True, eq=False)
+class Levels:
+    """Inputs whose levels lie between two ends; the centre is the input that they are about.
+
+    Shapes    lower, upper, centre (inputs,), of levels
+    Raises    DomainError (an end below the other)
+    """
+
+    lower: IntArray
+    upper: IntArray
+    centre: IntArray
+
+    def __post_init__(self) -> None:
+        if (self.lower > self.upper).any():
+            raise DomainError(f"input {int(np.argmax(self.lower > self.upper))} has no level between the two ends")
+
+    def __str__(self) -> str:
+        return f"in a box of {len(self.lower)} inputs' levels"
+
+    def region(self, network: BinarizedNetwork) -> Region:
+        """Return the levels. Raises ShapeError, DomainError."""
+        if self.lower.shape != (network.inputs,):
+            raise ShapeError(f"a box has {len(self.lower)} inputs, the network takes {network.inputs}")
+        if self.lower.min() < network.grid.lowest or self.upper.max() > network.grid.highest:
+            raise DomainError(f"levels go from {network.grid.lowest} to {network.grid.highest}, the box has others")
+        return Region(self.centre, self.lower, self.upper)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the levels as JSON values."""
+        return {"lower_levels": self.lower.tolist(), "upper_levels": self.upper.tolist()}
+
+
+@dataclass(frozen=True, eq=False)
 class Robustness:
     """For all x in the ball: the label of x is `label` (the centre's own, if None).
 
@@ -173,7 +205,7 @@ class Robustness:
     """
 
     network: BinarizedNetwork
-    ball: Ball | Box
+    ball: Ball | Box | Levels
     label: int | None = None
     tie: TieRule = TieRule.FIRST
     zero: ZeroSign = ZeroSign.PLUS

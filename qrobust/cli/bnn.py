@@ -113,7 +113,7 @@ def verify(
     """
     check_can_appear(export, proof)
     grid, chosen = grid_of(step, reach, rounding), None if scheme is None else parse_scheme(scheme)
-    policies = _policies(tie, zero)
+    policies = policies_of(tie, zero)
     if copy is not None or is_float:
         if least or tie is not TieName.FIRST or any(each is not None for each in (vnnlib, label, export, proof)):
             raise UsageError("--copy goes with --input and --eps, or --box: leave --least, --tie, --vnnlib and such out")
@@ -128,7 +128,7 @@ def verify(
         if least:
             if any(each is not None for each in (vnnlib, eps, box)):
                 raise UsageError("--least goes with --input alone: leave --eps, --box and --vnnlib out")
-            found = LeastChange(read.network, _point(given, row, read), Norm(norm.value), label, *policies)
+            found = LeastChange(read.network, named_point(given, row, read), Norm(norm.value), label, *policies)
             ends = session.least_change(found, engine=engine, seconds=timeout, exact=exact)
             _print(ends.to_json(), str(ends), json=json, quiet=quiet)
             raise typer.Exit(0 if ends.is_exact_optimum else 3)
@@ -167,7 +167,7 @@ def attack(
     qrobust bnn attack model.npz --input image.csv --eps 0.02 --method iprop --target second
     """
     read = load_binarized(model, grid_of(step, reach, rounding), None if scheme is None else parse_scheme(scheme))
-    query = _query(((given, row, eps, norm), None), None, read, label, _policies(tie, zero))
+    query = _query(((given, row, eps, norm), None), None, read, label, policies_of(tie, zero))
     with show.waiting("attacking", quiet=quiet or json):
         found = run_attack(
             query, Method(method.value), target=_target(target), seconds=timeout, stop_at_hit=not go_on, seed=seed
@@ -233,7 +233,7 @@ def _target(text: str) -> Target:
     return int(text)
 
 
-def _policies(tie: TieName, zero: int) -> tuple[TieRule, ZeroSign]:
+def policies_of(tie: TieName, zero: int) -> tuple[TieRule, ZeroSign]:
     if zero not in (1, -1):
         raise UsageError(f"--sign-of-zero is {zero}, give 1 or -1")
     return TieRule(tie.value), ZeroSign.PLUS if zero == 1 else ZeroSign.MINUS
@@ -262,7 +262,7 @@ def grid_of(step: str | None, reach: str | None, rounding: str) -> Grid | None:
     return Grid.of(step, lower, upper, 0, rules[rounding])
 
 
-def _point(given: str | None, row: int, read: ReadNetwork) -> FloatArray:
+def named_point(given: str | None, row: int, read: ReadNetwork) -> FloatArray:
     """Return the named input in the network's order."""
     if given is None:
         raise UsageError("say where: give --input, or --vnnlib")
@@ -284,7 +284,7 @@ def _where(where: Where, box: str | None, read: ReadNetwork) -> Ball | Box:
     if box is None:
         if eps is None:
             raise UsageError("say how far inputs may be: give --eps, --box, or --least")
-        return Ball(_point(given, row, read), to_fraction(eps), Norm(norm.value))
+        return Ball(named_point(given, row, read), to_fraction(eps), Norm(norm.value))
     if given is not None or eps is not None or norm is not NormName.LINF:
         raise UsageError("--box says which inputs: leave --input, --eps and --norm out")
     sides = [side.split(":") for side in box.split(",")]

@@ -22,6 +22,7 @@ from qrobust.cli.doctor import doctor
 from qrobust.cli.estimate import estimate
 from qrobust.cli.exits import INTERNAL, INTERRUPTED, USAGE
 from qrobust.cli.export import export
+from qrobust.cli.logic import compile_command, count_command, explain_command
 from qrobust.cli.map import map_command
 from qrobust.cli.plots import plots
 from qrobust.cli.replay import replay
@@ -44,7 +45,12 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "inspect": inspect,
     "signoff": signoff,
 }
-BINARIZED: dict[str, Callable[..., None]] = {"report": report}
+BINARIZED: dict[str, Callable[..., None]] = {
+    "report": report,
+    "explain": explain_command,
+    "count": count_command,
+    "compile": compile_command,
+}
 GROUPS = {"bnn": bnn, "plot": plots}
 
 app = typer.Typer(

@@ -1,0 +1,381 @@
+"""The commands that give reasons and numbers: bnn explain, bnn count, bnn compile."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from qrobust.binarized import Ball, BinarizedNetwork, Norm
+from qrobust.binarized.formats import ReadNetwork, load_binarized
+from qrobust.cli import show
+from qrobust.cli.arguments import SchemeText
+from qrobust.cli.bnn import NormName, TieName, grid_of, named_point, policies_of
+from qrobust.cli.options import Rule, UsageError, Where, domain_of, parameter_boxes, read_model
+from qrobust.domains import InputBox
+from qrobust.errors import DomainError, UnsupportedError
+from qrobust.exact import to_fraction
+from qrobust.files import write_whole
+from qrobust.interval import FloatArray
+from qrobust.logic.counting import Counter, Disagreement, Flips, Influence, Property, count
+from qrobust.logic.diagrams import MOST_NODES, Diagram, region_of
+from qrobust.logic.explanation import Explanation, Size, explain, explanations
+from qrobust.logic.minimal import Method, Order
+from qrobust.logic.oracles import Kind
+from qrobust.logic.pictures import draw_diagram, draw_explanation, named, table
+from qrobust.logic.reals import Promise, RealDecision, RealOracle
+from qrobust.logic.sampling import Precision
+from qrobust.logic.sentential import compile_sentential
+from qrobust.logic.signs import SignDecision, SignOracle
+from qrobust.network import Feature
+
+SHOWN = 20  # features of a line
+
+BinarizedModel = Annotated[Path, typer.Argument(help="A binarized network: .json, .npz, .onnx, .onnx.gz.")]
+Given = Annotated[str | None, typer.Option("--input", help="An input, '0, 1, 0.5', or a CSV file with a header.")]
+Row = Annotated[int, typer.Option(help="Which row of the CSV file, from 1.")]
+Zero = Annotated[int, typer.Option("--sign-of-zero", help="What sign(0) is: 1 or -1.")]
+Step = Annotated[str | None, typer.Option(help="The step that inputs are rounded to, as in 1/255.")]
+Reach = Annotated[str | None, typer.Option("--range", help="The inputs' range, as in 0:1.")]
+Seconds = Annotated[float, typer.Option("--timeout", help="Seconds.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
+
+
+class KindName(StrEnum):
+    """What an explanation says of its features."""
+
+    ABDUCTIVE = "abductive"
+    CONTRASTIVE = "contrastive"
+
+
+class SizeName(StrEnum):
+    """How small an explanation is to be."""
+
+    SUBSET = "subset"
+    LEAST = "least"
+
+
+class OrderName(StrEnum):
+    """In which order explanations are listed."""
+
+    SIZE = "size"
+    FOUND = "found"
+
+
+class MethodText(StrEnum):
+    """How a set is made minimal."""
+
+    DELETION = "deletion"
+    QUICKXPLAIN = "quickxplain"
+
+
+class CounterName(StrEnum):
+    """Who counts."""
+
+    AUTO = "auto"
+    ENUMERATION = "enumeration"
+    EXACT = "exact"
+    APPROXIMATE = "approximate"
+
+
+class PromiseName(StrEnum):
+    """What features ensure of every rounding."""
+
+    LABEL = "label"
+    AGREEMENT = "agreement"
+
+
+def explain_command(
+    model: Annotated[Path, typer.Argument(help="A binarized network; with --real, an ordinary one.")],
+    given: Given = None,
+    row: Row = 1,
+    kind: Annotated[
+        KindName, typer.Option(help="abductive: features that alone fix the label; contrastive: whose change can flip it.")
+    ] = KindName.ABDUCTIVE,
+    size: Annotated[SizeName, typer.Option(help="subset: none can be left out; least: none has fewer.")] = SizeName.SUBSET,
+    eps: Annotated[str | None, typer.Option(help="How far each other feature ranges; all its range by default.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="List all minimal explanations, of both kinds.")] = False,
+    order: Annotated[OrderName, typer.Option(help="Of --all: as found, or the least first.")] = OrderName.FOUND,
+    most: Annotated[int | None, typer.Option(min=1, help="Of --all: stop after so many of the kind.")] = None,
+    method: Annotated[MethodText, typer.Option(help="How a set is made minimal.")] = MethodText.DELETION,
+    names: Annotated[str | None, typer.Option(help="The features' names, with commas between.")] = None,
+    last: Annotated[str | None, typer.Option("--rather", help="Features rather kept than others, with commas.")] = None,
+    label: Annotated[int | None, typer.Option(help="The label to explain; it must be the input's own.")] = None,
+    tie: Annotated[TieName, typer.Option(help="Who has the label where scores are equal.")] = TieName.FIRST,
+    zero: Zero = 1,
+    step: Step = None,
+    reach: Reach = None,
+    real: Annotated[bool, typer.Option("--real", help="Explain an ordinary network, through Z3, HiGHS and bounds.")] = False,
+    scheme: SchemeText = None,
+    promise: Annotated[
+        PromiseName,
+        typer.Option(help="With --scheme: every rounding gives the label, or agrees with the stored network."),
+    ] = PromiseName.LABEL,
+    picture: Annotated[Path | None, typer.Option(help="Draw it: .png and .svg, and a table as .csv.")] = None,
+    timeout: Seconds = 60.0,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say why an input has its label. Exit code 0 found and checked, 3 time ran out before it was minimal or checked.
+
+    \b
+    qrobust bnn explain digits.npz --input image.csv --eps 0.7 --picture why
+    qrobust bnn explain model.npz --input "0, 1, 1" --kind contrastive --size least
+    qrobust bnn explain model.npz --input "0, 1, 1" --all --order size
+    qrobust bnn explain models/iris.json --real --input "5.9, 3, 4.2, 1.5" --scheme int8
+    """
+    if not real and (scheme is not None or promise is PromiseName.AGREEMENT):
+        raise UsageError("--scheme and --promise go with --real: a binarized network has no rounding left")
+    oracle, inputs, features, told = (
+        _real_oracle(model, given, eps, scheme, Promise(promise.value))
+        if real
+        else _sign_oracle(load_binarized(model, grid_of(step, reach, "half-even")), (given, row, eps), label, (tie, zero))
+    )
+    features = _named(names, features)
+    ranks = _ranks(last, features)
+    with oracle, show.waiting("explaining", quiet=quiet or json):
+        if every:
+            listing = explanations(
+                oracle,
+                Kind(kind.value),
+                Order(order.value),
+                ranks=ranks,
+                most=most,
+                seconds=timeout,
+                say=lambda each: None if quiet or json else show.progress(_sentence(each, told, features)),
+            )
+            found, document = list(listing.found), listing.to_json()
+            enough = most is not None and len(listing.of(Kind(kind.value))) >= most
+            complete = (listing.complete or enough) and all(each.is_checked for each in found)
+        else:
+            one = explain(oracle, Kind(kind.value), Size(size.value), ranks=ranks, method=Method(method.value), seconds=timeout)
+            found, complete, document = [one], one.is_complete, one.to_json()
+    document |= {"label": told, "names": [feature.name for feature in features], "input": inputs.tolist()}
+    for each in [] if json else found:
+        show.line(_sentence(each, told, features), quiet=quiet)
+    if json:
+        show.document(document)
+    if picture is not None and found and found[0].features is not None:
+        written = draw_explanation(found[0], inputs, features, _sentence(found[0], told, features)[:120], picture)
+        write_whole(picture.with_suffix(".csv"), table(found[0], inputs, features).encode())
+        show.line(f"Wrote {', '.join(map(str, written))}, {picture.with_suffix('.csv')}.", quiet=quiet or json)
+    raise typer.Exit(0 if complete else 3)
+
+
+Told = tuple[Any, FloatArray, tuple[Feature, ...], str]
+
+
+def _sign_oracle(
+    read: ReadNetwork, where: tuple[str | None, int, str | None], label: int | None, policies: tuple[TieName, int]
+) -> Told:
+    given, row, eps = where
+    network, inputs = read.network, named_point(given, row, read)
+    ranges = None if eps is None else Ball(inputs, to_fraction(eps))
+    decision = SignDecision(network, inputs, ranges, label, *policies_of(*policies))
+    return SignOracle(decision), inputs, named((), network.inputs), network.class_name(decision.own_label)
+
+
+def _real_oracle(model: Path, given: str | None, eps: str | None, scheme: str | None, promise: Promise) -> Told:
+    network = read_model(model, False)
+    if given is None:
+        raise UsageError("say which input: give --input")
+    inputs = np.asarray(domain_of(network, Where(given)).box.lower)
+    parameters = None if scheme is None else parameter_boxes(network, Rule(scheme=scheme), False)[0]
+    if promise is Promise.AGREEMENT and parameters is None:
+        raise UsageError("--promise agreement is about roundings: give --scheme")
+    reach = None if eps is None else float(to_fraction(eps))
+    ranges = None if reach is None else InputBox(inputs - reach, inputs + reach)
+    decision = RealDecision(network, inputs, ranges, parameters, promise)
+    label = network.class_name(int(network.labels(inputs[None])[0]))
+    return RealOracle(decision), inputs, named(network.features, network.inputs), label
+
+
+def _named(names: str | None, features: tuple[Feature, ...]) -> tuple[Feature, ...]:
+    if names is None:
+        return features
+    own = [name.strip() for name in names.split(",")]
+    if len(own) != len(features) or len(set(own)) != len(own):
+        raise UsageError(f"--names has {len(set(own))} different names, the model takes {len(features)} inputs")
+    return tuple(Feature(name) for name in own)
+
+
+def _place(name: str, features: tuple[Feature, ...]) -> int:
+    """Return a feature by name, or by its number from 0."""
+    known = [feature.name for feature in features]
+    if name in known:
+        return known.index(name)
+    if name.isdecimal() and int(name) < len(features):
+        return int(name)
+    raise DomainError(f"there is no feature {name!r}: name one of {', '.join(known[:5])}, ..., or a number from 0")
+
+
+def _ranks(last: str | None, features: tuple[Feature, ...]) -> list[int]:
+    kept = [] if last is None else [_place(name.strip(), features) for name in last.split(",")]
+    return [place for place in range(len(features)) if place not in kept] + kept[::-1]
+
+
+def _sentence(found: Explanation, label: str, features: tuple[Feature, ...]) -> str:
+    if found.features is None:
+        text = "no explanation was found" if found.reason else "none exists, whatever the features"
+    else:
+        words = [features[place].name for place in found.features[:SHOWN]]
+        words += ["..."] if len(found.features) > SHOWN else []
+        own = f"{len(found.features)} features ({', '.join(words)})" if words else "no feature"
+        what = "fix the label" if found.kind is Kind.ABDUCTIVE else "can change and lose the label"
+        text = f"{own} {what} {label}; {found.how_small}"
+    by = f", confirmed by {', '.join(found.confirmed_by)}" if found.confirmed_by else ""
+    basis = "checked" if found.is_checked else "not checked"
+    why = f" {found.reason}." if found.reason else ""
+    return f"{found.kind.value}: {text}.{why} [{basis}{by}, {found.seconds:.3g} s]"
+
+
+def count_command(
+    model: BinarizedModel,
+    given: Given = None,
+    row: Row = 1,
+    eps: Annotated[str | None, typer.Option(help="The radius of a ball about --input; without it, all inputs count.")] = None,
+    norm: Annotated[NormName, typer.Option(help="The ball's norm.")] = NormName.LINF,
+    copy: Annotated[Path | None, typer.Option(help="Count the inputs to which this copy gives another label.")] = None,
+    feature: Annotated[str | None, typer.Option(help="Count the inputs whose label this feature alone can change.")] = None,
+    label: Annotated[int | None, typer.Option(help="Count the inputs without this label; --input's own by default.")] = None,
+    counter: Annotated[CounterName, typer.Option(help="Who counts.")] = CounterName.AUTO,
+    epsilon: Annotated[float, typer.Option(help="Of approximate counts: the share within epsilon.")] = 0.01,
+    delta: Annotated[float, typer.Option(help="Of approximate counts: with probability 1 - delta.")] = 0.001,
+    zero: Zero = 1,
+    step: Step = None,
+    reach: Reach = None,
+    timeout: Seconds = 60.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws, and the counter.")] = 0,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Count the inputs of a region that lose a label. Exit code 0 counted, 3 time ran out.
+
+    \b
+    qrobust bnn count model.npz --input "0, 1, 1" --eps 2 --norm hamming
+    qrobust bnn count model.npz --copy smaller.npz
+    qrobust bnn count model.npz --feature 3 --counter approximate --epsilon 0.02 --delta 0.01
+    """
+    if copy is not None and feature is not None:
+        raise UsageError("--copy and --feature ask two questions: give one of them")
+    if norm is not NormName.LINF and eps is None:
+        raise UsageError("--norm goes with --eps: say how far inputs may be")
+    read, sign = load_binarized(model, grid_of(step, reach, "half-even")), policies_of(TieName.FIRST, zero)[1]
+    network = read.network
+    centre = network.grid.values(region_of(network, None).lower) if given is None else named_point(given, row, read)
+    whole = network.grid.upper - network.grid.lower
+    where = Ball(centre, whole if eps is None else to_fraction(eps), Norm(norm.value))
+    asked: Property
+    if copy is not None:
+        asked = Disagreement(network, where, sign, load_binarized(copy, grid_of(step, reach, "half-even")).network)
+    elif feature is not None:
+        asked = Influence(network, where, sign, _place(feature, named((), network.inputs)))
+    elif label is None and given is None:
+        raise UsageError("say what is counted: give --input, --label, --copy or --feature")
+    else:
+        asked = Flips(network, where, sign, label)
+    with show.waiting("counting", quiet=quiet or json):
+        found = count(asked, Counter(counter.value), precision=Precision(epsilon, delta), seed=seed, seconds=timeout)
+    if json:
+        show.document(found.to_json() | {"network": {"name": network.name, "sha256": network.sha256}})
+    else:
+        show.line(str(found), quiet=quiet)
+    raise typer.Exit(0 if found.assurance is not None else 3)
+
+
+def compile_command(
+    model: BinarizedModel,
+    given: Given = None,
+    row: Row = 1,
+    eps: Annotated[str | None, typer.Option(help="Compile a box about --input; without it, the whole range.")] = None,
+    copy: Annotated[Path | None, typer.Option(help="Is this copy equivalent? If not, an input that tells them apart.")] = None,
+    primes: Annotated[int | None, typer.Option(help="List the prime implicants of this class.")] = None,
+    monotone: Annotated[bool, typer.Option("--monotone", help="Say which features raise or lower which class.")] = False,
+    distances: Annotated[bool, typer.Option("--robustness", help="How many features must change, for every input.")] = False,
+    sentential: Annotated[bool, typer.Option("--sdd", help="Compile to SDDs as well, and compare.")] = False,
+    draw: Annotated[Path | None, typer.Option(help="Draw --primes' class, or class 0: .png and .svg.")] = None,
+    nodes: Annotated[int, typer.Option(min=2, help="The most nodes.")] = MOST_NODES,
+    timeout: Seconds = 60.0,
+    zero: Zero = 1,
+    step: Step = None,
+    reach: Reach = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compile a network over few inputs to decision diagrams, and read off them. Exit code 0; with --copy, 1 not equivalent.
+
+    \b
+    qrobust bnn compile model.npz --robustness --monotone
+    qrobust bnn compile model.npz --primes 1 --draw diagram
+    qrobust bnn compile model.npz --copy smaller.npz
+    """
+    grid = grid_of(step, reach, "half-even")
+    read, sign = load_binarized(model, grid), policies_of(TieName.FIRST, zero)[1]
+    network: BinarizedNetwork = read.network
+    if (eps is None) != (given is None):
+        raise UsageError("--input and --eps go together: give both, or neither for the whole range")
+    label = 0 if primes is None else primes
+    if not 0 <= label < network.outputs:
+        raise DomainError(f"the class is {label}, the network has classes 0 to {network.outputs - 1}")
+    where = None if eps is None else Ball(named_point(given, row, read), to_fraction(eps))
+    with show.waiting("compiling", quiet=quiet or json):
+        region = region_of(network, where)
+        diagram = Diagram(network, region, most=nodes, seconds=timeout, zero=sign)
+        document: dict[str, Any] = {"nodes": diagram.nodes, "counts": diagram.counts()}
+        if sentential:
+            other = compile_sentential(network, region, zero=sign)
+            if list(other.counts) != document["counts"]:
+                raise UnsupportedError("the two compilations count differently: please report")
+            document["sdd_size"] = other.size
+        if distances:
+            document["least_flips"] = diagram.distances()
+        if monotone:
+            document["monotone"] = _monotone(diagram)
+        if primes is not None:
+            document["primes"] = [[list(one) for one in prime.ranges] for prime in diagram.primes(label)]
+        if copy is not None:
+            differ = diagram.differences(diagram.compiled_too(load_binarized(copy, grid).network, sign))
+            levels = diagram.one_of(differ)
+            document["differences"] = diagram.count(differ)
+            document["witness"] = None if levels is None else network.grid.values(levels).tolist()
+    if json:
+        show.document(document)
+    else:
+        for text in _compiled(document, network):
+            show.line(text, quiet=quiet)
+    if draw is not None:
+        show.line(f"Wrote {', '.join(map(str, draw_diagram(diagram, label, draw)))}.", quiet=quiet or json)
+    raise typer.Exit(1 if document.get("differences") else 0)
+
+
+def _monotone(diagram: Diagram) -> list[dict[str, Any]]:
+    found = []
+    for label in range(diagram.network.outputs):
+        for feature in diagram.pixels:
+            rises, falls = diagram.monotone(label, feature)
+            found.append({"class": label, "feature": feature, "never_lost_by_raising": rises, "never_lost_by_lowering": falls})
+    return found
+
+
+def _compiled(document: dict[str, Any], network: BinarizedNetwork) -> list[str]:
+    total = sum(document["counts"])
+    lines = [f"{document['nodes']:,} nodes" + (f", SDD size {document['sdd_size']:,}" if "sdd_size" in document else "")]
+    for own, many in enumerate(document["counts"]):
+        lines.append(f"  {network.class_name(own)}: {many:,} of {total:,} inputs, {many / total:.6g}")
+    for flips, many in enumerate(document.get("least_flips", ())):
+        what = "never lose their label" if not flips else f"lose their label by changing {flips} features, and no fewer"
+        lines += [f"  {many:,} inputs {what}"] if many else []
+    for one in document.get("monotone", ()):
+        words = {(True, True): "does not matter to", (True, False): "speaks for", (False, True): "speaks against"}
+        word = words.get((one["never_lost_by_raising"], one["never_lost_by_lowering"]), "is not monotone for")
+        lines.append(f"  feature {one['feature']} {word} {network.class_name(one['class'])}")
+    for prime in document.get("primes", ()):
+        lines.append("  " + (" and ".join(f"x{i} = {a}" if a == b else f"{a} <= x{i} <= {b}" for i, a, b in prime) or "always"))
+    if "differences" in document:
+        apart = f"{document['differences']:,} inputs tell them apart, as {document['witness']}"
+        lines.append(apart if document["differences"] else "equivalent: every input has the same label")
+    return lines

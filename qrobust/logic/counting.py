@@ -1,0 +1,326 @@
+"""How many inputs of a region have a property, and what share that is, always with both ends.
+
+Accepts   regions of binarized networks, balls of any norm among them
+Gives     exact: by trying every input, or by projected model counting; approximate: from draws, two ends that hold with
+          probability at least 1 - delta; the whole range where time ran out
+Property  enumeration is exact; a model counter's count is exact and trusted; the ends of draws are statistical
+Source    Baluta, Shen, Shinde, Meel, Saxena 2019, arXiv 1906.10395 (counting for quantitative verification)
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from enum import Enum
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qrobust.answers import VERSION, Assurance
+from qrobust.backends.worker import Worker, WorkerDiedError, WorkerTimeoutError
+from qrobust.binarized.constraints import whole_constraints
+from qrobust.binarized.enumeration import inputs as enumerated
+from qrobust.binarized.folding import Folded, ZeroSign
+from qrobust.binarized.network import BinarizedNetwork
+from qrobust.binarized.queries import Ball, Box, Levels, Region
+from qrobust.binarized.solve import folded
+from qrobust.errors import DomainError, ShapeError, UnsoundAnswerError
+from qrobust.layers import IntArray
+from qrobust.logic.counters import Problem, ganak
+from qrobust.logic.labels import LabelClauses, label_rows, size_of
+from qrobust.logic.oracles import Deadline, UndecidedError
+from qrobust.logic.sampling import Precision, drawn, ends
+
+MOST_TRIED = 2**18  # inputs times features that `auto` tries one by one
+BoolRow = npt.NDArray[np.bool_]
+
+
+class Counter(Enum):
+    """How inputs are counted."""
+
+    AUTO = "auto"  # one by one where they are few, else exactly, and approximately if that takes too long
+    ENUMERATION = "enumeration"
+    EXACT = "exact"  # by Ganak
+    APPROXIMATE = "approximate"  # from inputs drawn at random
+
+
+@dataclass(frozen=True, eq=False)
+class Property(ABC):
+    """A property of the inputs of a region."""
+
+    network: BinarizedNetwork
+    where: Ball | Box | Levels
+    zero: ZeroSign = ZeroSign.PLUS
+
+    @property
+    def region(self) -> Region:
+        return self.where.region(self.network)
+
+    @property
+    def folded(self) -> Folded:
+        return folded(self.network, self.zero)
+
+    @abstractmethod
+    def holds(self, levels: IntArray) -> BoolRow:
+        """Return where it holds, by integer evaluation. Shapes: levels (batch, inputs); result (batch,)."""
+
+    @abstractmethod
+    def problem(self) -> Problem:
+        """Return clauses over the inputs, and the literals that stand for them. Raises ResourceError, UnsupportedError."""
+
+    @abstractmethod
+    def __str__(self) -> str:
+        """Say in words which inputs are counted."""
+
+
+@dataclass(frozen=True, eq=False)
+class Flips(Property):
+    """Inputs whose label is not the named one (a ball's centre's own, if None). Raises DomainError (no such class)."""
+
+    label: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.label is not None and not 0 <= self.label < self.network.outputs:
+            raise DomainError(f"the label is {self.label}, the network has classes 0 to {self.network.outputs - 1}")
+
+    @property
+    def own_label(self) -> int:
+        return int(self.folded.labels(self.region.centre[None])[0]) if self.label is None else self.label
+
+    def holds(self, levels: IntArray) -> BoolRow:
+        return np.asarray(self.folded.labels(levels) != self.own_label)
+
+    def problem(self) -> Problem:
+        rows = label_rows(self.folded, self.region)
+        clauses = LabelClauses(self.region, rows)
+        clauses.written.add(-clauses.classes(rows)[self.own_label])
+        return _problem(clauses)
+
+    def __str__(self) -> str:
+        return f"inputs {self.where} whose label is not {self.network.class_name(self.own_label)}"
+
+
+@dataclass(frozen=True, eq=False)
+class Disagreement(Property):
+    """Inputs to which a copy of the network gives another label. Raises ShapeError, DomainError (they do not fit together)."""
+
+    copy: BinarizedNetwork | None = None
+
+    def __post_init__(self) -> None:
+        check_alike(self.network, self._copy)
+
+    @property
+    def _copy(self) -> BinarizedNetwork:
+        return self.network if self.copy is None else self.copy
+
+    def holds(self, levels: IntArray) -> BoolRow:
+        return np.asarray(self.folded.labels(levels) != folded(self._copy, self.zero).labels(levels))
+
+    def problem(self) -> Problem:
+        rows, others = label_rows(self.folded, self.region), label_rows(folded(self._copy, self.zero), self.region)
+        clauses = LabelClauses(self.region, rows)
+        for own, other in zip(clauses.classes(rows), clauses.classes(others), strict=True):
+            clauses.written.add(-own, -other)
+        return _problem(clauses)
+
+    def __str__(self) -> str:
+        return f"inputs {self.where} to which {self.network} and {self._copy} give different labels"
+
+
+@dataclass(frozen=True, eq=False)
+class Influence(Property):
+    """Inputs whose label some other value of one feature, in its range, changes. Raises DomainError (no such feature)."""
+
+    feature: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.feature < self.network.inputs:
+            raise DomainError(f"feature {self.feature} is not one of the network's {self.network.inputs}, counted from 0")
+        if self.region.norm is not type(self.region.norm).LINF:
+            raise DomainError("a feature has a range of its own only in a box: ask about an linf ball")
+
+    def holds(self, levels: IntArray) -> BoolRow:
+        own, region = self.folded.labels(levels), self.region
+        found = np.zeros(len(levels), dtype=np.bool_)
+        for value in range(int(region.lower[self.feature]), int(region.upper[self.feature]) + 1):
+            other = levels.copy()
+            other[:, self.feature] = value
+            found |= self.folded.labels(other) != own
+        return found
+
+    def problem(self) -> Problem:
+        rows = label_rows(self.folded, self.region)
+        clauses, found = LabelClauses(self.region, rows), rows.constraints
+        columns = list(clauses.columns)
+        for place in np.flatnonzero(found.pixels == self.feature).tolist():
+            start, end = (int(n) for n in found.starts[place : place + 2])
+            columns[start:end] = clauses.written.fresh(end - start)
+            for before, after in zip(columns[start : end - 1], columns[start + 1 : end], strict=True):
+                clauses.written.add(before, -after)
+        for own, other in zip(clauses.classes(rows), clauses.classes(rows, columns), strict=True):
+            clauses.written.add(-own, -other)
+        return _problem(clauses)
+
+    def __str__(self) -> str:
+        return f"inputs {self.where} whose label feature {self.feature} alone can change"
+
+
+def _problem(clauses: LabelClauses) -> Problem:
+    return clauses.written.clauses, clauses.written.top, clauses.columns
+
+
+def check_alike(network: BinarizedNetwork, other: BinarizedNetwork) -> None:
+    """Raise ShapeError or DomainError unless two networks take the same inputs and have as many classes."""
+    if (network.inputs, network.outputs) != (other.inputs, other.outputs):
+        raise ShapeError(
+            f"{network} has {network.inputs} inputs and {network.outputs} classes,"
+            f" {other} has {other.inputs} and {other.outputs}"
+        )
+    if network.grid != other.grid:
+        raise DomainError(f"{network} and {other} do not round their inputs alike: give both one step, range and rounding")
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many of `total` inputs have a property: at least `lower`, at most `upper`.
+
+    Units     epsilon, delta: None if both ends are certain; else they hold with probability at least 1 - delta
+    """
+
+    text: str
+    lower: int
+    upper: int
+    total: int
+    counter: Counter
+    assurance: Assurance | None
+    seed: int
+    seconds: float
+    epsilon: float | None = None
+    delta: float | None = None
+    reason: str = ""
+
+    @property
+    def is_exact(self) -> bool:
+        return self.lower == self.upper
+
+    @property
+    def share(self) -> tuple[Fraction, Fraction]:
+        """Both ends of the share of all inputs."""
+        return Fraction(self.lower, self.total), Fraction(self.upper, self.total)
+
+    def __str__(self) -> str:
+        low, high = (f"{100 * float(end):.6g} %" for end in self.share)
+        many = f"{self.lower:,}" if self.is_exact else f"{self.lower:,} to {self.upper:,}"
+        sure = "" if self.delta is None else f", with probability at least {1 - self.delta:g} (epsilon {self.epsilon:g})"
+        basis = "" if self.assurance is None else f", {self.assurance.name.lower()}"
+        why = f" {self.reason}." if self.reason else ""
+        return (
+            f"{many} of {self.total:,} ({self.text}), a share in [{low}, {high}]{sure}.{why}"
+            f" [{self.counter.value}{basis}, seed {self.seed}, {self.seconds:.3g} s]"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the count as JSON values; the ends as whole numbers, the shares as floats and exactly."""
+        low, high = self.share
+        return {
+            "property": self.text,
+            "lower": self.lower,
+            "upper": self.upper,
+            "inputs": self.total,
+            "share": [float(low), float(high)],
+            "exact_share": [str(low), str(high)],
+            "counter": self.counter.value,
+            "assurance": None if self.assurance is None else self.assurance.name,
+            "epsilon": self.epsilon,
+            "delta": self.delta,
+            "seed": self.seed,
+            "reason": self.reason or None,
+            "seconds": self.seconds,
+            "qrobust": VERSION,
+        }
+
+
+def count(
+    asked: Property,
+    counter: Counter = Counter.AUTO,
+    *,
+    precision: Precision | None = None,
+    seed: int = 0,
+    seconds: float = 60.0,
+    worker: Worker | None = None,
+) -> Count:
+    """Return both ends of a count; model counters run in a worker process, which may be given to spare its start.
+
+    Raises    ResourceError, UnsupportedError, BackendUnavailableError, NumberError
+    """
+    started, deadline, region = time.monotonic(), Deadline.after(seconds), asked.region
+    total = size_of(region)
+    wide = Count(str(asked), 0, total, total, counter, None, seed, 0.0, reason="the time limit was reached")
+    if counter is Counter.ENUMERATION or (counter is Counter.AUTO and total * asked.network.inputs <= MOST_TRIED):
+        found = replace(_tried(asked, deadline) or wide, counter=Counter.ENUMERATION, seed=seed)
+    elif counter is Counter.APPROXIMATE:
+        found = _approximate(asked, wide, precision or Precision(), deadline) or wide
+    else:
+        half = Deadline(time.monotonic() + seconds / 2) if counter is Counter.AUTO else deadline
+        found = _exact(asked, wide, (half, worker)) or wide
+        if counter is Counter.AUTO and found is wide:
+            found = _approximate(asked, wide, precision or Precision(), deadline) or wide
+    return replace(found, seconds=time.monotonic() - started)
+
+
+def _tried(asked: Property, deadline: Deadline) -> Count | None:
+    found, total = 0, 0
+    for levels in enumerated(whole_constraints(asked.folded, asked.region, ())):
+        try:
+            deadline.left()
+        except UndecidedError:
+            return None
+        found += int(asked.holds(levels).sum())
+        total += len(levels)
+    return Count(str(asked), found, found, total, Counter.ENUMERATION, Assurance.CHECKED, 0, 0.0)
+
+
+Place = tuple[Deadline, Worker | None]
+
+
+def _exact(asked: Property, wide: Count, place: Place) -> Count | None:
+    found = _called(place, ganak, asked.problem(), wide.seed)
+    if found is None:
+        return None
+    _check(found, wide)
+    return replace(wide, lower=found, upper=found, counter=Counter.EXACT, assurance=Assurance.TRUSTED, reason="")
+
+
+def _approximate(asked: Property, wide: Count, precision: Precision, deadline: Deadline) -> Count | None:
+    hits = 0
+    for levels in drawn(asked.region, precision.draws, wide.seed):
+        try:
+            deadline.left()
+        except UndecidedError:
+            return None
+        hits += int(asked.holds(levels).sum())
+    low, high = (Fraction(end) for end in ends(hits, precision.draws, precision.delta))
+    found = replace(
+        wide, lower=int(low * wide.total), upper=int(-(-high * wide.total // 1)), counter=Counter.APPROXIMATE, reason=""
+    )
+    return replace(found, assurance=Assurance.STATISTICAL, epsilon=precision.epsilon, delta=precision.delta)
+
+
+def _check(found: int, wide: Count) -> None:
+    if not 0 <= found <= wide.total:
+        raise UnsoundAnswerError(f"a model counter counts {found} of {wide.total} inputs: please report")
+
+
+def _called(place: Place, function: Any, *arguments: Any) -> Any:
+    deadline, given = place
+    worker = Worker() if given is None else given
+    try:
+        return worker.call(function, *arguments, seconds=deadline.left())
+    except (WorkerTimeoutError, WorkerDiedError, UndecidedError):
+        return None
+    finally:
+        if given is None:
+            worker.close()

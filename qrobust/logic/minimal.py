@@ -1,0 +1,157 @@
+"""Sets of features that explain, made minimal, found least, and enumerated.
+
+Accepts   either side of an oracle
+Gives     subset-minimal sets (by deletion or QuickXplain), sets of least size with both ends (implicit hitting sets), all
+          minimal sets of both kinds, in the order of their size or as they are found
+Method    a set explains exactly where it meets every minimal set of the dual kind; so each candidate is a minimal set that
+          meets the dual sets so far, and where it does not explain, it gives a dual set that it has missed
+Property  exact where the oracle is; anytime: a deadline leaves sets that explain but may not be minimal
+Source    Junker 2004 (QuickXplain); Ignatiev, Previti, Liffiton, Marques-Silva 2015 (implicit hitting sets); Liffiton, Previti,
+          Malik, Marques-Silva 2016 (MARCO, enumeration over the map of all sets)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from qrobust.logic.oracles import Deadline, Features, Kind, Side, UndecidedError
+from qrobust.logic.sat import HittingSets
+
+
+class Method(Enum):
+    """How a set is made minimal."""
+
+    DELETION = "deletion"
+    QUICKXPLAIN = "quickxplain"
+
+
+class Order(Enum):
+    """In which order explanations are enumerated."""
+
+    SIZE = "size"
+    FOUND = "found"
+
+
+def minimal(
+    side: Side, start: Features, ranks: Sequence[int], deadline: Deadline, method: Method = Method.DELETION
+) -> tuple[Features, bool]:
+    """Return a part of a set that explains, and whether it is subset-minimal: at the deadline it may not be.
+
+    Accepts   start explains; ranks: all features, those that are rather left out first
+    """
+    if method is Method.QUICKXPLAIN:
+        try:
+            return _quickxplain(side, frozenset(), True, [f for f in reversed(ranks) if f in start], deadline), True
+        except UndecidedError:
+            return start, False
+    kept, is_minimal = start, True
+    try:
+        for feature in ranks:
+            if feature in kept:
+                found = _without(side, kept, feature, deadline.part())
+                is_minimal &= found is not None
+                kept = kept if found is None else found
+    except UndecidedError:
+        return kept, False
+    return kept, is_minimal
+
+
+def _without(side: Side, kept: Features, feature: int, deadline: Deadline) -> Features | None:
+    """Return a set that explains, without the feature if it can be left out; None if that stays undecided."""
+    try:
+        holds, part = side.holds(kept - {feature}, deadline)
+    except UndecidedError:
+        return None
+    return part if holds else kept
+
+
+def _quickxplain(side: Side, base: Features, is_new: bool, candidates: list[int], deadline: Deadline) -> Features:
+    """Return a minimal set of candidates that explains with the base; `is_new` if the base was not asked of yet."""
+    if is_new and side.holds(base, deadline)[0]:
+        return frozenset()
+    if len(candidates) <= 1:
+        return frozenset(candidates)
+    first, second = candidates[: len(candidates) // 2], candidates[len(candidates) // 2 :]
+    right = _quickxplain(side, base | frozenset(first), True, second, deadline)
+    left = _quickxplain(side, base | right, bool(right), first, deadline)
+    return left | right
+
+
+@dataclass(frozen=True)
+class Least:
+    """A set that explains, None if none is known, and both ends of the least size: `lower` is proved, `found` has the upper."""
+
+    found: Features | None
+    lower: int
+    bounds: tuple[Features, ...]  # minimal sets of the dual kind; every explanation meets each of them
+
+    @property
+    def is_least(self) -> bool:
+        return self.found is not None and len(self.found) <= self.lower
+
+
+def least(side: Side, start: Features, ranks: Sequence[int], deadline: Deadline) -> Least:
+    """Return a set of least size that explains, or both ends so far. Accepts a start that explains."""
+    best, lower = start, 0
+    with HittingSets(by_size=True) as hitting:
+        try:
+            best, _ = minimal(side, start, ranks, deadline)
+            while True:
+                candidate = hitting.next(deadline)
+                assert candidate is not None  # the start meets every dual set
+                lower = len(candidate)
+                if lower >= len(best):
+                    break
+                grown = candidate
+                while True:  # dual sets disjoint from each other, until what meets them all explains
+                    holds, part = side.holds(grown, deadline)
+                    if holds:
+                        break
+                    missed, _ = minimal(side.dual, part, ranks, deadline)
+                    hitting.add(missed)
+                    grown |= missed
+                if len(part) < len(best):
+                    best, _ = minimal(side, part, ranks, deadline)
+        except UndecidedError:
+            pass
+        return Least(best, lower, tuple(hitting.sets))
+
+
+class Listing:
+    """Minimal explanations of both kinds, one after another, those of the side's own kind in the order asked for.
+
+    Units     complete: whether the iteration ended since nothing was left to find
+    """
+
+    def __init__(self, side: Side, ranks: Sequence[int], order: Order = Order.FOUND, most: int | None = None) -> None:
+        self._side, self._ranks, self._order, self._most = side, ranks, order, most
+        self.complete = False
+
+    def run(self, deadline: Deadline) -> Iterator[tuple[Kind, Features]]:
+        """Yield each explanation as it is found, until there are no more or the deadline comes."""
+        with HittingSets(by_size=self._order is Order.SIZE) as hitting:
+            try:
+                yield from self._run(hitting, deadline)
+            except UndecidedError:
+                return
+
+    def _run(self, hitting: HittingSets, deadline: Deadline) -> Iterator[tuple[Kind, Features]]:
+        side, count = self._side, 0
+        while self._most is None or count < self._most:
+            candidate = hitting.next(deadline)
+            if candidate is None:
+                self.complete = True
+                return
+            holds, part = side.holds(candidate, deadline)
+            if holds:  # minimal, since it meets each dual set minimally
+                hitting.block(candidate)
+                count += 1
+                yield side.kind, candidate
+                continue
+            missed, is_minimal = minimal(side.dual, part, self._ranks, deadline)
+            if not is_minimal:
+                return
+            hitting.add(missed)
+            yield side.dual.kind, missed

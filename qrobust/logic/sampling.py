@@ -1,0 +1,91 @@
+"""Shares estimated from inputs drawn uniformly from a region.
+
+Gives     ends of the share that hold with probability at least 1 - delta, at most 2 epsilon apart
+Method    so many draws that Hoeffding's inequality gives epsilon; the ends are Clopper and Pearson's, which lie within
+          Hoeffding's. In a ball of costs the inputs are drawn feature by feature, in proportion to how many ways are left
+Property  estimates with confidence; probabilities of a draw are rounded to float64
+Source    Hoeffding 1963; Clopper and Pearson 1934; Baluta, Chua, Meel, Saxena 2021, arXiv 2002.06864 (draws for verification)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from qrobust.binarized.queries import Norm, Region, level_costs
+from qrobust.errors import NumberError
+from qrobust.interval import FloatArray
+from qrobust.layers import IntArray
+
+CHUNK = 4096
+MOST_DRAWS = 10_000_000
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What an estimate of a share promises: within epsilon of it, with probability 1 - delta. Raises NumberError."""
+
+    epsilon: float = 0.01
+    delta: float = 0.001
+
+    def __post_init__(self) -> None:
+        if not 0 < self.epsilon < 1 or not 0 < self.delta < 1:
+            numbers = f"epsilon is {self.epsilon:g} and delta {self.delta:g}"
+            raise NumberError(f"{numbers}: both must lie between 0 and 1")
+        if self.draws > MOST_DRAWS:
+            raise NumberError(f"epsilon {self.epsilon:g} takes {self.draws:,} draws, at most {MOST_DRAWS:,}: raise it")
+
+    @property
+    def draws(self) -> int:
+        """How many inputs are drawn."""
+        return math.ceil(math.log(2 / self.delta) / (2 * self.epsilon**2))
+
+
+def ends(hits: int, draws: int, delta: float) -> tuple[float, float]:
+    """Return both ends of a share of which so many draws were hits."""
+    from scipy.stats import beta
+
+    lower = 0.0 if hits == 0 else float(beta.ppf(delta / 2, hits, draws - hits + 1))
+    upper = 1.0 if hits == draws else float(beta.ppf(1 - delta / 2, hits + 1, draws - hits))
+    return lower, upper
+
+
+def drawn(region: Region, draws: int, seed: int) -> Iterator[IntArray]:
+    """Yield inputs drawn uniformly from a region, in chunks. Shape of each: (at most CHUNK, inputs)."""
+    rng = np.random.default_rng(seed)
+    tables = None if region.norm is Norm.LINF else _tables(region)
+    for start in range(0, draws, CHUNK):
+        size = min(CHUNK, draws - start)
+        if tables is None:
+            yield rng.integers(region.lower, region.upper + 1, size=(size, len(region.lower)), dtype=np.int64)
+        else:
+            yield _from_ball(region, tables, rng.random((size, len(region.lower))))
+
+
+def _tables(region: Region) -> list[FloatArray]:
+    """Return, for each feature, the cumulated probabilities of its levels (cost left, levels)."""
+    ways, found = [1] * (region.most + 1), []  # of the features that follow, by the cost left
+    for lower, upper, centre in zip(
+        *(ends.tolist()[::-1] for ends in (region.lower, region.upper, region.centre)), strict=True
+    ):
+        costs = level_costs(np.abs(np.arange(lower, upper + 1) - centre), region.norm).tolist()
+        parts = [[ways[left - cost] if cost <= left else 0 for cost in costs] for left in range(region.most + 1)]
+        ways = [sum(part) for part in parts]
+        shares = [[part / total for part in own] for own, total in zip(parts, ways, strict=True)]
+        found.append(np.minimum(np.cumsum(shares, axis=1), 1.0))
+    return found[::-1]
+
+
+def _from_ball(region: Region, tables: list[FloatArray], uniform: FloatArray) -> IntArray:
+    levels, left = np.zeros(uniform.shape, dtype=np.int64), np.full(len(uniform), region.most)
+    for place, table in enumerate(tables):
+        cumulated = table[left]
+        state = (uniform[:, [place]] >= cumulated).sum(axis=1)
+        last = table.shape[1] - 1 - (np.diff(cumulated[:, ::-1], axis=1, append=0) < 0).argmax(axis=1)
+        state = np.minimum(state, last)  # rounding never draws a level that no budget is left for
+        levels[:, place] = region.lower[place] + state
+        left -= level_costs(np.abs(levels[:, place] - region.centre[place]), region.norm)
+    return levels

@@ -1,0 +1,133 @@
+"""Do counts agree with trying every input, whoever counts, in balls of every norm?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from qrobust.answers import Assurance
+from qrobust.backends.worker import Worker
+from qrobust.binarized import Ball, BinarizedNetwork, Block, Grid, Norm, fold
+from qrobust.errors import DomainError, NumberError, ShapeError
+from qrobust.logic.counting import Count, Counter, Disagreement, Flips, Influence, Property, count
+from qrobust.logic.labels import size_of
+from qrobust.logic.sampling import Precision, drawn
+from tests.binarized import all_levels, ball, network, sparse_dense
+
+SEEDS = range(25)
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[Worker]:
+    found = Worker()
+    yield found
+    found.close()
+
+
+def truth(asked: Property) -> tuple[int, int]:
+    """How many inputs of the region have the property, and how many there are, written down anew."""
+    region, integers = asked.region, fold(asked.network, asked.zero)
+    inside = np.array([levels for levels in all_levels(asked.network) if region.contains(levels)])
+    own = integers.labels(inside)
+    if isinstance(asked, Flips):
+        label = integers.labels(region.centre[None])[0] if asked.label is None else asked.label
+        return int((own != label).sum()), len(inside)
+    if isinstance(asked, Disagreement):
+        assert asked.copy is not None
+        return int((own != fold(asked.copy, asked.zero).labels(inside)).sum()), len(inside)
+    assert isinstance(asked, Influence)
+    rest = np.delete(inside, asked.feature, axis=1)
+    _, group = np.unique(rest, axis=0, return_inverse=True)
+    groups = [own[group == number] for number in range(group.max() + 1)]
+    return sum(len(labels) for labels in groups if len(set(labels.tolist())) > 1), len(inside)
+
+
+def questions(seed: int) -> list[Property]:
+    rng = np.random.default_rng(seed)
+    one = network(rng)
+    levels = all_levels(one)
+    centre = one.grid.values(levels[rng.integers(len(levels))])
+    where, box = ball(rng, one, centre), Ball(centre, int(rng.integers(1, 3)) * one.grid.step)
+    if box.radius > one.grid.upper - one.grid.lower:
+        box = Ball(centre, one.grid.upper - one.grid.lower)
+    other = BinarizedNetwork(one.grid, one.blocks, sparse_dense(rng.choice([-1.0, 0.0, 1.0], size=one.output.matrix.shape)))
+    return [
+        Flips(one, where),
+        Flips(one, where, label=int(rng.integers(one.outputs))),
+        Disagreement(one, where, copy=other),
+        Influence(one, box, feature=int(rng.integers(one.inputs))),
+    ]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_counts_are_those_of_all_inputs(worker: Worker, seed: int) -> None:
+    for asked in questions(seed):
+        expected, total = truth(asked)
+        assert size_of(asked.region) == total
+        for counter in (Counter.ENUMERATION, Counter.EXACT):
+            found = count(asked, counter, worker=worker)
+            assert (found.lower, found.upper, found.total) == (expected, expected, total)
+        found = count(asked, Counter.APPROXIMATE, precision=Precision(0.1, 1e-6))
+        assert found.lower <= expected <= found.upper  # repeatable: the seed is fixed
+
+
+def parity_like(bits: int) -> BinarizedNetwork:
+    """Label 1 where at least half of the bits are set."""
+    block = Block(sparse_dense(np.ones((1, bits)), np.array([-bits / 2])))
+    return BinarizedNetwork(Grid.of(1, 0, 1), (block,), sparse_dense(np.array([[-1.0], [1.0]])))
+
+
+def test_twenty_bits_by_every_means() -> None:
+    """Of 20 bits, those with ten set or more: (2^20 + C(20, 10)) / 2."""
+    asked = Flips(parity_like(20), Ball(np.zeros(20), Fraction(1)))
+    expected = (2**20 + 184756) // 2
+    for counter in (Counter.ENUMERATION, Counter.EXACT, Counter.AUTO):
+        found = count(asked, counter)
+        assert (found.lower, found.upper, found.total) == (expected, expected, 2**20)
+    found = count(asked, Counter.APPROXIMATE, seed=3)
+    assert found.lower <= expected <= found.upper
+    assert found.lower < found.upper
+    assert (found.epsilon, found.delta, found.seed, found.assurance) == (0.01, 0.001, 3, Assurance.STATISTICAL)
+    assert "with probability at least 0.999" in str(found)
+    assert found.to_json()["share"] == [found.lower / 2**20, found.upper / 2**20]
+
+
+def test_too_little_time_leaves_both_ends_apart() -> None:
+    asked = Flips(parity_like(20), Ball(np.zeros(20), Fraction(1)))
+    found: Count = count(asked, Counter.ENUMERATION, seconds=1e-6)
+    assert (found.lower, found.upper, found.assurance) == (0, 2**20, None)
+    assert "time limit" in found.reason
+
+
+def test_bad_questions_are_refused() -> None:
+    one, where = parity_like(4), Ball(np.zeros(4), Fraction(1))
+    with pytest.raises(DomainError, match="classes 0 to 1"):
+        Flips(one, where, label=2)
+    with pytest.raises(ShapeError, match="has 5"):
+        Disagreement(one, where, copy=parity_like(5))
+    with pytest.raises(DomainError, match="feature 4"):
+        Influence(one, where, feature=4)
+    with pytest.raises(DomainError, match="only in a box"):
+        Influence(one, Ball(np.zeros(4), Fraction(1), Norm.L0))
+    with pytest.raises(NumberError, match="epsilon"):
+        Precision(0.0)
+    with pytest.raises(NumberError, match="delta"):
+        Precision(0.5, 1.0)
+    with pytest.raises(NumberError, match="draws, at most"):
+        Precision(1e-5)
+
+
+@pytest.mark.parametrize("norm", [Norm.LINF, Norm.L0, Norm.L1, Norm.L2])
+def test_draws_are_uniform(norm: Norm) -> None:
+    """Every input of the region comes as often as any other: no frequency is six standard deviations off."""
+    network = BinarizedNetwork(Grid.of(1, 0, 2), (), sparse_dense(np.ones((2, 4))))
+    region = Ball(np.array([1.0, 0.0, 2.0, 0.0]), Fraction(2), norm).region(network)
+    levels = np.concatenate(list(drawn(region, 40_000, seed=1)))
+    inputs, many = np.unique(levels, axis=0, return_counts=True)
+    assert all(region.contains(one) for one in inputs)
+    assert len(inputs) == size_of(region)
+    expected = 40_000 / len(inputs)
+    assert np.abs(many - expected).max() < 6 * np.sqrt(expected)
