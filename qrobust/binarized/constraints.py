@@ -203,10 +203,9 @@ class _Folding:
         """Return the constraints, the rivals that intervals rule out left out."""
         width = len(self._ranges)
         asked = list(found)
-        rows, limit, _, most = self._combined(
-            self._sparse.csr_array(self._sparse.vstack([rival.row for rival in asked])),
-            np.array([rival.threshold for rival in asked], dtype=np.int64),
-        )
+        none = self._sparse.csr_array((0, len(self._constant)), dtype=np.int64)
+        wins = self._sparse.csr_array(self._sparse.vstack([none, *(rival.row for rival in asked)]))
+        rows, limit, _, most = self._combined(wins, np.array([rival.threshold for rival in asked], dtype=np.int64))
         near = np.flatnonzero(most >= limit)
         region, pixels = self._region, self._pixels
         levels = tuple(np.arange(region.lower[p], region.upper[p] + 1) for p in pixels.tolist())
