@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from qrobust.errors import BackendUnavailableError, ModelFileError, UnsupportedError
+from qrobust.errors import ModelFileError, UnsupportedError
 from qrobust.files import read_bytes
 from qrobust.formats import chain
 from qrobust.formats.onnx_constants import CONSTANTS, LAYOUTS
@@ -35,7 +35,7 @@ from qrobust.formats.onnx_node import FLOAT_BITS, Node, Signal, Value, check_val
 from qrobust.formats.onnx_rules import RULES
 from qrobust.formats.onnx_tensors import Array, TensorReader
 from qrobust.formats.untrusted import Allowance, parsing
-from qrobust.formats.wire import check_structure
+from qrobust.formats.wire import onnx_model
 from qrobust.layers import IntArray
 from qrobust.network import Network
 
@@ -50,21 +50,15 @@ def read_onnx(path: Path | str) -> Network:
     """
     content = read_bytes(path)
     with parsing(path, ".onnx"):
-        check_structure(content)
-        try:
-            import onnx
-        except ImportError:
-            raise BackendUnavailableError("reading .onnx files needs `pip install qrobust[onnx]`") from None
-        model = onnx.load_model_from_string(content)
-        return _Reader(model, Path(path).parent, onnx.defs.onnx_opset_version()).network(Path(path).stem)
+        return _Reader(onnx_model(content), Path(path).parent).network(Path(path).stem)
 
 
 class _Reader:
     """The values that the nodes so far have given, by name."""
 
-    def __init__(self, model: Any, folder: Path, newest_opset: int) -> None:
+    def __init__(self, model: Any, folder: Path) -> None:
         self._graph = model.graph
-        self._opset = opset_of(model, newest_opset)
+        self._opset = opset_of(model)
         self._allowance = Allowance()
         self._tensors = TensorReader(folder, self._allowance)
         self._values: dict[str, Value] = {}
@@ -139,9 +133,12 @@ class _Reader:
         return chain.classifier(end.layers, end.output, end.order.reshape(-1), name)
 
 
-def opset_of(model: Any, newest: int) -> int:
+def opset_of(model: Any) -> int:
     """Return the version of ONNX's own operations that the model uses. Raises ModelFileError, UnsupportedError."""
+    from onnx import defs
+
     versions = [int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+    newest = defs.onnx_opset_version()
     if len(versions) != 1:
         raise ModelFileError("it does not say which version of ONNX's operations it uses")
     if not OLDEST_OPSET <= versions[0] <= newest:

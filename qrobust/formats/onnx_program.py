@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from qrobust.errors import BackendUnavailableError, ModelFileError, UnsupportedError
+from qrobust.errors import ModelFileError, UnsupportedError
 from qrobust.files import read_bytes
 from qrobust.formats.onnx import MOST_NODES, fill, graph_input, named, opset_of
 from qrobust.formats.onnx_constants import CONSTANTS, LAYOUTS
@@ -27,7 +27,7 @@ from qrobust.formats.onnx_node import Node, check_values, image_shape
 from qrobust.formats.onnx_rules import padding_of
 from qrobust.formats.onnx_tensors import Array, TensorReader
 from qrobust.formats.untrusted import Allowance, parsing
-from qrobust.formats.wire import check_structure
+from qrobust.formats.wire import onnx_model
 from qrobust.integer.geometry import Windows
 from qrobust.integer.program import (
     Affine,
@@ -97,21 +97,15 @@ def read_onnx_program(path: Path | str) -> IntegerProgram:
     """Read a quantized classifier. Raises ModelFileError, UnsupportedError, BackendUnavailableError."""
     content = read_bytes(path)
     with parsing(path, ".onnx"):
-        check_structure(content)
-        try:
-            import onnx
-        except ImportError:
-            raise BackendUnavailableError("reading .onnx files needs `pip install qrobust[onnx]`") from None
-        model = onnx.load_model_from_string(content)
-        return _Reader(model, Path(path).parent, onnx.defs.onnx_opset_version()).program(Path(path).stem)
+        return _Reader(onnx_model(content), Path(path).parent).program(Path(path).stem)
 
 
 class _Reader:
     """The values that the nodes so far have given, by name, and the operations."""
 
-    def __init__(self, model: Any, folder: Path, newest_opset: int) -> None:
+    def __init__(self, model: Any, folder: Path) -> None:
         self._graph = model.graph
-        self._opset = opset_of(model, newest_opset)
+        self._opset = opset_of(model)
         if model.functions:
             raise UnsupportedError("it has functions of its own, which are not read")
         self._allowance = Allowance()

@@ -9,7 +9,9 @@ Source    the encoding: protobuf.dev, "Encoding"; the numbers of the fields: onn
 
 from __future__ import annotations
 
-from qrobust.errors import ModelFileError
+from typing import Any
+
+from qrobust.errors import BackendUnavailableError, ModelFileError
 
 MOST_FIELDS = 2**21
 MOST_DEPTH = 16
@@ -22,6 +24,16 @@ MESSAGES: dict[str, dict[int, str]] = {
     "attribute": {1: "text", 4: "text", 5: "tensor", 6: "graph", 7: "array", 10: "tensor", 11: "graph", 13: "text"},
     "tensor": {4: "array", 8: "text", 9: "array", 10: "array", 12: "text"},
 }
+
+
+def onnx_model(content: bytes) -> Any:
+    """Return the model that a file's bytes hold, checked first. Raises ModelFileError, BackendUnavailableError."""
+    check_structure(content)
+    try:
+        import onnx
+    except ImportError:
+        raise BackendUnavailableError("reading .onnx files needs `pip install qrobust[onnx]`") from None
+    return onnx.load_model_from_string(content)
 
 
 def check_structure(content: bytes) -> None:

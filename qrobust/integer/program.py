@@ -222,13 +222,31 @@ class Pool:
 
 
 @dataclass(frozen=True)
-class Elementwise:
+class _OfVector:
+    """An operation that takes a vector and gives one of the same size, with no clamp of its own."""
+
+    size: int
+
+    @property
+    def bounds(self) -> Bounds:
+        return Bounds()
+
+    @property
+    def inputs(self) -> int:
+        return self.size
+
+    @property
+    def outputs(self) -> int:
+        return self.size
+
+
+@dataclass(frozen=True)
+class Elementwise(_OfVector):
     """A logistic or tanh of each number: a table of 256 entries for 8 bits, an interpolated one for 16.
 
     `check_tflite` raises UnsupportedError if the output's scale is not the one that TFLite fixes.
     """
 
-    size: int
     function: Function
     input: Encoding
     output: Encoding
@@ -243,30 +261,17 @@ class Elementwise:
         if not narrow and self.input.zero_point != 0:
             raise UnsupportedError(f"a {self.function.value} of 16 bits takes {self.input}: its zero point must be 0")
 
-    @property
-    def bounds(self) -> Bounds:
-        return Bounds()
-
-    @property
-    def inputs(self) -> int:
-        return self.size
-
-    @property
-    def outputs(self) -> int:
-        return self.size
-
     def __str__(self) -> str:
         return f"{self.function.value} {self.size}"
 
 
 @dataclass(frozen=True)
-class Softmax:
+class Softmax(_OfVector):
     """The softmax of beta times the numbers of a vector.
 
     Raises    UnsupportedError, NumberError (beta); `check_tflite` if the output's scale is not the one that TFLite fixes
     """
 
-    size: int
     beta: float
     input: Encoding
     output: Encoding
@@ -285,45 +290,20 @@ class Softmax:
         if not 2 <= self.size < 4096:
             raise UnsupportedError(f"a softmax of {self.size} classes: 2 to 4095 are read")
 
-    @property
-    def bounds(self) -> Bounds:
-        return Bounds()
-
-    @property
-    def inputs(self) -> int:
-        return self.size
-
-    @property
-    def outputs(self) -> int:
-        return self.size
-
     def __str__(self) -> str:
         return f"softmax {self.size}"
 
 
 @dataclass(frozen=True)
-class Requantize:
+class Requantize(_OfVector):
     """The same real numbers in another encoding (QUANTIZE of integers)."""
 
-    size: int
     input: Encoding
     output: Encoding
 
     def __post_init__(self) -> None:
         if not 2**-20 < self.input.scale / self.output.scale < 2**10:
             raise UnsupportedError(f"integers of {self.input} become {self.output}: the scales are too far apart")
-
-    @property
-    def bounds(self) -> Bounds:
-        return Bounds()
-
-    @property
-    def inputs(self) -> int:
-        return self.size
-
-    @property
-    def outputs(self) -> int:
-        return self.size
 
     def __str__(self) -> str:
         return f"requantize {self.size}"

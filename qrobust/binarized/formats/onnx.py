@@ -25,13 +25,13 @@ import numpy as np
 
 from qrobust.binarized.formats.parts import Chain, ReadNetwork, split
 from qrobust.binarized.network import BatchNorm, Grid
-from qrobust.errors import BackendUnavailableError, ModelFileError, UnsupportedError
+from qrobust.errors import ModelFileError, UnsupportedError
 from qrobust.files import read_bytes
 from qrobust.formats.onnx_constants import CONSTANTS, LAYOUTS
 from qrobust.formats.onnx_node import FLOAT_BITS, Node, Signal, check_values, image_shape
 from qrobust.formats.onnx_tensors import Array, TensorReader
 from qrobust.formats.untrusted import Allowance, parsing
-from qrobust.formats.wire import check_structure
+from qrobust.formats.wire import onnx_model
 from qrobust.interval import FloatArray
 from qrobust.layers import Activation, Conv2d, Dense, IntArray
 
@@ -48,13 +48,8 @@ def read_onnx(path: Path | str, grid: Grid) -> ReadNetwork:
     """
     content = unpacked(path)
     with parsing(path, ".onnx"):
-        check_structure(content)
-        try:
-            import onnx
-        except ImportError:
-            raise BackendUnavailableError("reading .onnx files needs `pip install qrobust[onnx]`") from None
         name = Path(path).name.removesuffix(".gz").removesuffix(".onnx")
-        return _Reader(onnx.load_model_from_string(content), Path(path).parent).read(grid, name)
+        return _Reader(onnx_model(content), Path(path).parent).read(grid, name)
 
 
 def unpacked(path: Path | str) -> bytes:
