@@ -1,10 +1,11 @@
 """Building a bracket: train both halves on f's labels, find the least threshold with which each is right, mend, and go on.
 
-Method    1. points of the domain and rows of data, labelled by f;
+Method    1. cells of the domain, by volume, and those of rows of data, labelled by f: an answer is wanted of a cell where f
+             gives it throughout;
           2. each half is trained with a loss that punishes a wrong yes;
           3. the least output threshold with which it is right everywhere is found and proved (`bracket_proof`);
-          4. the search's wrong points join the points, heavier than others, and the half is trained on; the round that answers
-             most is kept. The last word has the threshold: high enough, a half is silent and therefore right
+          4. the cells of the search's wrong points are added, and the half is trained on; the round that answers most is kept.
+             The last word has the threshold: high enough, a half is silent and therefore right
 Property  whatever training gives and whenever the budget ends, what is returned is proved. Deterministic for a seed, unless the
           time limit ends it
 """
@@ -33,12 +34,13 @@ from qrobust.binarized.bracket_proof import Claim, GreatestWrongSum, Sums, great
 from qrobust.binarized.bracket_training import Recipe, first_latent, train_half
 from qrobust.binarized.thermometer import Thermometer
 from qrobust.errors import NumberError
-from qrobust.interval import FloatArray
+from qrobust.interval import BoolArray, FloatArray
 from qrobust.layers import IntArray
 from qrobust.network import Network
 from qrobust.search import Budget
 
-POINTS = 6000  # of the domain, uniform
+MOST_POINTS = 2**14  # of the domain, uniform, where there are more cells than this
+AT_ONCE = 2**12  # cells labelled at a time
 DATA_SHARE = 0.5  # of the weight of all points goes to rows of data, where there are any
 WRONG_SHARE = 0.25  # of the weight of all points goes to wrong points, once there are any
 PROOF_SHARE = 0.5  # of the time that is left goes to one proof, at most
@@ -132,7 +134,7 @@ class Plan:
 
     recipe: Recipe = field(default_factory=Recipe)
     starts: int = 3
-    rounds: int = 3
+    rounds: int = 4
     seconds: float = 60.0
     boxes: int = MOST_PROOF_BOXES
     seed: int = 0
@@ -177,6 +179,15 @@ def build(
 
 
 @dataclass(frozen=True, eq=False)
+class _Material:
+    """Cells to train on. Shapes: codes (rows, features); wanted, weights (rows,)."""
+
+    codes: IntArray
+    wanted: BoolArray
+    weights: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
 class _Builder:
     """What the rounds of one half share."""
 
@@ -189,22 +200,48 @@ class _Builder:
 
     def rounds(self, say: Say) -> Iterator[Round]:
         """Yield rounds, one at least, until all are done or time is up."""
-        points = np.concatenate([self.code.random_points(POINTS, self.rng), self.rows])
-        share = DATA_SHARE if len(self.rows) else 0.0
-        weights = np.repeat([(1 - share) / POINTS, share / max(len(self.rows), 1)], [POINTS, len(self.rows)])
-        wrong = np.zeros((0, self.code.box.inputs))
+        material = self._material()
         for start in range(1, self.plan.starts + 1):
-            latent = first_latent(self.plan.recipe, self.code, self.code.encode(points), self.rng)
+            latent = first_latent(self.plan.recipe, self.code, self.code.bits_of(material.codes), self.rng)
             for number in range(1, self.plan.rounds + 1):
-                heavy = np.full(len(wrong), WRONG_SHARE / max(len(wrong), 1))
-                x, weight = np.concatenate([points, wrong]), np.concatenate([weights, heavy])
-                latent = train_half(self.plan.recipe, latent, self.code.encode(x), self.claim.excess(x) < 0, weight)
+                latent = train_half(
+                    self.plan.recipe, latent, self.code.bits_of(material.codes), material.wanted, material.weights
+                )
                 one = self._proved(latent.half(), f"{self.claim.side.word}, start {start}, round {number}")
                 say(str(one))
                 yield one
-                wrong = np.concatenate([wrong, one.found.wrong])[-MOST_WRONG:]
                 if time.monotonic() > self.deadline:
                     return
+                material = self._with_wrong(material, one.found.wrong)
+
+    def _material(self) -> _Material:
+        """Return the cells to train on: all, or those of random points; those of rows of data weigh as much together."""
+        if self.code.cells <= MOST_POINTS:
+            codes = np.concatenate(list(self.code.all_codes()))
+            weights = self.code.shares(codes)
+        else:
+            codes = self.code.codes(self.code.random_points(MOST_POINTS, self.rng))
+            weights = np.full(len(codes), 1 / MOST_POINTS)
+        if len(self.rows):
+            codes = np.concatenate([codes, self.code.codes(self.rows)])
+            own = np.full(len(self.rows), DATA_SHARE / len(self.rows))
+            weights = np.concatenate([(1 - DATA_SHARE) * weights, own])
+        return self._labelled(codes, weights)
+
+    def _labelled(self, codes: IntArray, weights: FloatArray) -> _Material:
+        cells, place = np.unique(codes, axis=0, return_inverse=True)
+        total = np.bincount(place.reshape(-1), weights=weights, minlength=len(cells))
+        ends = self.code.ends(cells)
+        wanted = np.concatenate([self.claim.holds_on(ends[at : at + AT_ONCE]) for at in range(0, len(cells), AT_ONCE)])
+        return _Material(cells, wanted, np.where(wanted, total, total[~wanted].sum() / max((~wanted).sum(), 1)))
+
+    def _with_wrong(self, material: _Material, wrong: FloatArray) -> _Material:
+        """Add the cells of wrong points, each as heavy as the heaviest cell of which no answer is wanted."""
+        found = np.unique(self.code.codes(wrong), axis=0) if len(wrong) else np.zeros((0, self.code.box.inputs), dtype=np.int64)
+        codes = np.concatenate([material.codes, found])
+        wanted = np.concatenate([material.wanted, np.zeros(len(found), dtype=bool)])
+        heavy = material.weights[~material.wanted].max(initial=0.0) or material.weights.mean()
+        return _Material(codes, wanted, np.concatenate([material.weights, np.full(len(found), heavy)]))
 
     def _proved(self, half: Half, name: str) -> Round:
         """Set the threshold to the least that holds."""

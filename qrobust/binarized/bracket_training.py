@@ -96,9 +96,9 @@ def first_latent(recipe: Recipe, code: Thermometer, bits: IntArray, rng: np.rand
         weight = latent.astype(np.float32)
         sums = x @ _ternary(weight).T
         bias = -sums[rng.integers(len(x), size=width), np.arange(width)]
-        layers.append((weight, (bias + rng.choice([-0.5, 0.5], size=width)).astype(np.float32)))
-        x = np.where(sums + layers[-1][1] >= 0, 1.0, -1.0).astype(np.float32)
-    output = rng.uniform(-1, 1, size=x.shape[1]).astype(np.float32)
+        layers.append((weight, np.asarray(bias + rng.choice([-0.5, 0.5], size=width), dtype=np.float32)))
+        x = np.asarray(np.where(sums + layers[-1][1] >= 0, 1.0, -1.0), dtype=np.float32)
+    output = np.asarray(rng.uniform(-1, 1, size=x.shape[1]), dtype=np.float32)
     return Latent(layers, output, np.zeros(1, dtype=np.float32), np.zeros(1, dtype=np.float32))
 
 

@@ -1,4 +1,4 @@
-"""The commands about binarized networks: bnn verify, bnn attack, bnn train."""
+"""The commands about binarized networks: bnn verify, bnn attack, bnn train; bnn bracket is in a file of its own."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from qrobust.binarized.race import ENGINES, PORTFOLIO
 from qrobust.binarized.recipes import RECIPES, recipe_of
 from qrobust.binarized.training import train as train_network
 from qrobust.cli import show
+from qrobust.cli.bnn_bracket import bracket
 from qrobust.cli.commands import app
 from qrobust.cli.compare import EXIT
 from qrobust.cli.options import UsageError, numbers
@@ -32,6 +33,7 @@ from qrobust.quantization import parse_scheme
 
 bnn = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Binarized networks: questions decided exactly.")
 app.add_typer(bnn, name="bnn")
+bnn.command("bracket")(bracket)
 
 
 class NormName(StrEnum):
