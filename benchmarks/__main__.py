@@ -25,6 +25,7 @@ from benchmarks import (
     bnn,
     bnn_attacks,
     bnn_recipes,
+    bracket,
     deployment,
     explicit_peers,
     integers,
@@ -360,6 +361,13 @@ def attack_rows(limit: float) -> Rows:
     return [row(*fact, name="bnn-attacks") for one in found for fact in one.facts()]
 
 
+def bracket_rows(limit: float) -> Rows:
+    """Ordinary networks held between two networks of signs; pairs and pictures go to plots/."""
+    found = bracket.measure(say=lambda text: print(text, file=sys.stderr, flush=True))
+    facts = [(f"bracket-{one.name}", *fact) for one in found for fact in one.facts()]
+    return [row(work, metric, value, unit, name="bracket", **more) for work, metric, value, unit, more in facts]
+
+
 def enumerate_int8(limit: float) -> Rows:
     """Two-feature int8 programs against their float models, at all 65,536 inputs."""
     name, peer = "enumerate-int8", "LiteRT's reference kernels and a float64 forward pass, no proof"
@@ -421,6 +429,7 @@ BENCHMARKS: dict[str, Callable[[float], Rows]] = {
     "bnn": bnn_rows,
     "bnn-attacks": attack_rows,
     "bnn-recipes": recipe_rows,
+    "bracket": bracket_rows,
 }
 BENCHMARKS |= {
     name: lambda _, name=name: on_cores(name)  # type: ignore[misc]

@@ -182,36 +182,54 @@ def test_sums_over_codes_enclose_and_are_exact_at_a_code() -> None:
                 assert (first, last) == (own.min(), own.max())
 
 
-def test_least_thresholds_of_linear_networks_are_the_exhaustive_truth() -> None:
-    """On a cell, a half-open box, an affine lead is greatest at a corner, which belongs to the cell or is its limit."""
+def compared_with_truth(count: int) -> tuple[int, int]:
+    """Return how many random pairs of linear networks and halves were compared with all cells, and how many differed.
+
+    On a cell, a half-open box, an affine lead is greatest at a corner, which belongs to the cell or is its limit.
+    """
     rng = np.random.default_rng(2)
-    count = 0
-    for _ in range(120):
+    compared = differing = 0
+    for _ in range(count):
         network = random_network(rng, int(rng.integers(1, 4)), 0, 1, Activation.LINEAR)
         code = random_code(rng, network, 3)
         half = random_half(rng, code.bits, (4,))
         side, label = list(Side)[rng.integers(2)], int(rng.integers(2))
         claim = Claim(network, label, side)
-        sign = claim.rows[0, 0]
         layer = network.layers[0]
-        row, bias = sign * layer.weight[0], sign * layer.bias[0]
-        wrong, tied = [], False
-        for cell in cells(code):
-            ends = code.ends(np.array([cell]))
-            greatest = float(np.where(row > 0, ends.upper[0], ends.lower[0]) @ row + bias)
-            tied |= greatest == 0
-            if greatest > 0:
-                wrong.append(int(sums_by_hand(half, code.bits_of(np.array([cell])))[0]))
-        if tied:  # the lead is 0 at an end that may not belong to its cell
+        row, bias = claim.rows[0, 0] * layer.weight[0], claim.rows[0, 0] * layer.bias[0]
+        every = np.array(cells(code))
+        ends = code.ends(every)
+        greatest = np.where(row > 0, ends.upper, ends.lower) @ row + bias
+        if (greatest == 0).any():  # the lead is 0 at an end that may not belong to its cell
             continue
+        wrong = sums_by_hand(half, code.bits_of(every))[greatest > 0]
         found = greatest_wrong_sum(claim, half, code, LONG)
-        assert found.reason == ""
-        assert found.lower == found.upper == max(wrong, default=-np.inf)
+        compared += 1
+        differing += not (
+            found.lower == found.upper == wrong.max(initial=-(10**9)) or (not len(wrong) and found.threshold is None)
+        )
         if found.witness is not None:
             assert claim.fails_at(found.witness)
             assert sums_by_hand(half, code.encode(found.witness[None]))[0] == found.lower
-        count += 1
-    assert count > 60
+    return compared, differing
+
+
+def test_least_thresholds_of_linear_networks_are_the_exhaustive_truth() -> None:
+    compared, differing = compared_with_truth(120)
+    assert compared > 60
+    assert differing == 0
+
+
+@pytest.mark.parametrize("broken", ["codes", "signs", "claims"])
+def test_the_truth_catches_broken_kernels(monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+    if broken == "codes":  # a box is taken for the cell of its lower corner
+        monkeypatch.setattr(Thermometer, "codes_below", lambda code, upper: np.zeros(upper.shape, dtype=np.int64))
+    elif broken == "signs":  # the greatest sum is given as the least
+        bounds = Sums.bounds
+        monkeypatch.setattr(Sums, "bounds", lambda sums, low, high: (bounds(sums, low, high)[0],) * 2)
+    else:  # every second box is called proved
+        monkeypatch.setattr(Claim, "holds_on", lambda claim, boxes: np.arange(len(boxes)) % 2 == 1)
+    assert compared_with_truth(40)[1] > 0
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -421,6 +439,9 @@ def test_damaged_files_are_one_line(tmp_path: Path) -> None:
         path.write_text(json.dumps(document | {"bracket": document["bracket"] | change}))
         with pytest.raises(ModelFileError, match=message):
             load_bracket(path)
+    path.write_text(json.dumps(document | {"bracket": document["bracket"] | {"label": 0}}))
+    with pytest.raises(DomainError, match="calls class 0 'male'"):
+        prove(network, load_bracket(path), Side.YES, LONG)
     document["layers"][-1]["bias"][0] = 5.0  # an ASK that is not 0 would hide what the halves say
     path.write_text(json.dumps(document))
     with pytest.raises(ModelFileError, match="first score"):

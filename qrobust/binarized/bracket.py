@@ -146,11 +146,13 @@ class Bracket:
         return fold(self.network)
 
     def check_belongs(self, network: Network) -> None:
-        """Raise DomainError unless the bracket was made for this network."""
+        """Raise DomainError unless the bracket was made for this network, and names its class as the network does."""
         if network.sha256 != self.sha256:
             raise DomainError(
                 f"the bracket was made for network {self.sha256[:12]} ({self.target}), this one is {network.sha256[:12]}"
             )
+        if not 0 <= self.label < network.class_count or self.class_name != network.class_name(self.label):
+            raise DomainError(f"the bracket calls class {self.label} {self.class_name!r}, the network has no such class")
 
     def answers(self, x: FloatArray) -> IntArray:
         """Return ASK, YES or NO at inputs. Shapes: x (batch, features); result (batch,). Raises ShapeError, DomainError."""
