@@ -80,6 +80,22 @@ def test_given_thresholds_are_the_bits(capsys: pytest.CaptureFixture[str]) -> No
     assert document["volume"]["count"] == 8
 
 
+def test_a_pair_is_improved_and_never_made_worse(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    first, second = tmp_path / "first.json", tmp_path / "second.json"
+    _, out, _ = run(capsys, "bnn", "bracket", CAT, "--class", "male", *QUICK, "-o", str(first), "--json")
+    before = json.loads(out)["volume"]
+    going_on = ("--improve", str(first), "--seed", "5", "-o", str(second), "--hidden", "12", "--rounds", "3", "--starts", "1")
+    code, out, _ = run(capsys, "bnn", "bracket", CAT, *going_on, "--json")
+    after = json.loads(out)["volume"]
+    assert code == 0
+    assert after["yes"] >= before["yes"]
+    assert after["no"] >= before["no"]
+    assert run(capsys, "bnn", "bracket", CAT, "--from", str(second), "--quiet")[0] == 0
+    assert "leave --class" in refused(capsys, "bnn", "bracket", CAT, "--improve", str(first), "--class", "male")
+    other = str(MODELS / "ath_relu.json")
+    assert "made for network" in refused(capsys, "bnn", "bracket", other, "--improve", str(first))
+
+
 def test_a_silent_pair_is_unknown(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """f is 0 throughout, so it says no class strictly, and neither of the two may speak."""
     save(Network((Dense(np.zeros((1, 1)), np.zeros(1)),), Output.SIGMOID, "flat"), tmp_path / "flat.json")

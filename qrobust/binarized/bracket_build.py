@@ -30,7 +30,7 @@ from qrobust.binarized.bracket import (
     coverage_of_rows,
     coverage_of_volume,
 )
-from qrobust.binarized.bracket_proof import Claim, GreatestWrongSum, Sums, greatest_wrong_sum
+from qrobust.binarized.bracket_proof import Claim, GreatestWrongSum, Sums, greatest_wrong_sum, half_of
 from qrobust.binarized.bracket_training import Recipe, first_latent, train_half
 from qrobust.binarized.thermometer import Thermometer
 from qrobust.errors import NumberError
@@ -154,20 +154,25 @@ def build(
     plan: Plan,
     data: FloatArray | None = None,
     say: Say = lambda text: None,
+    first: Bracket | None = None,
 ) -> Built:
     """Return a bracket of a class, both halves proved. Shapes: data (rows, inputs).
 
-    Raises    DomainError (no such class; data outside the domain), ShapeError, ResourceError
+    `first` is an earlier one of the same class and code, whose halves are proved anew and kept unless better ones are found:
+    so a long work goes on where it was left, with another seed.
+    Raises    DomainError (no such class; data outside the domain; another network's bracket), ShapeError, ResourceError
     """
     started = time.monotonic()
     claims = [Claim(network, label, side) for side in Side]
     rng = np.random.default_rng(plan.seed)
     rows = np.zeros((0, code.box.inputs)) if data is None else np.asarray(data, dtype=np.float64)
     code.check_inside(rows)
+    if first is not None:
+        first.check_belongs(network)
     rounds: list[Round] = []
     chosen = []
     for claim, deadline in zip(claims, (started + plan.seconds / 2, started + plan.seconds), strict=True):
-        own = list(_Builder(claim, code, plan, rows, deadline, rng).rounds(say))
+        own = list(_Builder(claim, code, plan, rows, deadline, rng).rounds(say, first))
         rounds += own
         chosen.append(max(own, key=lambda one: one.value))
     halves = {one.found.claim.side: one.half for one in chosen}
@@ -198,8 +203,12 @@ class _Builder:
     deadline: float
     rng: np.random.Generator
 
-    def rounds(self, say: Say) -> Iterator[Round]:
-        """Yield rounds, one at least, until all are done or time is up."""
+    def rounds(self, say: Say, first: Bracket | None) -> Iterator[Round]:
+        """Yield rounds, one at least, until all are done or time is up; first that of an earlier bracket."""
+        if first is not None:
+            one = self._proved(half_of(first, self.claim.side), f"{self.claim.side.word}, as it was")
+            say(str(one))
+            yield one
         material = self._material()
         for start in range(1, self.plan.starts + 1):
             latent = first_latent(self.plan.recipe, self.code, self.code.bits_of(material.codes), self.rng)

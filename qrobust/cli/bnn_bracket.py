@@ -71,6 +71,9 @@ def bracket(
     seed: Annotated[int, typer.Option(min=0, help="Of the random numbers.")] = 0,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the pair: .json or .npz.")] = None,
     saved: Annotated[Path | None, typer.Option("--from", metavar="FILE", help="Prove a written pair anew; train none.")] = None,
+    improve: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Go on from a written pair: keep it unless another --seed finds better.")
+    ] = None,
     point: Annotated[str | None, typer.Option("--point", help="Also what the pair says of one input, as in '15, 2'.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw yes, no and silence over two features: .png and .svg.")] = None,
     axes: Annotated[str | None, typer.Option(help="Which two, as in 'petal length, petal width'.")] = None,
@@ -96,8 +99,8 @@ def bracket(
     inputs = None if plot is None else axes_of(network, axes)
     rows = None if data is None else read_points(data, network)
     if saved is not None:
-        if name is not None or given or box is not None or output is not None:
-            raise UsageError("--from names a finished pair: leave --class, --box, --threshold and --output out")
+        if name is not None or given or box is not None or output is not None or improve is not None:
+            raise UsageError("--from names a finished pair: leave --class, --box, --threshold, --output and --improve out")
         pair = load_bracket(saved)
         with show.waiting("proving", quiet=quiet or json):
             found = [prove(network, pair, side, Budget(timeout / 2)) for side in Side]
@@ -105,11 +108,17 @@ def bracket(
     else:
         if output is not None and output.suffix.lower() not in (".json", ".npz"):
             raise UsageError(f"--output is {output}, give a name that ends in .npz or .json")
-        label = _label(network, name)
-        thermometer = _code(network, _box(network, box), (thresholds, place, given or []), seed)
+        first = None if improve is None else load_bracket(improve)
+        if first is None:
+            label = _label(network, name)
+            thermometer = _code(network, _box(network, box), (thresholds, place, given or []), seed)
+        elif name is not None or given or box is not None:
+            raise UsageError("--improve names a pair with its class and thresholds: leave --class, --box and --threshold out")
+        else:
+            label, thermometer = first.label, first.code
         plan = Plan(Recipe(_sizes(hidden), punish), starts, rounds, timeout, seed=seed)
         say = (lambda text: None) if quiet or json else show.progress
-        built = build(network, label, thermometer, plan, rows, say)
+        built = build(network, label, thermometer, plan, rows, say, first)
         pair, document, lines, code = built.bracket, built.to_json(), list(_built(built)), 3 if built.is_silent else 0
         if output is not None:
             save_bracket(pair, output)
