@@ -45,6 +45,7 @@ class Work:
     thresholds: int = 15
     hidden: tuple[int, ...] = (24,)
     starts: int = 3
+    seconds: float = 90.0
 
 
 def _athletes() -> FloatArray:
@@ -60,9 +61,9 @@ WORKS = (
     Work("ATH-ReLU-male", "ath_relu", "male", _athletes),
     Work("ATH-Linear-male", "ath_linear", "male", _athletes),
     Work("breast-cancer-malignant", "breast_cancer", "malignant", lambda: load_bundled("breast_cancer", CANCER).inputs),
-    Work("iris-setosa", "iris", "setosa", _iris, (2, 3), hidden=(48,)),
-    Work("iris-versicolor", "iris", "versicolor", _iris, (2, 3), hidden=(48,)),
-    Work("iris-virginica", "iris", "virginica", _iris, (2, 3), hidden=(48,)),
+    Work("iris-setosa", "iris", "setosa", _iris, (2, 3), hidden=(48,), starts=2),
+    Work("iris-versicolor", "iris", "versicolor", _iris, (2, 3), hidden=(48,), starts=2),
+    Work("iris-virginica", "iris", "virginica", _iris, (2, 3), hidden=(48,), starts=2),
 )
 
 Fact = tuple[str, float | None, str, dict[str, Any]]
@@ -111,7 +112,7 @@ def measure(say: Callable[[str], None]) -> list[Measured]:
         box, rows = InputBox.of_features(network), work.rows()
         rows = rows[((rows >= box.lower) & (rows <= box.upper)).all(axis=1)]
         code = along_boundary(network, box, work.thresholds, np.random.default_rng(0))
-        plan = Plan(Recipe(work.hidden), starts=work.starts, seconds=240.0)
+        plan = Plan(Recipe(work.hidden), starts=work.starts, seconds=work.seconds)
         label = class_index(network, work.label)
         built = build(network, label, code, plan, rows, say)
         path = ROOT / "plots" / f"bracket_{work.name.lower().replace('-', '_')}.json"

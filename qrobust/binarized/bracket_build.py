@@ -214,7 +214,7 @@ class _Builder:
             latent = first_latent(self.plan.recipe, self.code, self.code.bits_of(material.codes), self.rng)
             for number in range(1, self.plan.rounds + 1):
                 latent = train_half(
-                    self.plan.recipe, latent, self.code.bits_of(material.codes), material.wanted, material.weights
+                    self.plan.recipe, latent, self.code.bits_of(material.codes), material.wanted, material.weights, self.rng
                 )
                 one = self._proved(latent.half(), f"{self.claim.side.word}, start {start}, round {number}")
                 say(str(one))

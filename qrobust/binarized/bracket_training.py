@@ -2,9 +2,9 @@
 
 Accepts   bits, which answer is wanted of each row, and what each row weighs
 Gives     a `Half` with its output threshold where the loss puts it
-Method    full-batch Adam on the logistic loss; latent weights, from -1 to 1, are rounded to -1, 0 or 1 on the way forward, and
-          the derivative passes through the rounding and, near 0, through the signs (straight-through). A row of which no
-          answer is wanted weighs `punish` times as much: a wrong yes costs more than a silence
+Method    Adam on the logistic loss, of all rows or random batches; latent weights, from -1 to 1, are rounded to -1, 0 or 1 on
+          the way forward, and the derivative passes through the rounding and, near 0, through the signs (straight-through). A
+          row of which no answer is wanted weighs `punish` times as much: a wrong yes costs more than a silence
 Property  estimates; nothing that is proved rests on it
 Source    Bengio et al. 2013, arXiv 1308.3432 (straight-through); Hubara et al. 2016, arXiv 1602.02830 (clipped latent
           weights); Kingma and Ba 2015, arXiv 1412.6980 (Adam)
@@ -26,6 +26,7 @@ from qrobust.layers import IntArray
 
 ZERO = 1 / 3  # a latent weight nearer to 0 than this is the weight 0
 MOST_WIDTH = 1024
+BATCH = 2048  # rows of one step, at random, where there are more
 
 Array = npt.NDArray[np.float32]
 
@@ -102,7 +103,9 @@ def first_latent(recipe: Recipe, code: Thermometer, bits: IntArray, rng: np.rand
     return Latent(layers, output, np.zeros(1, dtype=np.float32), np.zeros(1, dtype=np.float32))
 
 
-def train_half(recipe: Recipe, latent: Latent, bits: IntArray, wanted: BoolArray, weights: FloatArray) -> Latent:
+def train_half(
+    recipe: Recipe, latent: Latent, bits: IntArray, wanted: BoolArray, weights: FloatArray, rng: np.random.Generator
+) -> Latent:
     """Return better latent numbers. Shapes: bits (rows, bits); wanted, weights (rows,)."""
     x, target = bits.astype(np.float32), wanted.astype(np.float32)
     costs = np.where(wanted, 1.0, recipe.punish) * weights
@@ -111,7 +114,8 @@ def train_half(recipe: Recipe, latent: Latent, bits: IntArray, wanted: BoolArray
     means = [np.zeros_like(a) for a in now.arrays]
     squares = [np.zeros_like(a) for a in now.arrays]
     for step in range(1, recipe.steps + 1):
-        slopes = _slopes(now, x, target, share)
+        rows = rng.integers(len(x), size=BATCH) if len(x) > BATCH else np.arange(len(x))
+        slopes = _slopes(now, x[rows], target[rows], share[rows] * np.float32(len(x) / len(rows)))
         rate = recipe.rate * 0.1 ** (step / recipe.steps)
         means = [0.9 * mean + 0.1 * slope for mean, slope in zip(means, slopes, strict=True)]
         squares = [0.999 * square + 0.001 * slope * slope for square, slope in zip(squares, slopes, strict=True)]
