@@ -118,7 +118,8 @@ def measure(say: Callable[[str], None]) -> list[Measured]:
         path = ROOT / "plots" / f"bracket_{work.name.lower().replace('-', '_')}.json"
         save_bracket(built.bracket, path)
         if work.axes is not None:
-            draw_bracket(built.bracket, network, path.with_suffix(""), work.axes)
+            typical = np.median(rows[network.labels(rows) == label], axis=0)
+            draw_bracket(built.bracket, network, path.with_suffix(""), work.axes, typical)
         again = [prove(network, load_bracket(path), side, Budget(60.0)) for side in Side]
         proved = all(one.verdict is Verdict.ROBUST for one in again)
         found.append(Measured(work.name, built, proved, sum(one.seconds for one in again), ceiling(network, label, code)))

@@ -208,10 +208,13 @@ def _legend_below(axes: Axes) -> None:
 ANSWERS = (("ask f", "#d9d9d9"), ("yes", "#00224e"), ("no", "#fee838"))  # as the scores of a bracket are numbered
 
 
-def draw_bracket(bracket: Bracket, network: Network, path: Path, inputs: tuple[int, int] = (0, 1)) -> list[Path]:
+def draw_bracket(
+    bracket: Bracket, network: Network, path: Path, inputs: tuple[int, int] = (0, 1), base: FloatArray | None = None
+) -> list[Path]:
     """Draw yes, no and silence over two features, cell by cell, with the network's decision boundary and the thresholds.
 
-    Other features stay in the middle of the domain. Raises UnsupportedError (fewer than two features), OutputError
+    Other features stay where `base` (features,) has them, or in the middle of the domain.
+    Raises    UnsupportedError (fewer than two features), DomainError (`base` outside the domain), OutputError
     """
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Patch
@@ -220,7 +223,8 @@ def draw_bracket(bracket: Bracket, network: Network, path: Path, inputs: tuple[i
     if not (len(set(inputs)) == 2 and all(0 <= i < code.box.inputs for i in inputs)):
         raise UnsupportedError(f"a bracket is drawn over two features, not over {inputs} of {code.box.inputs}")
     across, up = inputs
-    base = code.box.box.middle
+    base = code.box.box.middle if base is None else base
+    code.check_inside(base[None])
     edges = [np.concatenate([[code.box.lower[i]], code.thresholds[i], [code.box.upper[i]]]) for i in inputs]
     x, y = np.meshgrid(*(np.arange(len(each) - 1) for each in edges))
     codes = np.repeat(code.codes(base[None]), x.size, axis=0)

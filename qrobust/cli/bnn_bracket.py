@@ -75,7 +75,10 @@ def bracket(
         Path | None, typer.Option(metavar="FILE", help="Go on from a written pair: keep it unless another --seed finds better.")
     ] = None,
     point: Annotated[str | None, typer.Option("--point", help="Also what the pair says of one input, as in '15, 2'.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw yes, no and silence over two features: .png and .svg.")] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw yes, no and silence over two features, the others as --point has them: .png and .svg."),
+    ] = None,
     axes: Annotated[str | None, typer.Option(help="Which two, as in 'petal length, petal width'.")] = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -123,12 +126,14 @@ def bracket(
         if output is not None:
             save_bracket(pair, output)
             lines.append(f"Wrote {output}, network {pair.network.sha256[:12]}.")
+    base = None
     if point is not None:
-        answer = _answer(pair, point, network)
+        base = np.array(numbers(point, "--point"))
+        answer = _answer(pair, base, network)
         document |= {"point": answer}
         lines.append(f"at ({point}): {answer['answer']}{_because(network, pair, answer['answer'])}")
     if inputs is not None and plot is not None:
-        lines.append("Wrote " + " and ".join(str(path) for path in draw_bracket(pair, network, plot, inputs)) + ".")
+        lines.append("Wrote " + " and ".join(str(path) for path in draw_bracket(pair, network, plot, inputs, base)) + ".")
     if json:
         show.document(document)
     else:
@@ -255,8 +260,8 @@ def _named(pair: Bracket, point: FloatArray) -> list[str]:
     return [f"{feature.name} = {value:.10g} {feature.unit}".rstrip(" -") for feature, value in pairs]
 
 
-def _answer(pair: Bracket, text: str, network: Network) -> dict[str, Any]:
-    x = np.array([numbers(text, "--point")])
+def _answer(pair: Bracket, point: FloatArray, network: Network) -> dict[str, Any]:
+    x = point[None]
     check_width(x, network)
     bits = pair.code.encode(x)
     return {"input": x[0].tolist(), "bits": bits[0].tolist(), "answer": ANSWERS[int(pair.answers(x)[0])]}
