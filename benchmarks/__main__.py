@@ -28,6 +28,7 @@ from benchmarks import (
     bnn_engines,
     bnn_logic,
     bnn_recipes,
+    bracket,
     deployment,
     explicit_peers,
     integers,
@@ -383,6 +384,13 @@ def attack_rows(limit: float) -> Rows:
     return [row(*fact, name="bnn-attacks") for one in found for fact in one.facts()]
 
 
+def bracket_rows(limit: float) -> Rows:
+    """Ordinary networks held between two networks of signs; pairs and pictures go to plots/."""
+    found = bracket.measure(say=lambda text: print(text, file=sys.stderr, flush=True))
+    facts = [(f"bracket-{one.name}", *fact) for one in found for fact in one.facts()]
+    return [row(work, metric, value, unit, name="bracket", **more) for work, metric, value, unit, more in facts]
+
+
 def enumerate_int8(limit: float) -> Rows:
     """Two-feature int8 programs against their float models, at all 65,536 inputs."""
     name, peer = "enumerate-int8", "LiteRT's reference kernels and a float64 forward pass, no proof"
@@ -449,6 +457,7 @@ BENCHMARKS: dict[str, Callable[[float], Rows]] = {
     "bnn-explain": lambda _: logic_rows("bnn-explain", bnn_logic.explained),
     "bnn-count": lambda _: logic_rows("bnn-count", bnn_logic.counted),
     "bnn-compile": lambda _: logic_rows("bnn-compile", bnn_logic.compiled),
+    "bracket": bracket_rows,
 }
 BENCHMARKS |= {
     name: lambda _, name=name: on_cores(name)  # type: ignore[misc]

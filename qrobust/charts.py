@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qrobust.binarized.bracket import Bracket
 from qrobust.bounds.local import Status
+from qrobust.errors import UnsupportedError
 from qrobust.interval import BoolArray, FloatArray
 from qrobust.maps import Quantity
 from qrobust.network import Network
@@ -201,3 +203,47 @@ def _stacked(axes: Axes, places: FloatArray, parts: FloatArray, styles: Any, wid
 
 def _legend_below(axes: Axes) -> None:
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=4, fontsize=8, frameon=False)
+
+
+ANSWERS = (("ask f", "#d9d9d9"), ("yes", "#00224e"), ("no", "#fee838"))  # as the scores of a bracket are numbered
+
+
+def draw_bracket(
+    bracket: Bracket, network: Network, path: Path, inputs: tuple[int, int] = (0, 1), base: FloatArray | None = None
+) -> list[Path]:
+    """Draw yes, no and silence over two features, cell by cell, with the network's decision boundary and the thresholds.
+
+    Other features stay where `base` (features,) has them, or in the middle of the domain.
+    Raises    UnsupportedError (fewer than two features), DomainError (`base` outside the domain), OutputError
+    """
+    from matplotlib.colors import ListedColormap
+    from matplotlib.patches import Patch
+
+    code = bracket.code
+    if not (len(set(inputs)) == 2 and all(0 <= i < code.box.inputs for i in inputs)):
+        raise UnsupportedError(f"a bracket is drawn over two features, not over {inputs} of {code.box.inputs}")
+    across, up = inputs
+    base = code.box.box.middle if base is None else base
+    code.check_inside(base[None])
+    edges = [np.concatenate([[code.box.lower[i]], code.thresholds[i], [code.box.upper[i]]]) for i in inputs]
+    x, y = np.meshgrid(*(np.arange(len(each) - 1) for each in edges))
+    codes = np.repeat(code.codes(base[None]), x.size, axis=0)
+    codes[:, across], codes[:, up] = x.ravel(), y.ravel()
+    figure, axes = new_figure(1, 1)
+    panel = axes[0, 0]
+    answers = bracket.answers_of(codes).reshape(x.shape)
+    colours = ListedColormap([colour for _, colour in ANSWERS])
+    panel.pcolormesh(*edges, answers, cmap=colours, vmin=-0.5, vmax=2.5, edgecolors=(1.0, 1.0, 1.0, 0.5), linewidth=0.3)
+    extent = (edges[0][0], edges[0][-1], edges[1][0], edges[1][-1])
+    draw_boundaries(panel, network, extent, inputs, base, halo=True, only=bracket.label)
+    panel.set_xlabel(code.features[across].label)
+    panel.set_ylabel(code.features[up].label)
+    name = bracket.class_name
+    words = {"ask f": f"silent: ask {bracket.target or 'f'}", "yes": f"yes: proved {name}", "no": f"no: proved not {name}"}
+    handles, _ = panel.get_legend_handles_labels()
+    handles += [Patch(facecolor=colour, edgecolor="black", linewidth=0.4, label=words[word]) for word, colour in ANSWERS]
+    panel.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, fontsize=8, frameon=False)
+    others = [i for i in range(code.box.inputs) if i not in inputs]
+    fixed = ", ".join(f"{code.features[i].name} = {base[i]:.4g} {code.features[i].unit}".rstrip(" -") for i in others)
+    panel.set_title(f"{network}: {name}?\n{code.bits} bits, {code.cells:,} cells" + (f"; {fixed}" if fixed else ""), fontsize=9)
+    return save_figure(figure, path)

@@ -148,11 +148,12 @@ def draw_boundaries(
     level: Fraction = HALF,
     lines: SigmaLines | None = None,
     halo: bool = False,
+    only: int | None = None,
 ) -> None:
     """Trace where the stored network's label changes, and where its confidence is a sigma away from the level.
 
     Accepts   extent: left, right, bottom, top; inputs: those across and up; base (inputs,): where the others are; halo: a
-              white rim, for lines over dark cells
+              white rim, for lines over dark cells; only: one class of a softmax, of which alone the boundary is drawn
     """
     x, y = np.meshgrid(np.linspace(*extent[:2], GRID), np.linspace(*extent[2:], GRID))
     points = np.repeat((np.zeros(network.inputs) if base is None else base)[None], x.size, axis=0)
@@ -160,7 +161,7 @@ def draw_boundaries(
     confidences = network.confidences(points)
     if network.output is Output.SOFTMAX:
         name: str | None = "decision boundary"
-        for label in range(network.class_count):
+        for label in range(network.class_count) if only is None else (only,):
             lead = confidences[:, label] - np.delete(confidences, label, axis=1).max(axis=1)
             if lead.min() < 0 < lead.max():
                 _contour(axes, x, y, lead.reshape(x.shape), 0.0, "-", name, halo)

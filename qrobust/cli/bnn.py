@@ -1,4 +1,4 @@
-"""The commands about binarized networks: bnn verify, bnn attack, bnn train; bnn report is in a file of its own."""
+"""The commands about binarized networks: bnn verify, bnn attack, bnn train; the others have files of their own."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from qrobust.answers import VERSION
 from qrobust.cli.bits import bits
 from qrobust.cli.blame import blame_command
 from qrobust.cli.bnn import bnn
+from qrobust.cli.bnn_bracket import bracket
 from qrobust.cli.bnn_report import report
 from qrobust.cli.check import check
 from qrobust.cli.compare import compare_command
@@ -50,6 +51,7 @@ BINARIZED: dict[str, Callable[..., None]] = {
     "explain": explain_command,
     "count": count_command,
     "compile": compile_command,
+    "bracket": bracket,
 }
 GROUPS = {"bnn": bnn, "plot": plots}
 

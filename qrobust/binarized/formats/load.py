@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -49,9 +50,12 @@ def _in_order(network: BinarizedNetwork) -> ReadNetwork:
     return ReadNetwork(network, np.arange(network.inputs, dtype=np.int64))
 
 
-def save_binarized(network: BinarizedNetwork, path: Path | str) -> None:
-    """Write a binarized network as .json or .npz, whole or not at all. Raises OutputError, UnsupportedError."""
+def save_binarized(network: BinarizedNetwork, path: Path | str, notes: dict[str, Any] | None = None) -> None:
+    """Write a binarized network, and further sections, as .json or .npz, whole or not at all.
+
+    Raises    OutputError, UnsupportedError
+    """
     suffix = Path(path).suffix.lower()
     if suffix not in WRITERS:
         raise UnsupportedError(f"{path} ends in {suffix or 'nothing'!r}: the formats written are {', '.join(WRITERS)}")
-    WRITERS[suffix](network, path)
+    WRITERS[suffix](network, path, notes)

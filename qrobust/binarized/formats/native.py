@@ -12,6 +12,8 @@ may be left out.
 
 In .npz the arrays are "input.step" and so on (texts), and of layer N, from 1, "N.type" (text), "N.weight", "N.bias", "N.scale",
 "N.gamma", "N.beta", "N.mean", "N.variance", "N.epsilon", "N.input_shape", "N.stride", "N.padding"; "name" and "classes".
+
+Further sections, such as a bracket's, are kept beside these and not read here; in .npz each is a text of JSON.
 """
 
 from __future__ import annotations
@@ -147,13 +149,13 @@ def read_json(path: Path | str) -> BinarizedNetwork:
         return from_document(json.loads(content))
 
 
-def write_json(network: BinarizedNetwork, path: Path | str) -> None:
-    """Write a network as JSON, whole or not at all. Raises OutputError."""
-    write_whole(path, (json.dumps(to_document(network), allow_nan=False) + "\n").encode())
+def write_json(network: BinarizedNetwork, path: Path | str, notes: dict[str, Any] | None = None) -> None:
+    """Write a network as JSON, and further sections of JSON values, whole or not at all. Raises OutputError."""
+    write_whole(path, (json.dumps(to_document(network) | (notes or {}), allow_nan=False) + "\n").encode())
 
 
-def write_npz(network: BinarizedNetwork, path: Path | str) -> None:
-    """Write a network's arrays, whole or not at all. Raises OutputError."""
+def write_npz(network: BinarizedNetwork, path: Path | str, notes: dict[str, Any] | None = None) -> None:
+    """Write a network's arrays, and further sections as texts of JSON, whole or not at all. Raises OutputError."""
     document = to_document(network)
     arrays: dict[str, Any] = {f"input.{key}": value for key, value in document["input"].items()}
     arrays |= {"name": network.name} | ({"classes": list(network.classes)} if network.classes else {})
@@ -161,6 +163,7 @@ def write_npz(network: BinarizedNetwork, path: Path | str) -> None:
         flat = {key: value for key, value in layer.items() if key != "norm"} | layer.get("norm", {})
         flat["weight"] = np.array(flat["weight"], dtype=np.int8)
         arrays |= {f"{number}.{key}": value for key, value in flat.items()}
+    arrays |= {key: json.dumps(value, allow_nan=False) for key, value in (notes or {}).items()}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
     write_whole(path, buffer.getvalue())
@@ -184,6 +187,17 @@ def read_npz(path: Path | str) -> BinarizedNetwork:
             "layers": layers,
         }
         return from_document(document)
+
+
+def read_section(path: Path | str, name: str) -> Any:
+    """Return the JSON values of a further section of a file, or None. Raises ModelFileError, UnsupportedError."""
+    content, suffix = read_bytes(path), Path(path).suffix.lower()
+    with parsing(path, suffix):
+        if suffix == ".npz":
+            arrays = read_arrays(content)
+            return json.loads(str(arrays[name])) if name in arrays else None
+        document = json.loads(content)
+        return document.get(name) if isinstance(document, dict) else None
 
 
 def _own(arrays: dict[str, Any], prefix: str) -> dict[str, Any]:
