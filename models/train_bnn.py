@@ -31,15 +31,13 @@ from qrobust.files import write_whole
 CHUNK = 1000  # images at a time
 HELD_OUT = 5000  # the last of the training images: convolutional networks are not trained on them, factors are chosen on them
 BOUND_DECAY, BOUND_LIMIT = 5e-4, 10.0
-CONV_EPOCHS = {"binary": 8, "ternary": 8, "ternary-l1-stable": 8, "binmask": 10, "binmask-cbd": 10, "binmask-cbd-pgd": 12}
+CONV_EPOCHS = {"binary": 8, "ternary": 8, "ternary-l1-stable": 8, "binmask": 10, "binmask-cbd": 10, "binmask-cbd-pgd": 8}
 CONV = replace(recipe_of("binmask-cbd-pgd-agc", "small-conv"), attack_steps=2, bound_decay=BOUND_DECAY, bound_limit=BOUND_LIMIT)
-FOR_EPS = {  # mask_decay is chosen by models.choose_bnn
-    "conv-eps01": replace(CONV, mask_decay=2.0, eps=0.1, eps_epochs=3, epochs=18),
-    "conv-eps02": replace(CONV, mask_decay=2.0, eps=0.2, eps_epochs=4, epochs=14),
-    "conv-eps03": replace(CONV, mask_decay=2.0, eps=0.3, eps_epochs=6, epochs=18),
+FOR_EPS = {
+    "conv-eps01": replace(CONV, mask_decay=2.0, eps=0.1, eps_epochs=3, epochs=12),
+    "conv-eps02": replace(CONV, mask_decay=3.0, bound_limit=5.0, eps=0.2, eps_epochs=4, epochs=10),
+    "conv-eps03": replace(CONV, mask_decay=3.0, bound_limit=5.0, eps=0.3, eps_epochs=5, epochs=12),
 }
-
-
 CHOSEN = (  # how the factors were
     "the factors were chosen after trial trainings judged on test images too",
     "the factors are those of the recipe and of the network for eps 0.1, none of them tried on this network",

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 from dataclasses import dataclass
 from enum import Enum
 from fractions import Fraction
@@ -93,6 +94,21 @@ class Grid:
         if self.rounding is InputRounding.HALF_UP or quotient >= 0:
             return int((quotient + half).__floor__())
         return int((quotient - half).__ceil__())
+
+    def steps_after(self, shift: Fraction) -> FloatArray:
+        """Return the least floats x at which level(x + shift) is above the lowest level, the next, and so on.
+
+        Shape: (levels - 1,), ascending. So the level of x + shift, kept in the range, is lowest + the count of those <= x.
+        """
+        half, found = Fraction(1, 2), []
+        for level in range(self.lowest, self.highest):
+            tie = self.offset + (level + half) * self.step
+            least = float(tie - shift)
+            away = Fraction(least) - (tie - shift)
+            if away < 0 or (away == 0 and self.level(tie) == level):
+                least = math.nextafter(least, math.inf)
+            found.append(least)
+        return np.array(found, dtype=np.float64)
 
     def levels(self, inputs: FloatArray) -> IntArray:
         """Return the levels of inputs, exactly. Raises NumberError (not finite), DomainError (outside the range)."""
