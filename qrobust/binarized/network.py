@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import math
 from dataclasses import dataclass
 from enum import Enum
 from fractions import Fraction
@@ -25,7 +24,7 @@ import numpy as np
 
 from qrobust.errors import DomainError, NumberError, ShapeError
 from qrobust.exact import to_fraction
-from qrobust.interval import FloatArray
+from qrobust.interval import FloatArray, round_fraction_up, up
 from qrobust.layers import Conv2d, Dense, IntArray, SparseMatrix, read_only
 
 Number = float | int | str | Fraction
@@ -103,11 +102,9 @@ class Grid:
         half, found = Fraction(1, 2), []
         for level in range(self.lowest, self.highest):
             tie = self.offset + (level + half) * self.step
-            least = float(tie - shift)
-            away = Fraction(least) - (tie - shift)
-            if away < 0 or (away == 0 and self.level(tie) == level):
-                least = math.nextafter(least, math.inf)
-            found.append(least)
+            least = np.array(round_fraction_up(tie - shift))
+            is_next = self.level(tie) == level and to_fraction(float(least)) == tie - shift
+            found.append(float(up(least) if is_next else least))
         return np.array(found, dtype=np.float64)
 
     def levels(self, inputs: FloatArray) -> IntArray:
