@@ -31,7 +31,7 @@ from qrobust.files import write_whole
 CHUNK = 1000  # images at a time
 HELD_OUT = 5000  # the last of the training images, on which factors are chosen
 BOUND_DECAY, BOUND_LIMIT = 5e-4, 10.0
-CONV_EPOCHS = {"binary": 8, "ternary": 8, "ternary-l1-stable": 5, "binmask": 10, "binmask-cbd": 10, "binmask-cbd-pgd": 6}
+CONV_EPOCHS = {"binary": 8, "ternary": 8, "ternary-l1-stable": 5, "binmask": 10, "binmask-cbd": 10}
 CONV = replace(recipe_of("binmask-cbd-pgd-agc", "small-conv"), attack_steps=2, bound_decay=BOUND_DECAY, bound_limit=BOUND_LIMIT)
 FOR_EPS = {
     "conv-eps01": replace(CONV, mask_decay=2.0, eps=0.1, eps_epochs=3, epochs=12),
@@ -49,11 +49,9 @@ CHOSEN = (  # how the factors were
 
 
 def convolutional(name: str) -> Recipe:
-    """The recipe of a name for the small convolutional network, its bounds decayed and attacked as the networks for an eps."""
+    """The recipe of a name for the small convolutional network, its bounds decayed as those of the networks for an eps."""
     recipe = replace(recipe_of(name, "small-conv"), epochs=CONV_EPOCHS[name])
-    if recipe.bound_decay:
-        recipe = replace(recipe, bound_decay=BOUND_DECAY, bound_limit=BOUND_LIMIT)
-    return replace(recipe, attack_steps=2, eps_epochs=3) if recipe.attack_steps else recipe
+    return replace(recipe, bound_decay=BOUND_DECAY, bound_limit=BOUND_LIMIT) if recipe.bound_decay else recipe
 
 
 CONVOLUTIONAL = {f"conv-{name}": convolutional(name) for name in CONV_EPOCHS} | FOR_EPS
