@@ -359,7 +359,7 @@ def recipe_rows(limit: float) -> Rows:
 
 
 def eev_rows(limit: float) -> Rows:
-    """EEV's small convolutional network, trained here for two eps and asked at three."""
+    """EEV's small convolutional network, trained here by recipe and for three eps, asked at three."""
     found = bnn_eev.measure(say=lambda text: print(text, file=sys.stderr, flush=True))
     return [row(*fact, name="bnn-eev", **more) for one in found for fact, more in one.facts()]
 

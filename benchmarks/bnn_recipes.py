@@ -76,8 +76,8 @@ def measure(say: Callable[[str], None]) -> list[Measured]:
     return found
 
 
-def ask(network: BinarizedNetwork, eps: Fraction, tests: Images, count: int) -> Solved:
-    """Ask about the first test images, each at its own label, SECONDS for each."""
+def ask(network: BinarizedNetwork, eps: Fraction, tests: Images, count: int, limit: float = SECONDS) -> Solved:
+    """Ask about the first test images, each at its own label, `limit` seconds for each."""
     images, labels = tests.inputs[:count], tests.labels[:count]
     seconds, decided, verified, stable, integers = [], 0, 0, [], fold(network)
     with BinarizedSession() as session:
@@ -86,7 +86,7 @@ def ask(network: BinarizedNetwork, eps: Fraction, tests: Images, count: int) -> 
             query = Robustness(network, Ball(image, eps))
             stable.append(stable_share(integers, query.ball.region(network)))
             started = time.perf_counter()
-            answer = session.check(query, seconds=SECONDS)
+            answer = session.check(query, seconds=limit)
             seconds.append(time.perf_counter() - started)
             decided += answer.verdict is not Verdict.UNKNOWN
             verified += answer.verdict is Verdict.ROBUST and answer.label == label

@@ -48,6 +48,7 @@ ENGINES: dict[str, Engine] = {
     "sat": sat.decide,
     "milp": milp.decide,
     "z3": pseudo_boolean.decide,
+    "here": lambda found, seconds: sat.decide_here(found),
     "sequential": lambda found, seconds: sat.decide(found, seconds, Encoding.SEQUENTIAL),
     "kmtotalizer": lambda found, seconds: sat.decide(found, seconds, Encoding.KMTOTALIZER),
 } | ({"exact": exact_solver.decide} if available("exact") else {})
@@ -399,3 +400,18 @@ def test_a_lying_engine_is_found_out(session: BinarizedSession, monkeypatch: pyt
     monkeypatch.setattr(Race, "run", run)
     with pytest.raises(UnsoundAnswerError, match="sat engine"):
         session.check(Robustness(case.network, case.ball, None, case.tie, case.zero), engine="sat")
+
+
+@pytest.mark.parametrize("rounding", list(InputRounding))
+def test_levels_of_a_ball_are_those_of_its_ends(rounding: InputRounding) -> None:
+    """At inputs whose ends are ties between levels, or a float beside one, for each way of rounding ties."""
+    for step, offset, eps in (("0.61", "0", "0.1"), ("1/4", "1/8", "1/8"), ("0.3", "-0.2", "0"), ("1/2", "0", "0.05")):
+        grid, radius = Grid.of(step, -1, 2, offset, rounding), Fraction(eps)
+        ties = [grid.offset + (level + Fraction(1, 2)) * grid.step + s * radius for level in range(-12, 12) for s in (-1, 1)]
+        near = np.array([float(tie) for tie in ties if -1 <= tie <= 2])
+        centre = np.clip(np.concatenate([near, np.nextafter(near, -9), np.nextafter(near, 9), [-1.0, 2.0]]), -1, 2)
+        scores = Linear(Dense(np.ones((2, len(centre))), np.zeros(2)), np.ones(1))
+        asked = BinarizedNetwork(grid, (), scores)
+        region = Ball(centre, radius).region(asked)
+        ends = [[grid.level(min(max(Fraction(x) + s * radius, grid.lower), grid.upper)) for x in centre] for s in (-1, 1)]
+        assert [region.lower.tolist(), region.upper.tolist()] == ends

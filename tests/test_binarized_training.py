@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.train_bnn import CONVOLUTIONAL, KEPT, non_zeros, stem
+from models.train_bnn import CONVOLUTIONAL, FOR_EPS, HELD_OUT, KEPT, non_zeros, parted, stem
+from models.train_mnist import Images
 from qrobust.binarized import Grid, fold, recipes, training
 from qrobust.binarized.formats import load_binarized
 from qrobust.binarized.recipes import RECIPES, Cancelling, Filters, Weights
@@ -77,6 +78,51 @@ def test_adaptive_cancelling_has_the_derivative_of_its_name() -> None:
         ends = [recipes.sign_carrier(np, Cancelling.ADAPTIVE, sharpness, x + shift) for shift in (-step, step)]
         assert np.allclose((ends[1] - ends[0]) / (2 * step), 1 - np.tanh(sharpness * x) ** 2, rtol=0, atol=1e-8)
     assert np.array_equal(recipes.sign_carrier(np, Cancelling.HARD_TANH, None, x), np.clip(x, -1, 1))
+
+
+def test_schedules_start_and_end_where_they_should() -> None:
+    recipe = replace(RECIPES["binary"], rate=0.002, epochs=10, eps=0.3, eps_epochs=3)
+    rates, eps = ([at(recipe, epoch) for epoch in range(10)] for at in (recipes.rate_at, recipes.eps_at))
+    assert rates[0] == 0.002
+    assert rates[5] == pytest.approx(0.001)
+    assert 0 < rates[9] < 0.0001
+    assert rates == sorted(rates, reverse=True)
+    assert eps == pytest.approx([0.1, 0.2, *[0.3] * 8])
+    assert recipes.eps_at(replace(recipe, eps_epochs=0), 0) == 0.3
+
+
+def test_steps_of_an_attack_stay_in_the_ball_and_climb() -> None:
+    """On a linear loss three steps of a third of the width reach the ball's end that the gradient points to, from anywhere."""
+    rng = np.random.default_rng(2)
+    x, gradient = rng.random((5, 7)), rng.choice([-2.0, 0.0, 0.01], size=(5, 7))
+    ends = recipes.ball_ends(np, x, 0.25)
+    assert np.all((ends[0] >= 0) & (ends[1] <= 1) & (ends[0] <= x) & (x <= ends[1]))
+    assert np.allclose(np.maximum(x - ends[0], ends[1] - x), 0.25)
+    start = ends[0] + (ends[1] - ends[0]) * rng.random(x.shape)
+    found = start
+    for _ in range(3):
+        found = recipes.ascended(np, found, gradient, 0.5 / 3 + 1e-12, ends)
+    assert np.array_equal(found, np.where(gradient > 0, ends[1], np.where(gradient < 0, ends[0], start)))
+
+
+def test_bound_decay_pulls_thresholds_in_and_stops_at_the_limit() -> None:
+    """Descent along differences of the loss moves a threshold of 9 signs to the limit of 2, and leaves one within it alone."""
+    slope, shift, step = np.array([0.5, -1.0]), np.array([-4.5, 1.5]), 1e-6
+    for _ in range(400):
+        ends = [
+            [recipes.bound_excess(np, slope, shift + sign * step * unit, 2.0) for unit in np.eye(2)] for sign in (1.0, -1.0)
+        ]
+        shift = shift - 0.01 * (np.array(ends[0]) - np.array(ends[1])) / (2 * step)
+    assert np.abs(shift / slope) == pytest.approx([2.0, 1.5], abs=0.05)
+    assert shift[1] == 1.5
+
+
+def test_convolutional_networks_are_chosen_on_images_that_they_do_not_see() -> None:
+    inputs = np.arange(6000.0)[:, None]
+    first, held = parted(Images(inputs, np.arange(6000)))
+    assert (len(first.labels), len(held.labels)) == (1000, HELD_OUT)
+    assert np.array_equal(np.concatenate([first.inputs, held.inputs]), inputs)
+    assert set(FOR_EPS) <= set(CONVOLUTIONAL)
 
 
 @pytest.mark.parametrize(

@@ -27,12 +27,19 @@ KEPT = (1.0, 0.5, 0.2)  # the shares of pixels that move at once
 
 
 def attack(
-    folded: Folded, region: Region, label: int, tie: TieRule, *, seconds: float, rng: np.random.Generator
+    folded: Folded,
+    region: Region,
+    label: int,
+    tie: TieRule,
+    *,
+    seconds: float,
+    rng: np.random.Generator,
+    rounds: int = ROUNDS,
 ) -> IntArray | None:
     """Return an input of the region that loses the label, or None. Shape: (inputs,)."""
     deadline = time.monotonic() + seconds
     points = np.concatenate([region.centre[None], _random_points(region, BATCH - 1, rng)])
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         lost = np.flatnonzero(folded.is_lost(points, label, tie))
         if len(lost):
             return np.asarray(points[lost[0]], dtype=np.int64)

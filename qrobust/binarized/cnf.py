@@ -155,9 +155,9 @@ def sums(matrix: SparseMatrix, threshold: IntArray) -> list[tuple[list[int], int
     return found
 
 
-def _check_size(found: Constraints) -> None:
-    """Raise ResourceError if the clauses would be more than MOST_CLAUSES."""
-    total = 0
+def clause_count(found: Constraints) -> float:
+    """Return about how many clauses the constraints become, more rather than less."""
+    total = 0.0
     for matrix, threshold in (
         (found.matrix, found.threshold),
         (found.hard, found.hard_threshold),
@@ -166,6 +166,12 @@ def _check_size(found: Constraints) -> None:
         weights = np.asarray(abs(matrix).sum(axis=1)).reshape(-1)
         least = threshold - np.asarray(matrix.minimum(0).sum(axis=1)).reshape(-1)
         side = np.maximum(1, np.minimum(least, weights - least + 1))
-        total += int((weights.astype(np.float64) * np.minimum(side, weights / 2 + 1)).sum())
+        total += float((weights.astype(np.float64) * np.minimum(side, weights / 2 + 1)).sum())
+    return total
+
+
+def _check_size(found: Constraints) -> None:
+    """Raise ResourceError if the clauses would be more than MOST_CLAUSES."""
+    total = clause_count(found)
     if total > MOST_CLAUSES:
-        raise ResourceError(f"the clauses would be about {total:,}, at most {MOST_CLAUSES:,} are made: use another engine")
+        raise ResourceError(f"the clauses would be about {total:,.0f}, at most {MOST_CLAUSES:,} are made: use another engine")

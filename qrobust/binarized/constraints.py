@@ -17,12 +17,11 @@ Source    Cheng et al. 2018 (inter-neuron factoring), arXiv 1710.03107; Jia and 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from qrobust.binarized.folding import Folded, Rival, TieRule
+from qrobust.binarized.folding import Folded, Rivals, TieRule
 from qrobust.binarized.queries import Region
 from qrobust.layers import IntArray, SparseMatrix
 
@@ -111,20 +110,17 @@ def row_bounds(matrix: SparseMatrix, ranges: IntArray) -> tuple[IntArray, IntArr
 
 def constraints(folded: Folded, region: Region, label: int, tie: TieRule) -> Constraints:
     """Return the constraints of the question whether an input of the region loses the label."""
-    return _folded_over(folded, region, folded.rivals(label, tie))
+    rivals = folded.in_reach(folded.rivals(label, tie), region.lower, region.upper)
+    return pruned(whole_constraints(folded, region, rivals))
 
 
 def lead_constraints(folded: Folded, region: Region, label: int, target: int) -> Constraints:
     """Return constraints whose one rival, in reach or not, is the lead of a class over the label, up to scale and shift."""
-    rivals = (rival for rival in folded.rivals(label, TieRule.LABEL) if rival.number == target)
-    return _folded_over(folded, region, (replace(rival, threshold=-NO_LIMIT) for rival in rivals))
+    rival = folded.rivals(label, TieRule.LABEL, [target])
+    return pruned(whole_constraints(folded, region, replace(rival, threshold=np.full(1, -NO_LIMIT, dtype=np.int64))))
 
 
-def _folded_over(folded: Folded, region: Region, rivals: Iterable[Rival]) -> Constraints:
-    return pruned(whole_constraints(folded, region, rivals))
-
-
-def whole_constraints(folded: Folded, region: Region, rivals: Iterable[Rival]) -> Constraints:
+def whole_constraints(folded: Folded, region: Region, rivals: Rivals) -> Constraints:
     """Return constraints that keep every pixel and level of the region, one solution of the pixels for each input."""
     folding = _Folding(region)
     for layer in folded.layers:
@@ -199,13 +195,10 @@ class _Folding:
             self._thresholds.append(limit)
         return self._known[key], flipped
 
-    def finish(self, found: Iterable[Rival]) -> Constraints:
+    def finish(self, rivals: Rivals) -> Constraints:
         """Return the constraints, the rivals that intervals rule out left out."""
         width = len(self._ranges)
-        asked = list(found)
-        none = self._sparse.csr_array((0, len(self._constant)), dtype=np.int64)
-        wins = self._sparse.csr_array(self._sparse.vstack([none, *(rival.row for rival in asked)]))
-        rows, limit, _, most = self._combined(wins, np.array([rival.threshold for rival in asked], dtype=np.int64))
+        rows, limit, _, most = self._combined(rivals.matrix, rivals.threshold)
         near = np.flatnonzero(most >= limit)
         region, pixels = self._region, self._pixels
         levels = tuple(np.arange(region.lower[p], region.upper[p] + 1) for p in pixels.tolist())
@@ -218,7 +211,7 @@ class _Folding:
             np.array(self._thresholds, dtype=np.int64),
             rows[near],
             limit[near],
-            tuple(asked[place].number for place in near.tolist()),
+            tuple(rivals.numbers[place] for place in near.tolist()),
             self._stacked([], width),
             np.zeros(0, dtype=np.int64),
         )

@@ -12,7 +12,7 @@ Source    Umuroglu et al. 2017 (FINN), section 4.2.2, for thresholds in place of
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from fractions import Fraction
@@ -55,18 +55,35 @@ class ThresholdLayer:
     matrix: SparseMatrix
     threshold: IntArray
 
+    @cached_property
+    def sizes(self) -> SparseMatrix:
+        """The matrix's entries without their signs. Not to be changed."""
+        return abs(self.matrix)
+
+    @cached_property
+    def size_sums(self) -> IntArray:
+        """The sum of each row's sizes. Shape: (neurons,)."""
+        return np.asarray(self.sizes.sum(axis=1), dtype=np.int64).reshape(-1)
+
     def signs(self, x: IntArray) -> IntArray:
         """Return the signs, +1 or -1. Shapes: x (batch, inputs); result (batch, neurons)."""
         return np.where(self.threshold <= (self.matrix @ x.T).T, 1, -1).astype(np.int64)
 
 
 @dataclass(frozen=True, eq=False)
-class Rival:
-    """The label is lost to a class where row @ x >= threshold. Shapes: row a csr_array of int64 (1, last signs)."""
+class Rivals:
+    """The label is lost to class numbers[i] where (matrix @ x)[i] >= threshold[i].
 
-    number: int
-    row: SparseMatrix
-    threshold: int
+    Shapes    numbers (rivals,); matrix a csr_array of int64 (rivals, last signs); threshold (rivals,) int64
+    """
+
+    numbers: tuple[int, ...]
+    matrix: SparseMatrix
+    threshold: IntArray
+
+    def at(self, places: IntArray) -> Rivals:
+        """Return some of them. Shapes: places (some,)."""
+        return Rivals(tuple(self.numbers[i] for i in places.tolist()), self.matrix[places], self.threshold[places])
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,25 +133,38 @@ class Folded:
             lost[:, :label] |= level[:, :label]
         return np.asarray(lost.any(axis=1))
 
-    def rivals(self, label: int, tie: TieRule) -> Iterator[Rival]:
-        """Yield, for each other class, when it takes the label."""
+    def rivals(self, label: int, tie: TieRule, among: Sequence[int] | None = None) -> Rivals:
+        """Return when other classes, all or those named, take the label. Raises UnsupportedError (no common measure)."""
         from scipy import sparse
 
-        for other in range(len(self.scale)):
-            if other == label:
-                continue
-            wins_ties = tie is TieRule.RIVAL or (tie is TieRule.FIRST and other < label)
-            ratio, own = self.scale[other], self.scale[label]
-            unit = Fraction(math.gcd(ratio.numerator * own.denominator, own.numerator * ratio.denominator)) / (
-                ratio.denominator * own.denominator
-            )
-            limit = (self.bias[label] - self.bias[other]) / unit
-            factors = int(ratio / unit), int(own / unit)
-            if max(map(abs, factors)) * 2 * (self._greatest + 1) > MOST_SUM:
-                raise UnsupportedError("the classes' scales have no small common measure: give all scores one scale")
-            row = self.matrix[[other]] * factors[0] - self.matrix[[label]] * factors[1]
-            least = math.ceil(limit) if wins_ties else math.floor(limit) + 1
-            yield Rival(other, sparse.csr_array(row), max(min(least, MOST_SUM), -MOST_SUM))
+        others = [other for other in (range(len(self.scale)) if among is None else among) if other != label]
+        ways = [self._rival(other, label, tie) for other in others]
+        places = np.repeat(np.arange(len(ways)), 2), np.array([[other, label] for other in others], dtype=np.int64).reshape(-1)
+        factors = np.array([factor for own, _ in ways for factor in own], dtype=np.int64)
+        pairs = sparse.csr_array((factors, places), shape=(len(ways), len(self.scale)))
+        threshold = np.array([least for _, least in ways], dtype=np.int64)
+        return Rivals(tuple(others), sparse.csr_array(pairs @ self.matrix), threshold)
+
+    def _rival(self, other: int, label: int, tie: TieRule) -> tuple[tuple[int, int], int]:
+        """Return the factors of another class's row and of the label's, and the least sum that takes the label."""
+        wins_ties = tie is TieRule.RIVAL or (tie is TieRule.FIRST and other < label)
+        ratio, own = self.scale[other], self.scale[label]
+        unit = Fraction(math.gcd(ratio.numerator * own.denominator, own.numerator * ratio.denominator)) / (
+            ratio.denominator * own.denominator
+        )
+        limit = (self.bias[label] - self.bias[other]) / unit
+        factors = int(ratio / unit), -int(own / unit)
+        if max(map(abs, factors)) * 2 * (self._greatest + 1) > MOST_SUM:
+            raise UnsupportedError("the classes' scales have no small common measure: give all scores one scale")
+        least = math.ceil(limit) if wins_ties else math.floor(limit) + 1
+        return factors, max(min(least, MOST_SUM), -MOST_SUM)
+
+    def in_reach(self, rivals: Rivals, lower: IntArray, upper: IntArray) -> Rivals:
+        """Return the rivals that intervals do not rule out over a box of levels. Shapes: lower, upper (inputs,)."""
+        if self.layers:
+            lower, upper = (np.full(self.matrix.shape[1], end, dtype=np.int64) for end in (-1, 1))
+        most = rivals.matrix.maximum(0) @ upper + rivals.matrix.minimum(0) @ lower
+        return rivals.at(np.flatnonzero(most >= rivals.threshold))
 
     @cached_property
     def _greatest(self) -> int:
@@ -178,7 +208,7 @@ def over(folded: Folded, lower: IntArray, upper: IntArray) -> Folded:
     layers, kept = [], np.arange(len(lower))
     fixed = np.zeros(len(lower), dtype=np.int64)  # the value of what is constant, and 0 of what is kept
     for layer in folded.layers:
-        middle, reach = layer.matrix @ (lower + upper), abs(layer.matrix) @ (upper - lower)  # twice the bounds, added up
+        middle, reach = layer.matrix @ (lower + upper), layer.sizes @ (upper - lower)  # twice the bounds, added up
         on, off = middle - reach >= 2 * layer.threshold, middle + reach < 2 * layer.threshold
         rows = np.flatnonzero(~(on | off))
         open_rows = layer.matrix[rows]

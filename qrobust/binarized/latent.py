@@ -19,6 +19,8 @@ from qrobust.binarized.recipes import (
     Recipe,
     Weights,
     affine_bounds,
+    ascended,
+    ball_ends,
     bound_excess,
     hard_tanh,
     layer_l1,
@@ -173,7 +175,7 @@ class LatentNetwork:
         """Return inputs of the ball that raise the loss, by projected gradients. Shapes: start as x, from 0 to 1."""
         ops, recipe, eps = self._ops, self._recipe, self._eps
         layers = [ops.stop_gradient(weight) for weight in self._weights()]
-        lower, upper = ops.maximum(x - eps, 0.0), ops.minimum(x + eps, 1.0)
+        lower, upper = ball_ends(ops, x, eps)
         start = self._keras.random.uniform(ops.shape(x), seed=self._noise) if start is None else start
         found = lower + (upper - lower) * start
         for _ in range(recipe.attack_steps):
@@ -181,7 +183,7 @@ class LatentNetwork:
                 tape.watch(found)
                 loss = self._cross_entropy(self._forward(found, layers)[0], y)
             size = ATTACK_REACH / recipe.attack_steps * eps
-            found = ops.clip(found + size * ops.sign(tape.gradient(loss, found)), lower, upper)
+            found = ascended(ops, found, tape.gradient(loss, found), size, (lower, upper))
         return ops.stop_gradient(found)
 
     def _right_under_attack(self, x: Any, y: Any, start: Any) -> Any:
@@ -206,8 +208,7 @@ class LatentNetwork:
     def _instability(self, x: Any, layers: list[Any], affine: list[tuple[Any, Any]]) -> Any:
         """Return how far the neurons are from one sign over the ball, by intervals, summed over layers."""
         ops, recipe, found = self._ops, self._recipe, self._ops.zeros(())
-        ends = ops.maximum(x - recipe.eps, 0.0), ops.minimum(x + recipe.eps, 1.0)
-        lower, upper = (self.as_image(self._rounded(end)) for end in ends)
+        lower, upper = (self.as_image(self._rounded(end)) for end in ball_ends(ops, x, recipe.eps))
         for layer, weight, pair in zip(self._layers, layers, affine, strict=False):
             sums = sum_bounds(ops, partial(self.times, layer), weight, lower, upper)
             lower, upper = affine_bounds(ops, *pair, *sums)

@@ -24,7 +24,7 @@ import numpy as np
 
 from qrobust.errors import DomainError, NumberError, ShapeError
 from qrobust.exact import to_fraction
-from qrobust.interval import FloatArray
+from qrobust.interval import FloatArray, round_fraction_up, up
 from qrobust.layers import Conv2d, Dense, IntArray, SparseMatrix, read_only
 
 Number = float | int | str | Fraction
@@ -93,6 +93,19 @@ class Grid:
         if self.rounding is InputRounding.HALF_UP or quotient >= 0:
             return int((quotient + half).__floor__())
         return int((quotient - half).__ceil__())
+
+    def steps_after(self, shift: Fraction) -> FloatArray:
+        """Return the least floats x at which level(x + shift) is above the lowest level, the next, and so on.
+
+        Shape: (levels - 1,), ascending. So the level of x + shift, kept in the range, is lowest + the count of those <= x.
+        """
+        half, found = Fraction(1, 2), []
+        for level in range(self.lowest, self.highest):
+            tie = self.offset + (level + half) * self.step
+            least = np.array(round_fraction_up(tie - shift))
+            is_next = self.level(tie) == level and to_fraction(float(least)) == tie - shift
+            found.append(float(up(least) if is_next else least))
+        return np.array(found, dtype=np.float64)
 
     def levels(self, inputs: FloatArray) -> IntArray:
         """Return the levels of inputs, exactly. Raises NumberError (not finite), DomainError (outside the range)."""

@@ -48,18 +48,13 @@ def _with_labels(folded: Folded) -> list[ThresholdLayer]:
     from scipy import sparse
 
     classes = len(folded.scale)
-    rows, limits, pairs = [], [], []
-    for after in range(1, classes):
-        for rival in folded.rivals(after, TieRule.FIRST):
-            if rival.number < after:
-                rows.append(rival.row)
-                limits.append(rival.threshold)
-                pairs.append((rival.number, after))
-    places = np.array(pairs, dtype=np.int64)
-    beats = ThresholdLayer(sparse.csr_array(sparse.vstack(rows)), np.array(limits, dtype=np.int64))
-    numbers, ones = np.arange(len(pairs)), np.ones(len(pairs), dtype=np.int64)
+    before = [folded.rivals(after, TieRule.FIRST, range(after)) for after in range(1, classes)]
+    places = np.array([(number, after) for after, rivals in enumerate(before, start=1) for number in rivals.numbers])
+    rows = sparse.csr_array(sparse.vstack([rivals.matrix for rivals in before]))
+    beats = ThresholdLayer(rows, np.concatenate([rivals.threshold for rivals in before]))
+    numbers, ones = np.arange(len(places)), np.ones(len(places), dtype=np.int64)
     entries = (np.concatenate([ones, -ones]), (places.T.reshape(-1), np.tile(numbers, 2)))
-    wins = sparse.csr_array(entries, shape=(classes, len(pairs)))
+    wins = sparse.csr_array(entries, shape=(classes, len(places)))
     return [*folded.layers, beats, ThresholdLayer(wins, np.full(classes, classes - 1, dtype=np.int64))]
 
 

@@ -10,17 +10,20 @@ import math
 from dataclasses import dataclass
 from enum import Enum
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from qrobust.binarized.folding import TieRule, ZeroSign
-from qrobust.binarized.network import BinarizedNetwork
+from qrobust.binarized.network import BinarizedNetwork, Grid
 from qrobust.errors import DomainError, NumberError, ShapeError
 from qrobust.exact import to_fraction
 from qrobust.interval import FloatArray
 from qrobust.layers import IntArray, read_only
 from qrobust.network import Network
+
+MOST_STEPS = 256  # between levels, found once for each radius
 
 
 class Norm(Enum):
@@ -103,13 +106,8 @@ class Ball:
                 raise NumberError(f"eps is {float(radius):g}, the inputs reach only {float(reach):g} apart")
         centre = grid.levels(self.centre)
         if self.norm is Norm.LINF:
-            exact = {x: Fraction(x) for x in set(self.centre.tolist())}
-            ends = {
-                x: (grid.level(max(value - radius, grid.lower)), grid.level(min(value + radius, grid.upper)))
-                for x, value in exact.items()
-            }
-            pairs = np.array([ends[x] for x in self.centre.tolist()], dtype=np.int64).reshape(-1, 2)
-            return Region(centre, pairs[:, 0], pairs[:, 1])
+            lower, upper = (_levels_at(grid, self.centre, shift) for shift in (-radius, radius))
+            return Region(centre, lower, upper)
         lower, upper = np.full_like(centre, grid.lowest), np.full_like(centre, grid.highest)
         if self.norm in (Norm.L0, Norm.HAMMING):
             if radius.denominator != 1 or radius > network.inputs:
@@ -122,6 +120,17 @@ class Ball:
         reach_levels = int(units)
         lower, upper = np.maximum(lower, centre - reach_levels), np.minimum(upper, centre + reach_levels)
         return Region(centre, lower, upper, self.norm, most)
+
+
+_steps_after = lru_cache(maxsize=16)(Grid.steps_after)
+
+
+def _levels_at(grid: Grid, centre: FloatArray, shift: Fraction) -> IntArray:
+    """Return the levels of centre + shift, exactly, kept in the grid's range. Shapes: centre and result (inputs,)."""
+    if grid.highest - grid.lowest <= MOST_STEPS:
+        return grid.lowest + np.searchsorted(_steps_after(grid, shift), centre, side="right").astype(np.int64)
+    level = {x: grid.level(min(max(Fraction(x) + shift, grid.lower), grid.upper)) for x in set(centre.tolist())}
+    return np.array([level[x] for x in centre.tolist()], dtype=np.int64)
 
 
 @dataclass(frozen=True, eq=False)

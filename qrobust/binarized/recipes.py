@@ -106,6 +106,26 @@ def recipe_of(name: str, architecture: str = "dense") -> Recipe:
     return replace(RECIPES[name], convolutions=convolutions, hidden=hidden)
 
 
+def rate_at(recipe: Recipe, epoch: int) -> float:
+    """Return the learning rate of an epoch, from 0: half a cosine, from the recipe's rate towards 0."""
+    return recipe.rate * 0.5 * (1 + math.cos(math.pi * epoch / recipe.epochs))
+
+
+def eps_at(recipe: Recipe, epoch: int) -> float:
+    """Return the radius of the attack's ball in an epoch, from 0: growing evenly to eps in the last of eps_epochs."""
+    return recipe.eps * min(1.0, (epoch + 1) / max(1, recipe.eps_epochs))
+
+
+def ball_ends(xp: Any, x: Any, eps: Any) -> tuple[Any, Any]:
+    """Return the least and greatest inputs within eps of x, from 0 to 1. Shapes: as x."""
+    return xp.maximum(x - eps, 0.0), xp.minimum(x + eps, 1.0)
+
+
+def ascended(xp: Any, x: Any, gradient: Any, size: Any, ends: tuple[Any, Any]) -> Any:
+    """Return x after one step of projected gradients: by `size` the way each gradient points, kept in the ball's ends."""
+    return xp.clip(x + size * xp.sign(gradient), *ends)
+
+
 def sign(xp: Any, x: Any) -> Any:
     """Return +1 where x >= 0, else -1."""
     return xp.where(x >= 0, xp.ones_like(x), -xp.ones_like(x))

@@ -21,8 +21,10 @@ from qrobust.binarized.answers import (
     Witness,
     cost_units,
 )
-from qrobust.binarized.attack import attack
-from qrobust.binarized.constraints import constraints
+from qrobust.binarized.attack import ROUNDS, attack
+from qrobust.binarized.cnf import clause_count
+from qrobust.binarized.constraints import Constraints, constraints
+from qrobust.binarized.engines import sat
 from qrobust.binarized.engines.base import Found, Nothing, Outcome, Undecided
 from qrobust.binarized.enumeration import first_lost, is_small
 from qrobust.binarized.float_pairs import FloatLabels, FloatPair
@@ -31,13 +33,15 @@ from qrobust.binarized.folding import Folded, TieRule, ZeroSign, fold, over
 from qrobust.binarized.network import BinarizedNetwork
 from qrobust.binarized.pairs import SAME, paired
 from qrobust.binarized.queries import Ball, LabelChange, LeastChange, Norm, Region, Robustness
-from qrobust.binarized.race import PORTFOLIO, Finish, Race, engine_names
+from qrobust.binarized.race import PORTFOLIO, Finish, Race, available, engine_names
 from qrobust.errors import NumberError, UnsoundAnswerError
 from qrobust.layers import IntArray
 from qrobust.network import Network
 
 ATTACK = "attack"
 ATTACK_SHARE = 0.1  # of the time
+FEW_ROUNDS = 2  # of attack, before a small formula is tried
+SMALL_FORMULA = 40_000  # clauses
 
 
 @lru_cache(maxsize=16)
@@ -166,31 +170,54 @@ class BinarizedSession:
     def _decide(
         self, integers: Folded, region: Region, asked: tuple[int, TieRule], settings: tuple[str, float, bool]
     ) -> _Decision:
-        (label, tie), (engine, deadline, exact) = asked, settings
-        left = deadline - time.monotonic()
+        (label, tie), engine = asked, settings[0]
         if bool(integers.is_lost(region.centre[None], label, tie)[0]):
             return _Decision(Verdict.VIOLATED, INTERVALS, True, _witness(integers, region.centre, label, tie))
         small = over(integers, region.lower, region.upper)
+        if not small.in_reach(small.rivals(label, tie), region.lower, region.upper).numbers:
+            return _Decision(Verdict.ROBUST, INTERVALS, True)
         found = constraints(small, region, label, tie)
         if not found.rival_classes:
             return _Decision(Verdict.ROBUST, INTERVALS, True)
-        if engine == PORTFOLIO:
-            rng = np.random.default_rng(self._seed)
-            hit = attack(small, region, label, tie, seconds=left * ATTACK_SHARE, rng=rng)
+        soon = self._soon(integers, (small, found), asked, settings[1]) if engine == PORTFOLIO else None
+        return self._raced(integers, found, asked, settings) if soon is None else soon
+
+    def _soon(
+        self, integers: Folded, known: tuple[Folded, Constraints], asked: tuple[int, TieRule], deadline: float
+    ) -> _Decision | None:
+        """Decide without other processes: by attacks, all inputs, or a small formula; None if they do not."""
+        (small, found), (label, tie), region = known, asked, known[1].region
+        rng, is_formula = np.random.default_rng(self._seed), is_small_formula(found)
+        for rounds in (FEW_ROUNDS, ROUNDS) if is_formula else (ROUNDS,):
+            seconds = (deadline - time.monotonic()) * ATTACK_SHARE
+            hit = attack(small, region, label, tie, seconds=seconds, rng=rng, rounds=rounds)
             if hit is not None:
                 return _Decision(Verdict.VIOLATED, ATTACK, True, _witness(integers, hit, label, tie))
-        if engine == PORTFOLIO and is_small(integers, found):
-            levels = first_lost(integers, found, label, tie)
-            if levels is None:
-                return _Decision(Verdict.ROBUST, ENUMERATION, True)
-            return _Decision(Verdict.VIOLATED, ENUMERATION, True, _witness(integers, levels, label, tie))
+            if rounds == FEW_ROUNDS:
+                outcome = sat.decide_here(found)
+                if isinstance(outcome, Found):
+                    _replays(integers, region, Finish("sat", outcome), asked)
+                    return _Decision(Verdict.VIOLATED, "sat", True, _witness(integers, outcome.levels, label, tie))
+                if isinstance(outcome, Nothing):
+                    return _Decision(Verdict.ROBUST, "sat", outcome.exact)
+        if not is_small(integers, found):
+            return None
+        levels = first_lost(integers, found, label, tie)
+        if levels is None:
+            return _Decision(Verdict.ROBUST, ENUMERATION, True)
+        return _Decision(Verdict.VIOLATED, ENUMERATION, True, _witness(integers, levels, label, tie))
+
+    def _raced(
+        self, integers: Folded, found: Constraints, asked: tuple[int, TieRule], settings: tuple[str, float, bool]
+    ) -> _Decision:
+        (label, tie), (engine, deadline, exact) = asked, settings
         left = deadline - time.monotonic()
         if left <= 0:
             return _Decision(Verdict.UNKNOWN, engine, True, reason="the time limit was reached")
 
         def counts(finish: Finish) -> bool:
             if isinstance(finish.outcome, Found):
-                return _replays(integers, region, finish, asked)
+                return _replays(integers, found.region, finish, asked)
             return isinstance(finish.outcome, Nothing) and (finish.outcome.exact or not exact)
 
         winner, others = self._race.run(engine_names(engine, found), found, left, counts)
@@ -200,6 +227,11 @@ class BinarizedSession:
             return _Decision(Verdict.VIOLATED, winner.engine, True, _witness(integers, winner.outcome.levels, label, tie))
         assert isinstance(winner.outcome, Nothing)
         return _Decision(Verdict.ROBUST, winner.engine, winner.outcome.exact)
+
+
+def is_small_formula(found: Constraints) -> bool:
+    """Whether clauses are written and looked through in this process sooner than another process answers."""
+    return available("sat") and clause_count(found) <= SMALL_FORMULA
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,7 +30,7 @@ def forward(folded: Folded, points: IntArray, widths: Sequence[float]) -> tuple[
     spread = max(1.0, float(np.ptp(points)) / 4) if points.size else 1.0
     for layer, width in zip(folded.layers, widths, strict=True):
         lead = (layer.matrix @ x.T).T - layer.threshold
-        reach = np.sqrt(np.maximum(1.0, abs(layer.matrix).sum(axis=1))) * (1 if windows else spread)
+        reach = np.sqrt(np.maximum(1.0, layer.size_sums)) * (1 if windows else spread)
         windows.append(np.abs(lead) <= width * reach)
         x = np.where(lead >= 0, 1, -1)
     return np.asarray(x, dtype=np.int64), windows

@@ -19,7 +19,7 @@ import numpy as np
 
 from qrobust.binarized.latent import EPSILON, LatentNetwork, load_keras
 from qrobust.binarized.network import BatchNorm, BinarizedNetwork, Block, Grid, Linear
-from qrobust.binarized.recipes import Cancelling, Recipe
+from qrobust.binarized.recipes import Cancelling, Recipe, eps_at, rate_at
 from qrobust.errors import DomainError, NumberError, ShapeError, UnsupportedError
 from qrobust.interval import FloatArray
 from qrobust.layers import Activation, Conv2d, Dense, IntArray, Shape
@@ -53,8 +53,8 @@ def train(
     count = max(1, len(x) // recipe.batch)
     for epoch in range(recipe.epochs):
         losses = []
-        model.set_rate(recipe.rate * 0.5 * (1 + np.cos(np.pi * epoch / recipe.epochs)))
-        model.set_eps(recipe.eps * min(1.0, (epoch + 1) / max(1, recipe.eps_epochs)))
+        model.set_rate(rate_at(recipe, epoch))
+        model.set_eps(eps_at(recipe, epoch))
         text = ""
         if recipe.cancelling is Cancelling.ADAPTIVE and epoch:
             trials = slice(0, TRIALS * recipe.batch)

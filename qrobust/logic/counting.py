@@ -23,7 +23,7 @@ from qrobust.answers import VERSION, Assurance
 from qrobust.backends.worker import Worker, WorkerDiedError, WorkerTimeoutError
 from qrobust.binarized.constraints import whole_constraints
 from qrobust.binarized.enumeration import inputs as enumerated
-from qrobust.binarized.folding import Folded, ZeroSign
+from qrobust.binarized.folding import Folded, TieRule, ZeroSign
 from qrobust.binarized.network import BinarizedNetwork
 from qrobust.binarized.queries import Ball, Box, Levels, Region
 from qrobust.binarized.solve import folded
@@ -272,8 +272,8 @@ def count(
 
 
 def _tried(asked: Property, deadline: Deadline) -> Count | None:
-    found, total = 0, 0
-    for levels in enumerated(whole_constraints(asked.folded, asked.region, ())):
+    found, total, nobody = 0, 0, asked.folded.rivals(0, TieRule.FIRST, ())
+    for levels in enumerated(whole_constraints(asked.folded, asked.region, nobody)):
         try:
             deadline.left()
         except UndecidedError:

@@ -9,15 +9,15 @@ Property  exact
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 
 from qrobust.binarized.cnf import MOST_CLAUSES, Clauses, sums
 from qrobust.binarized.constraints import Constraints, whole_constraints
-from qrobust.binarized.folding import Folded, Rival, TieRule
+from qrobust.binarized.folding import Folded, Rivals, TieRule
 from qrobust.binarized.queries import Norm, Region, level_costs
 from qrobust.binarized.unary import unary
 from qrobust.errors import ResourceError
@@ -39,15 +39,14 @@ class LabelRows:
 
 def label_rows(folded: Folded, region: Region) -> LabelRows:
     """Return the rows of a network's label. Raises UnsupportedError (no common measure of the scores)."""
+    from scipy import sparse
+
     classes = len(folded.scale)
-
-    def numbered() -> Iterator[Rival]:
-        for own in range(classes):
-            for rival in folded.rivals(own, TieRule.FIRST):
-                if rival.number > own:
-                    yield replace(rival, number=own * classes + rival.number)
-
-    found = unary(whole_constraints(folded, region, numbered()))
+    after = [folded.rivals(own, TieRule.FIRST, range(own + 1, classes)) for own in range(classes - 1)]
+    numbers = tuple(own * classes + number for own, rivals in enumerate(after) for number in rivals.numbers)
+    matrix = sparse.csr_array(sparse.vstack([rivals.matrix for rivals in after]))
+    rivals = Rivals(numbers, matrix, np.concatenate([rivals.threshold for rivals in after]))
+    found = unary(whole_constraints(folded, region, rivals))
     places = {number: row for row, number in enumerate(found.rival_classes)}
     pairs = [(a, b) for a in range(classes) for b in range(a + 1, classes)]
     return LabelRows(found, classes, {(a, b): places.get(a * classes + b) for a, b in pairs})
