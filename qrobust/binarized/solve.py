@@ -14,6 +14,7 @@ from qrobust.answers import Verdict
 from qrobust.binarized.answers import (
     ENUMERATION,
     INTERVALS,
+    TRIAL,
     BinarizedAnswer,
     LabelChangeAnswer,
     LeastChangeAnswer,
@@ -23,6 +24,7 @@ from qrobust.binarized.answers import (
 )
 from qrobust.binarized.attack import attack
 from qrobust.binarized.constraints import constraints
+from qrobust.binarized.engines import trial
 from qrobust.binarized.engines.base import Found, Nothing, Outcome, Undecided
 from qrobust.binarized.enumeration import first_lost, is_small
 from qrobust.binarized.float_pairs import FloatLabels, FloatPair
@@ -38,6 +40,7 @@ from qrobust.network import Network
 
 ATTACK = "attack"
 ATTACK_SHARE = 0.1  # of the time
+AT_ONCE = 0.3  # seconds that trying every input may take in this process; what takes longer is a lane of the race
 
 
 @lru_cache(maxsize=16)
@@ -193,7 +196,10 @@ class BinarizedSession:
                 return _replays(integers, region, finish, asked)
             return isinstance(finish.outcome, Nothing) and (finish.outcome.exact or not exact)
 
-        winner, others = self._race.run(engine_names(engine, found), found, left, counts)
+        tried = Finish(TRIAL, trial.decide(found, left)) if engine == PORTFOLIO and trial.forecast(found) < AT_ONCE else None
+        winner, others = tried, list[Finish]()
+        if tried is None or not counts(tried):
+            winner, others = self._race.run(engine_names(engine, found, left), found, left, counts)
         if winner is None:
             return _Decision(Verdict.UNKNOWN, engine, True, reason="; ".join(_why(finish) for finish in others))
         if isinstance(winner.outcome, Found):
