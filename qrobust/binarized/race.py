@@ -60,21 +60,27 @@ def how_to_install(name: str) -> str:
     return exact_solver.INSTALL if name == "exact" else f"the {name} engine needs `pip install qrobust[bnn]`"
 
 
-def engine_names(choice: str, found: Constraints, seconds: float = 60.0) -> list[str]:
+def engine_names(choice: str, found: Constraints, seconds: float = 60.0, races: int = 1) -> list[str]:
     """Return the engines to race, the first to start first. Raises UnsupportedError, BackendUnavailableError.
 
-    Accepts   seconds: the time for the race; where every input can be tried in it, that is a lane, too
+    Accepts   seconds: the time for the race; where every input can be tried in it, that is a lane, too; races: how many
+              share the processor cores
     """
     if choice == PORTFOLIO:
-        more = [name for name, cores in MORE_LANES if available(name) and _cores() >= cores]
+        more = [name for name, cores in MORE_LANES if available(name) and _cores() // races >= cores]
         lanes = ["sat" if available("sat") else "z3", *more, "milp"]
         lanes = lanes[::-1] if found.density > DENSE else lanes
         return [ANNEALING, *([TRIAL] if trial.forecast(found) < seconds else []), *lanes]
-    if choice not in ENGINES:
-        raise UnsupportedError(f"there is no engine {choice!r}: name one of {', '.join([PORTFOLIO, *ENGINES])}")
-    if not available(choice):
-        raise BackendUnavailableError(how_to_install(choice))
+    check_engine(choice)
     return [choice]
+
+
+def check_engine(choice: str) -> None:
+    """Raise UnsupportedError if there is no such engine, BackendUnavailableError if its solver is not installed."""
+    if choice != PORTFOLIO and choice not in ENGINES:
+        raise UnsupportedError(f"there is no engine {choice!r}: name one of {', '.join([PORTFOLIO, *ENGINES])}")
+    if choice != PORTFOLIO and not available(choice):
+        raise BackendUnavailableError(how_to_install(choice))
 
 
 def _cores() -> int:

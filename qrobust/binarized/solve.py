@@ -50,10 +50,13 @@ def folded(network: BinarizedNetwork, zero: ZeroSign) -> Folded:
 
 
 class BinarizedSession:
-    """Answers questions one after another; the engines' processes stay warm in between. Use it in a `with`."""
+    """Answers questions one after another; the engines' processes stay warm in between. Use it in a `with`.
 
-    def __init__(self, *, seed: int = 0) -> None:
-        self._race, self._seed = Race(), seed
+    Accepts   races: how many sessions ask at the same time, which share the processor cores
+    """
+
+    def __init__(self, *, seed: int = 0, races: int = 1) -> None:
+        self._race, self._seed, self._races = Race(), seed, races
 
     def __enter__(self) -> BinarizedSession:
         return self
@@ -199,7 +202,7 @@ class BinarizedSession:
         tried = Finish(TRIAL, trial.decide(found, left)) if engine == PORTFOLIO and trial.forecast(found) < AT_ONCE else None
         winner, others = tried, list[Finish]()
         if tried is None or not counts(tried):
-            winner, others = self._race.run(engine_names(engine, found, left), found, left, counts)
+            winner, others = self._race.run(engine_names(engine, found, left, self._races), found, left, counts)
         if winner is None:
             return _Decision(Verdict.UNKNOWN, engine, True, reason="; ".join(_why(finish) for finish in others))
         if isinstance(winner.outcome, Found):
@@ -244,9 +247,14 @@ class _Ends:
         self.lower, self.stride, self.exact = radius + 1, 2 * self.stride, self.exact and exact
 
 
-def _start(seconds: float) -> float:
+def check_seconds(seconds: float) -> None:
+    """Raise NumberError unless a time limit is positive and finite."""
     if not 0 < seconds < float("inf"):
         raise NumberError(f"a time limit is {seconds:g} s, it must be positive and finite")
+
+
+def _start(seconds: float) -> float:
+    check_seconds(seconds)
     return time.monotonic()
 
 
