@@ -40,7 +40,7 @@ from qrobust.network import Network
 
 ATTACK = "attack"
 ATTACK_SHARE = 0.1  # of the time
-AT_ONCE = 0.3  # seconds that trying every input may take in this process; what takes longer is a lane of the race
+AT_ONCE = 0.03  # seconds that trying every input may take in this process; what takes longer is a lane of the race
 
 
 @lru_cache(maxsize=16)
@@ -202,6 +202,7 @@ class BinarizedSession:
         tried = Finish(TRIAL, trial.decide(found, left)) if engine == PORTFOLIO and trial.forecast(found) < AT_ONCE else None
         winner, others = tried, list[Finish]()
         if tried is None or not counts(tried):
+            left = deadline - time.monotonic()
             winner, others = self._race.run(engine_names(engine, found, left, self._races), found, left, counts)
         if winner is None:
             return _Decision(Verdict.UNKNOWN, engine, True, reason="; ".join(_why(finish) for finish in others))
