@@ -352,6 +352,19 @@ def bnn_rows(limit: float) -> Rows:
     return rows
 
 
+def deployed_rows(limit: float) -> Rows:
+    """A deployed network of signs: its accuracy, whatever the rule for ties, beside the published one."""
+    found, work = bnn.deployed(), "bnn-tfc-1w1a"
+    unit = "share of 10,000 MNIST images"
+    own = f"{unit}; the first 500 agree with Brevitas's own test of its checkpoint" if found.agrees else unit
+    peer = "the framework's README, which no rule for ties reaches"
+    return [
+        row(work, "accuracy", found.accuracy, own, peer=peer, peer_value=bnn.TFC_PUBLISHED, name="bnn-tfc"),
+        row(work, "accuracy, ties to the right class", found.best, unit, name="bnn-tfc"),
+        row(work, "accuracy, ties to a wrong class", found.worst, unit, name="bnn-tfc"),
+    ]
+
+
 def recipe_rows(limit: float) -> Rows:
     """Networks of signs by recipe: accuracy, weights, and how questions about the first test images are decided."""
     found = bnn_recipes.measure(say=lambda text: print(text, file=sys.stderr, flush=True))
@@ -454,6 +467,7 @@ BENCHMARKS: dict[str, Callable[[float], Rows]] = {
     "bnn-eev": eev_rows,
     "bnn-engines": engine_rows,
     "bnn-recipes": recipe_rows,
+    "bnn-tfc": deployed_rows,
     "bnn-explain": lambda _: logic_rows("bnn-explain", bnn_logic.explained),
     "bnn-count": lambda _: logic_rows("bnn-count", bnn_logic.counted),
     "bnn-compile": lambda _: logic_rows("bnn-compile", bnn_logic.compiled),

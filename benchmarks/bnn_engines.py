@@ -41,7 +41,7 @@ from qrobust.binarized.race import ENGINES, PORTFOLIO, available, engine_names
 from qrobust.binarized.unary import unary
 from qrobust.layers import Dense
 
-LIMIT = 4.0  # seconds a question
+LIMIT = 10.0  # seconds a question
 QUESTIONS = 5  # of each kind
 IMAGES = 100
 AT_ONCE = 2  # single engines that run at the same time, each on one thread; the portfolio runs by itself
@@ -99,6 +99,7 @@ def engines() -> dict[str, Engine]:
         "HiGHS": ENGINES["milp"],
         "CP-SAT": ENGINES["cp-sat"],
         "Z3": ENGINES["z3"],
+        "annealing": ENGINES["annealing"],
     }
     if available("exact"):
         found["Exact"] = ENGINES["exact"]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qrobust.binarized.bracket import Bracket
+from qrobust.binarized.maps import BinarizedMap, Shown
 from qrobust.bounds.local import Status
 from qrobust.errors import UnsupportedError
 from qrobust.interval import BoolArray, FloatArray
@@ -58,6 +59,44 @@ def draw_section(found: SectionMap, path: Path) -> list[Path]:
     return save_figure(figure, path)
 
 
+def draw_binarized(found: BinarizedMap, path: Path) -> list[Path]:
+    """Draw a map of a network of signs: of single inputs by label, else by status. Raises OutputError."""
+    from matplotlib import colormaps
+    from matplotlib.colors import BoundaryNorm, ListedColormap
+
+    figure, axes = new_figure(1, 1)
+    panel, extent = axes[0, 0], _ends(found.values(found.cut.across), found.values(found.cut.up))
+    if found.asked.copy is None and found.cut.fixed:
+        labels = np.unique(found.labels)
+        colours = colormaps["cividis"](np.linspace(0, 1, max(len(labels), 2)))[: len(labels)]
+        shown, names = (
+            np.searchsorted(labels, found.labels).astype(np.int8),
+            [found.class_name(label) for label in labels.tolist()],
+        )
+        counts = [int((found.labels == label).sum()) for label in labels]
+    else:
+        shown, names = found.status.astype(np.int8), ["safe", "flippable", "undecided"]
+        colours, counts = np.array([SAFE_COLOUR, FLIP_COLOUR, UNKNOWN_COLOUR]), [found.count(status) for status in Status]
+    norm = BoundaryNorm(np.arange(len(names) + 1) - 0.5, max(len(names), 2))
+    colour_map = ListedColormap(list(colours) if len(names) > 1 else [*colours, *colours])
+    panel.imshow(shown, origin="lower", extent=extent, aspect="auto", cmap=colour_map, norm=norm, interpolation="nearest")
+    for name, colour, count in zip(names, colours, counts, strict=True):
+        if count and name != "undecided":
+            panel.fill([], [], color=colour, label=f"{name} ({count:,})")
+    if found.undecided:
+        _hatched(panel, found.status == Status.UNDECIDED, extent)
+    panel.set_xlabel(found.axis_name(0))
+    panel.set_ylabel(found.axis_name(1))
+    what = {
+        Shown.LABEL: "label",
+        Shown.ROBUST: "is the label kept in a ball?",
+        Shown.CHANGE: "does the copy give another label?",
+    }
+    panel.set_title(f"{found.asked.network}\n{what[found.asked.shown]}", fontsize=9)
+    _legend_below(panel)
+    return save_figure(figure, path)
+
+
 def _feature(network: Network, index: int) -> str:
     return network.features[index].label if network.features else network.feature_name(index)
 
@@ -75,9 +114,13 @@ def _others(found: SectionMap) -> str:
 
 
 def _extent(found: SectionMap) -> tuple[float, float, float, float]:
+    return _ends(found.section.across, found.section.up)
+
+
+def _ends(across: FloatArray, up: FloatArray) -> tuple[float, float, float, float]:
     """The outer edges of the first and last cells: left, right, bottom, top."""
     ends: list[float] = []
-    for values in (found.section.across, found.section.up):
+    for values in (across, up):
         half = 0.5 * float(values[1] - values[0]) if len(values) > 1 else 0.5
         ends += [float(values[0]) - half, float(values[-1]) + half]
     return ends[0], ends[1], ends[2], ends[3]

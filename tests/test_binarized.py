@@ -33,8 +33,8 @@ from qrobust.binarized import (
 from qrobust.binarized.answers import cost_units
 from qrobust.binarized.cnf import Clauses, Encoding, formula
 from qrobust.binarized.constraints import Constraints, constraints
-from qrobust.binarized.engines import cpsat, exact_solver, milp, pseudo_boolean, sat
-from qrobust.binarized.engines.base import Engine, Found, Nothing, Outcome
+from qrobust.binarized.engines import annealing, cpsat, exact_solver, milp, pseudo_boolean, sat, trial
+from qrobust.binarized.engines.base import Engine, Found, Nothing, Outcome, Undecided
 from qrobust.binarized.enumeration import inputs as enumerated
 from qrobust.binarized.enumeration import tell_apart
 from qrobust.binarized.folding import floor_of_root, over
@@ -143,6 +143,12 @@ def test_every_engine_and_encoding_tells_the_truth(seed: int, worker: Worker) ->
             _check(case, engine(found, 60.0), f"case {1000 * seed + number}, {name}")
         if number % 4 == 0:
             _check(case, worker.call(cpsat.decide, found, 60.0, seconds=60.0), f"case {1000 * seed + number}, cp-sat")
+        if case.ball.norm is Norm.LINF:
+            _check(case, trial.decide(found, 60.0), f"case {1000 * seed + number}, trial")
+        if case.violated:
+            _check(case, annealing.decide(found, 20.0), f"case {1000 * seed + number}, annealing")
+        else:
+            assert isinstance(annealing.decide(found, 0.005), Undecided), f"case {1000 * seed + number}, annealing"
     assert verdicts == {True, False}
 
 

@@ -152,3 +152,62 @@ def test_texts_for_other_solvers_say_the_truth(tmp_path: Path) -> None:
     assert verdicts == {True, False}
     with pytest.raises(UnsupportedError, match="written as"):
         write_constraints(found, tmp_path / "x.smt")
+
+
+NORMED = {"gamma": [1.0], "beta": [0.0], "mean": [0.0], "variance": [1.0], "epsilon": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("layer", "change", "message"),
+    [
+        (0, {"weight": [[2, 1, 1]]}, "only -1, 0 and 1"),
+        (0, {"weight": [[0.5, 1, 1]]}, "only -1, 0 and 1"),
+        (1, {"weight": [[-1], [3]]}, "only -1, 0 and 1"),
+        (0, {"weight": [[float("nan"), 1, 1]]}, "NaN|finite|number"),
+        (0, {"bias": [float("nan")]}, "NaN|finite|number"),
+        (0, {"bias": [float("inf")]}, "finite|number"),
+        (0, {"scale": [0.0]}, "scale"),
+        (0, {"scale": [float("nan")]}, "scale|finite|number"),
+        (0, {"norm": NORMED | {"variance": [0.0]}}, "variance 0 and epsilon 0"),
+        (0, {"norm": NORMED | {"variance": [-1.0]}}, "variance -1"),
+        (0, {"norm": NORMED | {"gamma": [0.0]}}, "gamma is 0"),
+        (0, {"norm": NORMED | {"mean": [float("nan")]}}, "mean|number"),
+        (0, {"norm": NORMED | {"gamma": [1.0, 1.0]}}, "gamma|channels"),
+        (0, {"type": "lstm"}, "lstm"),
+        (1, {"weight": [[-1, 1], [1, 1]]}, "takes 2 inputs but"),
+    ],
+)
+@pytest.mark.parametrize("command", ["verify", "map", "attack"])
+def test_damaged_networks_are_one_line_everywhere(
+    capsys: pytest.CaptureFixture[str], model: Path, layer: int, change: dict[str, object], message: str, command: str
+) -> None:
+    document = json.loads(model.read_text())
+    document["layers"][layer] |= change
+    model.write_text(json.dumps(document))
+    options = ["--axes", "1, 2"] if command == "map" else ["--input", "0,0,0", "--eps", "1"]
+    line = refused(capsys, "bnn", command, str(model), *options)
+    assert re.search(message, line), line
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["attack", "--input", "0,0,0", "--eps", "-1"], "eps is -1"),
+        (["attack", "--input", "0,0,0", "--eps", "7"], "reach only 1"),
+        (["attack", "--input", "0,0,0", "--eps", "1", "--label", "2"], "classes 0 to 1"),
+        (["attack", "--input", "0,0,0", "--eps", "1", "--label", "-1"], "classes 0 to 1"),
+        (["attack", "--input", "0,0,0", "--eps", "1", "--target", "2"], "classes 0 to 1|no class 2|target"),
+        (["attack", "--input", "0,nan,0", "--eps", "1"], "nan|finite"),
+        (["verify", "--input", "0,0,0", "--eps", "1", "--label", "-1"], "classes 0 to 1"),
+        (["verify", "--input", "0,nan,0", "--eps", "1"], "nan|finite"),
+        (["verify", "--input", "0,0,0", "--eps", "inf"], "inf"),
+        (["verify", "--input", "0,0,0", "--eps", "4", "--norm", "l0"], "at most 3"),
+        (["verify", "--input", "0,0,0", "--eps", "1/2", "--norm", "l0"], "whole number"),
+        (["verify", "--input", "0,0,0", "--eps", "4", "--norm", "l1"], "reach only 3"),
+        (["verify", "--input", "0,0,0", "--least", "--label", "5"], "classes 0 to 1"),
+        (["verify", "--box", "0:1, 0:1, nan:1"], "nan|finite"),
+    ],
+)
+def test_bad_questions_are_one_line(capsys: pytest.CaptureFixture[str], model: Path, command: list[str], message: str) -> None:
+    line = refused(capsys, "bnn", command[0], str(model), *command[1:])
+    assert re.search(message, line), line

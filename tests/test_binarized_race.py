@@ -8,15 +8,31 @@ import subprocess
 import sys
 import time
 import uuid
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from qrobust.answers import Verdict
-from qrobust.binarized import Ball, BinarizedNetwork, BinarizedSession, Block, Grid, Norm, Robustness, TieRule, fold, race
-from qrobust.binarized.constraints import constraints
+from qrobust.answers import Assurance, Verdict
+from qrobust.binarized import (
+    Ball,
+    BinarizedNetwork,
+    BinarizedSession,
+    Block,
+    Grid,
+    Norm,
+    Region,
+    Robustness,
+    TieRule,
+    fold,
+    race,
+)
+from qrobust.binarized.answers import TRIAL
+from qrobust.binarized.constraints import constraints, whole_constraints
+from qrobust.binarized.engines import annealing, evaluation, trial
+from qrobust.binarized.engines.base import Undecided
 from qrobust.binarized.formats import save_binarized
 from qrobust.errors import BackendUnavailableError
 from tests.binarized import sparse_dense
@@ -135,11 +151,68 @@ def test_the_portfolio_is_what_is_installed_and_fits_the_machine(monkeypatch: py
     ):
         monkeypatch.setattr(race, "_cores", lambda cores=cores: cores)
         monkeypatch.setattr(race, "available", lambda name, there=there: name in there)
-        assert race.engine_names("portfolio", found) == lanes
+        assert race.engine_names("portfolio", found) == ["annealing", *lanes]
+
+
+def test_what_is_small_enough_is_tried_in_a_lane_too() -> None:
+    network = hard()
+    ball = Ball(np.zeros(INPUTS), Fraction(0))
+    box = ball.region(network)
+    for free, wanted in ((12, True), (300, False)):
+        region = Region(box.centre, box.lower, box.upper + (np.arange(INPUTS) < free))
+        found = whole_constraints(fold(network), region, fold(network).rivals(0, TieRule.FIRST))
+        assert (TRIAL in race.engine_names("portfolio", found, 10.0)) is wanted
+        assert TRIAL not in race.engine_names("portfolio", replace(found, region=replace(region, norm=Norm.L0)))
+
+
+def test_annealing_and_trial_find_the_one_input_that_loses_the_label() -> None:
+    """Of 14 bits the first seven are to be set and the others not: one input of 16,384, at an L1 distance of seven."""
+    bits = 14
+    weight = np.where(np.arange(bits) < bits // 2, 1.0, -1.0)
+    block = Block(sparse_dense(weight[None], np.array([0.5 - bits // 2])))
+    network = BinarizedNetwork(Grid.of(1, 0, 1), (block,), sparse_dense(np.array([[-1.0], [1.0]])))
+    with BinarizedSession() as session:
+        for engine, ball in (
+            ("trial", Ball(np.zeros(bits), Fraction(1))),
+            ("annealing", Ball(np.zeros(bits), Fraction(1))),
+            ("annealing", Ball(np.zeros(bits), Fraction(7), Norm.L1)),
+        ):
+            found = session.check(Robustness(network, ball), engine=engine, seconds=20.0)
+            assert (found.verdict, found.engine) == (Verdict.VIOLATED, engine)
+            assert found.witness is not None
+            assert found.witness.levels.tolist() == (weight > 0).astype(int).tolist()
+        for engine, why in (("trial", "inputs of a box"), ("annealing", "no input was found")):
+            answer = session.check(Robustness(network, Ball(np.zeros(bits), Fraction(6), Norm.L1)), engine=engine, seconds=0.5)
+            assert answer.verdict is Verdict.UNKNOWN
+            assert why in answer.reason
+
+
+def test_a_proof_by_trial_is_our_own() -> None:
+    """Of two bits, not each is more than the other, and intervals do not see it."""
+    apart = Block(sparse_dense(np.array([[1.0, -1.0], [-1.0, 1.0]]), np.full(2, -0.5)))
+    network = BinarizedNetwork(
+        Grid.of(1, 0, 1), (apart,), sparse_dense(np.array([[-1.0, -1.0], [1.0, 1.0]]), np.array([1.0, -1.0]))
+    )
+    with BinarizedSession() as session:
+        answer = session.check(Robustness(network, Ball(np.zeros(2), Fraction(1))), engine="trial")
+    assert (answer.verdict, answer.engine, answer.exact) == (Verdict.ROBUST, "trial", True)
+    assert answer.assurance is Assurance.ROUNDED
+
+
+def test_sums_that_float32_cannot_hold_are_left_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    query = question(hard())
+    found = constraints(fold(query.network), query.ball.region(query.network), 0, TieRule.FIRST)
+    for name, most, why in (("MOST_SUM", 8, "float32"), ("MOST_ENTRIES", 8, "entries")):
+        with monkeypatch.context() as patched:
+            patched.setattr(evaluation, name, most)
+            box = replace(found, region=replace(found.region, norm=Norm.LINF))
+            for outcome in (annealing.decide(found, 1.0), trial.decide(box, 1.0)):
+                assert isinstance(outcome, Undecided)
+                assert why in outcome.reason
 
 
 def test_the_doctor_tries_each_engine(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = run(capsys, "doctor")
-    for name in race.ENGINES:
+    for name in (name for name in race.ENGINES if name != race.ANNEALING):
         state = "works" if race.available(name) else "missing"
         assert any(line.startswith(state) and f"bnn engine {name}:" in line for line in out.splitlines())

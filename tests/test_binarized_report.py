@@ -75,7 +75,7 @@ def test_kept_answers_are_not_asked_again_and_forged_ones_not_believed(tmp_path:
     monkeypatch.setattr(
         ResultCache,
         "document",
-        lambda cache, key: violated.to_json() | {"levels": centre.tolist()},
+        lambda cache, key: violated.settled.to_json() | {"levels": centre.tolist()},
     )
     third = run_survey(survey, cache=ResultCache(tmp_path))
     assert len(asked) == len(inputs)

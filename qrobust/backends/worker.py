@@ -25,6 +25,7 @@ GRACE_SECONDS = 1.0  # what a solver gets beyond its own limit before it is kill
 LONGEST_WAIT = 3600.0  # seconds waited at once: the system cannot count to every limit
 STARTUP_SECONDS = 60.0  # for starting Python and importing the solver, which is not the query's time
 READY = "ready"
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")  # processes share the cores
 START = "from qrobust.backends.worker import serve; serve({parent})"
 
 
@@ -75,7 +76,13 @@ class Worker:
         if self._process is None or self._process.poll() is not None:
             self.close()
             command = [sys.executable, "-P", "-c", START.format(parent=os.getpid())]
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=os.environ | ONE_THREAD,
+                start_new_session=True,
+            )
             self._finalizer = weakref.finalize(self, _kill, self._process)
             try:
                 if pickle.loads(_read(self._process, STARTUP_SECONDS)) != READY:

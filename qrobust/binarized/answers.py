@@ -14,6 +14,7 @@ from qrobust.layers import IntArray
 
 INTERVALS = "intervals"
 ENUMERATION = "enumeration"
+TRIAL = "trial"
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +49,8 @@ class BinarizedAnswer:
 
     @property
     def assurance(self) -> Assurance | None:
-        """CHECKED: replayed in integers, one input or all. ROUNDED: proved by interval folding. TRUSTED: a solver says so."""
+        """CHECKED: replayed in integers, one input or all. ROUNDED: proved by interval folding, also with all inputs tried
+        that it leaves apart. TRUSTED: a solver says so."""
         return _assurance(self.verdict, self.engine)
 
     @property
@@ -93,7 +95,7 @@ def _assurance(verdict: Verdict, engine: str) -> Assurance | None:
         return None
     if verdict is Verdict.VIOLATED or engine == ENUMERATION:
         return Assurance.CHECKED
-    return Assurance.ROUNDED if engine == INTERVALS else Assurance.TRUSTED
+    return Assurance.ROUNDED if engine in (INTERVALS, TRIAL) else Assurance.TRUSTED
 
 
 def _basis(verdict: Verdict, engine: str, exact: bool) -> str:

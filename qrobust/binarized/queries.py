@@ -268,7 +268,7 @@ class LabelChange:
 
     network: BinarizedNetwork | Network
     copy: BinarizedNetwork
-    ball: Ball | Box
+    ball: Ball | Box | Levels
     zero: ZeroSign = ZeroSign.PLUS
 
     def __post_init__(self) -> None:

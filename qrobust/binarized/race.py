@@ -16,25 +16,38 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from qrobust.backends.worker import Worker, WorkerDiedError, WorkerTimeoutError
+from qrobust.binarized.answers import TRIAL
 from qrobust.binarized.constraints import Constraints
-from qrobust.binarized.engines import cpsat, exact_solver, milp, pseudo_boolean, sat
+from qrobust.binarized.engines import annealing, cpsat, exact_solver, milp, pseudo_boolean, sat, trial
 from qrobust.binarized.engines.base import Engine, Outcome, Undecided
 from qrobust.errors import BackendUnavailableError, UnsupportedError
 
+ANNEALING = "annealing"
 ENGINES: dict[str, Engine] = {
     "sat": sat.decide,
     "milp": milp.decide,
     "cp-sat": cpsat.decide,
     "z3": pseudo_boolean.decide,
     "exact": exact_solver.decide,
+    TRIAL: trial.decide,
+    ANNEALING: annealing.decide,
 }
-NEEDS = {"sat": "pysat", "milp": "highspy", "cp-sat": "ortools", "z3": "z3", "exact": "exact"}
+NEEDS = {
+    "sat": "pysat",
+    "milp": "highspy",
+    "cp-sat": "ortools",
+    "z3": "z3",
+    "exact": "exact",
+    TRIAL: "numpy",
+    ANNEALING: "numpy",
+}
 PORTFOLIO = "portfolio"
 DENSE = 40.0  # mean terms of a row from which on integer programming starts first
 MORE_LANES = (("exact", 4), ("cp-sat", 2))  # where they are installed, and there are so many processor cores
 GRACE = 0.1  # seconds that an answer at the limit may still take to arrive
 END_SECONDS = 0.5  # that ended processes may take to be gone
-HEAD_START = 0.3  # seconds that a lane has before the next one starts
+ANNEALING_SHARE = 0.3  # of the time, for what finds an input soon or not at all
+HEAD_START = 0.3  # seconds that a lane has before the next one starts; the first two start at once
 
 
 def available(name: str) -> bool:
@@ -47,17 +60,27 @@ def how_to_install(name: str) -> str:
     return exact_solver.INSTALL if name == "exact" else f"the {name} engine needs `pip install qrobust[bnn]`"
 
 
-def engine_names(choice: str, found: Constraints) -> list[str]:
-    """Return the engines to race, the first to start first. Raises UnsupportedError, BackendUnavailableError."""
+def engine_names(choice: str, found: Constraints, seconds: float = 60.0, races: int = 1) -> list[str]:
+    """Return the engines to race, the first to start first. Raises UnsupportedError, BackendUnavailableError.
+
+    Accepts   seconds: the time for the race; where every input can be tried in it, that is a lane, too; races: how many
+              share the processor cores
+    """
     if choice == PORTFOLIO:
-        more = [name for name, cores in MORE_LANES if available(name) and _cores() >= cores]
+        more = [name for name, cores in MORE_LANES if available(name) and _cores() // races >= cores]
         lanes = ["sat" if available("sat") else "z3", *more, "milp"]
-        return lanes[::-1] if found.density > DENSE else lanes
-    if choice not in ENGINES:
-        raise UnsupportedError(f"there is no engine {choice!r}: name one of {', '.join([PORTFOLIO, *ENGINES])}")
-    if not available(choice):
-        raise BackendUnavailableError(how_to_install(choice))
+        lanes = lanes[::-1] if found.density > DENSE else lanes
+        return [ANNEALING, *([TRIAL] if trial.forecast(found) < seconds else []), *lanes]
+    check_engine(choice)
     return [choice]
+
+
+def check_engine(choice: str) -> None:
+    """Raise UnsupportedError if there is no such engine, BackendUnavailableError if its solver is not installed."""
+    if choice != PORTFOLIO and choice not in ENGINES:
+        raise UnsupportedError(f"there is no engine {choice!r}: name one of {', '.join([PORTFOLIO, *ENGINES])}")
+    if choice != PORTFOLIO and not available(choice):
+        raise BackendUnavailableError(how_to_install(choice))
 
 
 def _cores() -> int:
@@ -110,9 +133,9 @@ class Race:
         answers: queue.Queue[Finish | EngineFault] = queue.Queue()
 
         def lane(place: int, name: str, worker: Worker) -> None:
-            if over.wait(place * HEAD_START):
+            if over.wait(max(0, place - 1) * HEAD_START):
                 return
-            left = deadline - time.monotonic()
+            left = (deadline - time.monotonic()) * (ANNEALING_SHARE if name == ANNEALING and len(names) > 1 else 1)
             try:
                 answers.put(Finish(name, worker.call(ENGINES[name], found, left, seconds=max(left, 0.0))))
             except WorkerTimeoutError:

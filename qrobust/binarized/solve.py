@@ -14,6 +14,7 @@ from qrobust.answers import Verdict
 from qrobust.binarized.answers import (
     ENUMERATION,
     INTERVALS,
+    TRIAL,
     BinarizedAnswer,
     LabelChangeAnswer,
     LeastChangeAnswer,
@@ -24,7 +25,7 @@ from qrobust.binarized.answers import (
 from qrobust.binarized.attack import ROUNDS, attack
 from qrobust.binarized.cnf import clause_count
 from qrobust.binarized.constraints import Constraints, constraints
-from qrobust.binarized.engines import sat
+from qrobust.binarized.engines import sat, trial
 from qrobust.binarized.engines.base import Found, Nothing, Outcome, Undecided
 from qrobust.binarized.enumeration import first_lost, is_small
 from qrobust.binarized.float_pairs import FloatLabels, FloatPair
@@ -42,6 +43,7 @@ ATTACK = "attack"
 ATTACK_SHARE = 0.1  # of the time
 FEW_ROUNDS = 2  # of attack, before a small formula is tried
 SMALL_FORMULA = 40_000  # clauses
+AT_ONCE = 0.03  # seconds that trying every input may take in this process; what takes longer is a lane of the race
 
 
 @lru_cache(maxsize=16)
@@ -51,10 +53,13 @@ def folded(network: BinarizedNetwork, zero: ZeroSign) -> Folded:
 
 
 class BinarizedSession:
-    """Answers questions one after another; the engines' processes stay warm in between. Use it in a `with`."""
+    """Answers questions one after another; the engines' processes stay warm in between. Use it in a `with`.
 
-    def __init__(self, *, seed: int = 0) -> None:
-        self._race, self._seed = Race(), seed
+    Accepts   races: how many sessions ask at the same time, which share the processor cores
+    """
+
+    def __init__(self, *, seed: int = 0, races: int = 1) -> None:
+        self._race, self._seed, self._races = Race(), seed, races
 
     def __enter__(self) -> BinarizedSession:
         return self
@@ -220,7 +225,11 @@ class BinarizedSession:
                 return _replays(integers, found.region, finish, asked)
             return isinstance(finish.outcome, Nothing) and (finish.outcome.exact or not exact)
 
-        winner, others = self._race.run(engine_names(engine, found), found, left, counts)
+        tried = Finish(TRIAL, trial.decide(found, left)) if engine == PORTFOLIO and trial.forecast(found) < AT_ONCE else None
+        winner, others = tried, list[Finish]()
+        if tried is None or not counts(tried):
+            left = deadline - time.monotonic()
+            winner, others = self._race.run(engine_names(engine, found, left, self._races), found, left, counts)
         if winner is None:
             return _Decision(Verdict.UNKNOWN, engine, True, reason="; ".join(_why(finish) for finish in others))
         if isinstance(winner.outcome, Found):
@@ -270,9 +279,14 @@ class _Ends:
         self.lower, self.stride, self.exact = radius + 1, 2 * self.stride, self.exact and exact
 
 
-def _start(seconds: float) -> float:
+def check_seconds(seconds: float) -> None:
+    """Raise NumberError unless a time limit is positive and finite."""
     if not 0 < seconds < float("inf"):
         raise NumberError(f"a time limit is {seconds:g} s, it must be positive and finite")
+
+
+def _start(seconds: float) -> float:
+    check_seconds(seconds)
     return time.monotonic()
 
 

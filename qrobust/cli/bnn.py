@@ -28,13 +28,16 @@ from qrobust.binarized.engines import sat
 from qrobust.binarized.export import write_constraints
 from qrobust.binarized.folding import TieRule, ZeroSign, fold
 from qrobust.binarized.formats import ReadNetwork, load_binarized, read_vnnlib, save_binarized
+from qrobust.binarized.many import Settings
 from qrobust.binarized.race import ENGINES, PORTFOLIO
 from qrobust.binarized.recipes import ARCHITECTURES, RECIPES, recipe_of
 from qrobust.binarized.training import train as train_network
 from qrobust.cli import show
+from qrobust.cli.arguments import Cache, Jobs
 from qrobust.cli.bnn_pairs import read_pair
+from qrobust.cli.bnn_rows import RowsAsked, verify_rows
 from qrobust.cli.exits import EXIT
-from qrobust.cli.options import UsageError, numbers
+from qrobust.cli.options import UsageError, cache_in, numbers
 from qrobust.errors import ShapeError
 from qrobust.exact import to_fraction
 from qrobust.files import check_can_appear
@@ -78,6 +81,7 @@ def verify(
     model: Annotated[Path, typer.Argument(help="A binarized network: .json, .npz, .onnx, .onnx.gz.")],
     given: Annotated[str | None, typer.Option("--input", help="An input, '0, 1, 0.5', or a CSV file with a header.")] = None,
     row: Annotated[int, typer.Option(help="Which row of the CSV file, from 1.")] = 1,
+    rows: Annotated[str | None, typer.Option(help="Many rows in place of one, from 1: '1:100', or ':' for all.")] = None,
     eps: Annotated[str | None, typer.Option(help="The radius of the ball about the input.")] = None,
     norm: Annotated[NormName, typer.Option(help="The ball's norm.")] = NormName.LINF,
     least: Annotated[bool, typer.Option("--least", help="Find the least change that loses the label.")] = False,
@@ -100,6 +104,8 @@ def verify(
     proof: Annotated[Path | None, typer.Option(help="Write STEM.cnf and its proof STEM.drat.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds.")] = 60.0,
     seed: Annotated[int, typer.Option(help="Of the attack.")] = 0,
+    jobs: Jobs = 1,
+    cache: Cache = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
 ) -> None:
@@ -107,6 +113,7 @@ def verify(
 
     \b
     qrobust bnn verify model.npz --input "0, 1, 1" --eps 1
+    qrobust bnn verify model.npz --input points.csv --rows 1:100 --eps 0.1 --jobs 2 --cache answers
     qrobust bnn verify model.npz --copy other.npz --box "0:1, 0:1, 1:1"
     qrobust bnn verify iris.json --float --copy ternary --step 1/10 --range 0:8 --box "5:6, 3:3.5, 4:5, 1.3:1.6"
     qrobust bnn verify net.onnx.gz --step 1 --range 0:255 --vnnlib query.vnnlib.gz
@@ -114,6 +121,15 @@ def verify(
     check_can_appear(export, proof)
     grid, chosen = grid_of(step, reach, rounding), None if scheme is None else parse_scheme(scheme)
     policies = policies_of(tie, zero)
+    if rows is not None:
+        if least or is_float or eps is None or any(each is not None for each in (vnnlib, copy, box, export, proof)):
+            raise UsageError("--rows goes with --input FILE.csv and --eps: leave --least, --copy, --box, --vnnlib and such out")
+        table = RowsAsked(given, rows, to_fraction(eps), Norm(norm.value), label, *policies)
+        settings = Settings(engine, timeout, exact, seed)
+        read, kept = load_binarized(model, grid, chosen), cache_in(cache)
+        verify_rows(read, table, settings, jobs=jobs, cache=kept, json=json, quiet=quiet)
+    if jobs > 1 or cache is not None:
+        raise UsageError("--jobs and --cache share many inputs: they go with --rows")
     if copy is not None or is_float:
         if least or tie is not TieName.FIRST or any(each is not None for each in (vnnlib, label, export, proof)):
             raise UsageError("--copy goes with --input and --eps, or --box: leave --least, --tie, --vnnlib and such out")
@@ -287,6 +303,11 @@ def _where(where: Where, box: str | None, read: ReadNetwork) -> Ball | Box:
         return Ball(named_point(given, row, read), to_fraction(eps), Norm(norm.value))
     if given is not None or eps is not None or norm is not NormName.LINF:
         raise UsageError("--box says which inputs: leave --input, --eps and --norm out")
+    return box_of(box, read)
+
+
+def box_of(box: str, read: ReadNetwork) -> Box:
+    """Return the inputs that --box names. Raises UsageError, ShapeError, NumberError."""
     sides = [side.split(":") for side in box.split(",")]
     if any(len(side) != 2 for side in sides):
         raise UsageError(f"--box {box!r} is not read: write lower:upper for each input, as in '0:1, 0.5:1'")

@@ -15,6 +15,7 @@ from qrobust.cli.bits import bits
 from qrobust.cli.blame import blame_command
 from qrobust.cli.bnn import bnn
 from qrobust.cli.bnn_bracket import bracket
+from qrobust.cli.bnn_map import bnn_map
 from qrobust.cli.bnn_report import report
 from qrobust.cli.check import check
 from qrobust.cli.compare import compare_command
@@ -48,6 +49,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 BINARIZED: dict[str, Callable[..., None]] = {
     "report": report,
+    "map": bnn_map,
     "explain": explain_command,
     "count": count_command,
     "compile": compile_command,

@@ -17,7 +17,7 @@ from qrobust.backends.dreal import DReal, Transport
 from qrobust.backends.milp import Milp
 from qrobust.backends.z3 import Z3
 from qrobust.binarized import Ball, BinarizedNetwork, BinarizedSession, Block, Grid, Linear, Robustness
-from qrobust.binarized.race import ENGINES, available, how_to_install
+from qrobust.binarized.race import available, how_to_install
 from qrobust.cli import show
 from qrobust.cli.arguments import Json
 from qrobust.domains import InputBox
@@ -42,7 +42,7 @@ READERS = (
 )
 
 
-PACKAGES = {"sat": "python-sat", "milp": "highspy", "cp-sat": "ortools", "z3": "z3-solver", "exact": "exact"}
+PACKAGES = {"sat": "python-sat", "milp": "highspy", "cp-sat": "ortools", "z3": "z3-solver", "exact": "exact", "trial": "numpy"}
 
 
 @dataclass(frozen=True)
@@ -83,13 +83,13 @@ def findings() -> list[Finding]:
 
 
 def _engines() -> list[Finding]:
-    """Have each engine for binarized networks prove what intervals do not: of two bits, not each is more than the other."""
+    """Have each engine that proves show what intervals do not: of two bits, not each is more than the other."""
     apart = Linear(Dense(np.array([[1.0, -1.0], [-1.0, 1.0]]), np.full(2, -0.5)), np.ones(2))
     both = Linear(Dense(np.array([[-1.0, -1.0], [1.0, 1.0]]), np.array([1.0, -1.0])), np.ones(2))
     query = Robustness(BinarizedNetwork(Grid.of(1, 0, 1), (Block(apart),), both), Ball(np.zeros(2), Fraction(1)))
     found = []
     with BinarizedSession() as session:
-        for name in ENGINES:
+        for name in PACKAGES:
             if not available(name):
                 found.append(Finding(f"bnn engine {name}", False, how_to_install(name)))
                 continue

@@ -8,10 +8,8 @@ Property  a verdict is that of `BinarizedSession.check` about the network's own 
 from __future__ import annotations
 
 import hashlib
-import queue
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fractions import Fraction
@@ -20,11 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from qrobust.answers import VERSION, Verdict
-from qrobust.binarized import Ball, BinarizedNetwork, BinarizedSession, Norm, Robustness
+from qrobust.answers import Verdict
+from qrobust.binarized import Ball, BinarizedNetwork, Folded, Norm, Robustness
+from qrobust.binarized.many import Made, Settings, Settled, settle_all
 from qrobust.binarized.race import PORTFOLIO
 from qrobust.binarized.solve import folded
-from qrobust.cache import ResultCache, key_of
+from qrobust.cache import ResultCache
 from qrobust.errors import DomainError, NumberError, ShapeError
 from qrobust.interval import FloatArray
 from qrobust.layers import IntArray
@@ -82,28 +81,22 @@ class Survey:
 
 @dataclass(frozen=True, eq=False)
 class Decided:
-    """What came of one question. Shapes: levels (inputs,) of the counterexample, or None. Units: rows from 0."""
+    """What came of one question. Units: rows from 0; rival: the counterexample's label, or None."""
 
     row: int
     eps: Fraction
-    verdict: Verdict
-    engine: str
-    exact: bool
-    seconds: float
-    levels: IntArray | None = None
+    settled: Settled
     rival: int | None = None
-    reason: str = ""
 
-    def to_json(self) -> dict[str, Any]:
-        """Return what is kept of it."""
-        return {
-            "verdict": self.verdict.value,
-            "engine": self.engine,
-            "exact": self.exact,
-            "seconds": self.seconds,
-            "levels": None if self.levels is None else self.levels.tolist(),
-            "reason": self.reason,
-        }
+    @classmethod
+    def of(cls, row: int, eps: Fraction, settled: Settled, integers: Folded) -> Decided:
+        """Return an answer with the label of its counterexample."""
+        levels = settled.levels
+        return cls(row, eps, settled, None if levels is None else int(integers.labels(levels[None])[0]))
+
+    @property
+    def verdict(self) -> Verdict:
+        return self.settled.verdict
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,19 +126,19 @@ class Radius:
     @property
     def seconds(self) -> dict[str, float]:
         """Mean, median and worst seconds of a question."""
-        taken = [one.seconds for one in self.answers]
+        taken = [one.settled.seconds for one in self.answers]
         return {"mean": float(np.mean(taken)), "median": float(np.median(taken)), "worst": max(taken)}
 
     @property
     def engines(self) -> dict[str, int]:
         """How many questions each engine answered."""
-        names = [one.engine for one in self.answers if one.verdict is not Verdict.UNKNOWN]
+        names = [one.settled.engine for one in self.answers if one.verdict is not Verdict.UNKNOWN]
         return {name: names.count(name) for name in sorted(set(names))}
 
     @property
     def floating(self) -> int:
         """How many ROBUST answers were computed in floating point."""
-        return sum(one.verdict is Verdict.ROBUST and not one.exact for one in self.answers)
+        return sum(one.verdict is Verdict.ROBUST and not one.settled.exact for one in self.answers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,114 +162,16 @@ def run_survey(
 
     Raises    NumberError (jobs), and what `BinarizedSession.check` raises
     """
-    if jobs < 1:
-        raise NumberError(f"jobs is {jobs}, it must be at least 1")
     started, clock = datetime.now(UTC), time.monotonic()
     places = [(row, eps) for eps in survey.eps for row in range(len(survey.inputs))]
-    found: dict[int, Decided] = {}
-    for number, (row, eps) in enumerate(places):
-        kept = None if cache is None else _believed(survey, row, eps, cache.document(_key(survey, row, eps)))
-        if kept is not None:
-            found[number] = kept
-            progress()
-    left = [number for number in range(len(places)) if number not in found]
-
-    def take(number: int, answer: Decided) -> None:
-        found[number] = answer
-        if cache is not None:
-            cache.keep(_key(survey, answer.row, answer.eps), answer.to_json())
-        progress()
-
-    _ask_all(survey, [(number, *places[number]) for number in left], min(jobs, max(1, len(left))), take)
+    settings = Settings(survey.engine, survey.seconds, survey.exact)
+    questions = Made(len(places), lambda number: survey.query(*places[number]))
+    settled = settle_all(questions, settings, jobs=jobs, cache=cache, progress=progress)
+    integers = folded(survey.network, survey.query(*places[0]).zero)
+    found = [Decided.of(row, eps, one, integers) for (row, eps), one in zip(places, settled, strict=True)]
     rows, right = len(survey.inputs), tuple((survey.own == survey.labels).tolist())
-    radii = [
-        Radius(eps, tuple(found[start * rows + row] for row in range(rows)), right) for start, eps in enumerate(survey.eps)
-    ]
+    radii = [Radius(eps, tuple(found[start * rows : (start + 1) * rows]), right) for start, eps in enumerate(survey.eps)]
     return Surveyed(survey, tuple(radii), started, time.monotonic() - clock)
-
-
-Place = tuple[int, int, Fraction]  # the question's number, its row and its eps
-
-
-def _ask_all(survey: Survey, places: Sequence[Place], jobs: int, take: Callable[[int, Decided], None]) -> None:
-    """Ask on some threads, each with engines of its own; where one fails or we are stopped, end all."""
-    waiting: queue.SimpleQueue[Place] = queue.SimpleQueue()
-    for place in places:
-        waiting.put(place)
-    done: queue.SimpleQueue[tuple[int, Decided | Exception]] = queue.SimpleQueue()
-    stop, sessions = threading.Event(), [BinarizedSession() for _ in range(jobs)]
-
-    def work(session: BinarizedSession) -> None:
-        while not stop.is_set():
-            try:
-                number, row, eps = waiting.get_nowait()
-            except queue.Empty:
-                return
-            try:
-                done.put((number, _asked(survey, session, row, eps)))
-            except Exception as error:
-                done.put((number, error))
-
-    threads = [threading.Thread(target=work, args=(session,), daemon=True) for session in sessions]
-    try:
-        for thread in threads:
-            thread.start()
-        for _ in places:
-            number, answer = done.get()
-            if isinstance(answer, Exception):
-                raise answer
-            take(number, answer)
-    finally:
-        stop.set()
-        for session, thread in zip(sessions, threads, strict=True):
-            while thread.is_alive():
-                session.interrupt()
-                thread.join(0.05)
-            session.close()
-
-
-def _asked(survey: Survey, session: BinarizedSession, row: int, eps: Fraction) -> Decided:
-    answer = session.check(survey.query(row, eps), engine=survey.engine, seconds=survey.seconds, exact=survey.exact)
-    levels, rival = (None, None) if answer.witness is None else (answer.witness.levels, answer.witness.label)
-    return Decided(row, eps, answer.verdict, answer.engine, answer.exact, answer.seconds, levels, rival, answer.reason)
-
-
-def _key(survey: Survey, row: int, eps: Fraction) -> str:
-    return key_of(
-        {
-            "qrobust": VERSION,
-            "kind": "bnn",
-            "network": survey.network.sha256,
-            "query": survey.query(row, eps).to_json(),
-            "engine": survey.engine,
-            "seconds": survey.seconds,
-            "exact": survey.exact,
-        }
-    )
-
-
-def _believed(survey: Survey, row: int, eps: Fraction, values: dict[str, Any] | None) -> Decided | None:
-    """Return what is kept, its counterexample replayed; None if it cannot be believed."""
-    if values is None:
-        return None
-    try:
-        query, verdict = survey.query(row, eps), Verdict(values["verdict"])
-        levels = None if values["levels"] is None else np.array(values["levels"], dtype=np.int64)
-        rival = None
-        if (levels is not None) is not (verdict is Verdict.VIOLATED):
-            return None
-        if levels is not None:
-            integers, label = folded(survey.network, query.zero), int(survey.own[row])
-            if (
-                not query.ball.region(survey.network).contains(levels)
-                or not integers.is_lost(levels[None], label, query.tie)[0]
-            ):
-                return None
-            rival = int(integers.labels(levels[None])[0])
-        seconds, exact = float(values["seconds"]), bool(values["exact"])
-        return Decided(row, eps, verdict, str(values["engine"]), exact, seconds, levels, rival, str(values["reason"]))
-    except Exception:  # whatever is wrong with an entry, the question is asked again
-        return None
 
 
 def document(found: Surveyed, provenance: dict[str, Any]) -> dict[str, Any]:
@@ -329,9 +224,9 @@ def _radius(survey: Survey, radius: Radius) -> dict[str, Any]:
                 "row": one.row + 1,
                 "label": int(survey.labels[one.row]),
                 "own": int(survey.own[one.row]),
-                **one.to_json(),
+                **one.settled.to_json(),
                 "rival": one.rival,
-                "reason": one.reason or None,
+                "reason": one.settled.reason or None,
             }
             for one in radius.answers
         ],

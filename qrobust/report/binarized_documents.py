@@ -102,7 +102,7 @@ def examples(found: Surveyed, radius: Radius) -> bytes | None:
     """Draw the first counterexamples of an eps: the input, what became of it, the difference; None if it is no square image."""
     network = found.survey.network
     side = math.isqrt(network.inputs)
-    some = [one for one in radius.answers if one.levels is not None][:MOST_DRAWN]
+    some = [one for one in radius.answers if one.settled.levels is not None][:MOST_DRAWN]
     if side < LEAST_SIDE or side * side != network.inputs or not some:
         return None
     figure, axes = new_figure(len(some), 3)
@@ -125,9 +125,9 @@ def examples(found: Surveyed, radius: Radius) -> bytes | None:
 
 def _images(network: BinarizedNetwork, given: FloatArray, one: Decided) -> tuple[FloatArray, FloatArray]:
     """Return the input as the network sees it, and the counterexample."""
-    assert one.levels is not None
+    assert one.settled.levels is not None
     levels: IntArray = network.grid.levels(given)
-    return network.grid.values(levels), network.grid.values(one.levels)
+    return network.grid.values(levels), network.grid.values(one.settled.levels)
 
 
 def _titles(found: Surveyed, one: Decided, change: float) -> tuple[str, str, str]:

@@ -1,0 +1,240 @@
+"""Maps of networks of signs: every cell against trying every input; the command, resuming, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qrobust.binarized import BinarizedNetwork, BinarizedSession, Block, Grid, TieRule, fold
+from qrobust.binarized.formats import save_binarized
+from qrobust.binarized.many import Settings
+from qrobust.binarized.maps import Asked, Cut, Shown, binarized_map
+from qrobust.bounds.local import Status
+from qrobust.cache import ResultCache
+from qrobust.layers import IntArray
+from tests.binarized import all_levels, linear, network, sparse_dense
+from tests.test_cli import refused, run
+
+
+def sample(seed: int) -> tuple[BinarizedNetwork, BinarizedNetwork]:
+    """A random network of three inputs or more, and another with its inputs and classes."""
+    rng = np.random.default_rng(seed)
+    found = next(each for each in (network(rng) for _ in range(99)) if each.inputs > 2 and len(each.blocks) > 0)
+    blocks = tuple(Block(linear(rng, block.linear.layer.outputs, block.linear.layer.inputs, 0.3)) for block in found.blocks)
+    last = found.blocks[-1].linear.layer.outputs
+    return found, BinarizedNetwork(found.grid, blocks, linear(rng, found.outputs, last, 0.3))
+
+
+def whole(found: BinarizedNetwork) -> Cut:
+    """All levels of the first and the last input, the others anywhere."""
+    grid, ones = found.grid, np.ones(found.inputs, dtype=np.int64)
+    levels = np.arange(grid.lowest, grid.highest + 1)
+    lower, upper = grid.lowest * ones, grid.highest * ones
+    return Cut((0, found.inputs - 1), levels, np.append(levels, levels[0]), lower, (lower + upper) // 2, upper)
+
+
+def truth(asked: Asked, inside: IntArray, centre: IntArray) -> Status:
+    """What trying every input of a cell says."""
+    own = fold(asked.on_grid, asked.zero)
+    if asked.copy is not None:
+        assert isinstance(asked.network, BinarizedNetwork)
+        return Status.FLIPPABLE if (fold(asked.network).labels(inside) != own.labels(inside)).any() else Status.SAFE
+    return Status.FLIPPABLE if own.is_lost(inside, int(own.labels(centre[None])[0]), asked.tie).any() else Status.SAFE
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_cells_are_what_trying_every_input_says(seed: int) -> None:
+    found, other = sample(seed)
+    grid, levels = found.grid, all_levels(found)
+    cut, rng = whole(found), np.random.default_rng(seed)
+    point = grid.values(levels[rng.integers(len(levels))])
+    seen = set()
+    for asked in (
+        Asked(found, tie=TieRule.RIVAL if seed % 2 else TieRule.FIRST),
+        Asked(found, Shown.CHANGE, other),
+    ):
+        for chosen, radius, axes_too in (
+            (cut, Fraction(0), False),
+            (cut.about(grid, point, Fraction(0), axes_too=False), Fraction(0), False),
+            (cut.about(grid, point, grid.step, axes_too=False), grid.step, False),
+            (cut.about(grid, point, grid.step, axes_too=True), grid.step, True),
+        ):
+            shown = binarized_map(asked, chosen)
+            assert shown.status.shape == (len(cut.up), len(cut.across)) == shown.labels.shape
+            for row, column in np.ndindex(shown.status.shape):
+                centre = chosen.centre.copy()
+                centre[list(cut.axes)] = cut.across[column], cut.up[row]
+                inside = levels[(levels[:, list(cut.axes)] == centre[list(cut.axes)]).all(axis=1)]
+                if chosen is not cut:
+                    near = np.abs(levels - centre) * grid.step <= radius
+                    near[:, list(cut.axes)] |= False if axes_too else levels[:, list(cut.axes)] == centre[list(cut.axes)]
+                    keep = near.all(axis=1)
+                    inside = levels[keep & ((levels[:, list(cut.axes)] == centre[list(cut.axes)]).all(axis=1) | axes_too)]
+                assert shown.status[row, column] == truth(asked, inside, centre)
+                seen.add(int(shown.status[row, column]))
+            np.testing.assert_array_equal(shown.labels[-1], shown.labels[0])  # the same level once more
+    assert seen <= {int(Status.SAFE), int(Status.FLIPPABLE)}
+
+
+def asked_again(*_: object, **__: object) -> None:
+    raise AssertionError("it was asked again")
+
+
+def test_maps_go_on_from_what_was_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, _ = sample(5)
+    monkeypatch.setattr("qrobust.binarized.maps._screened", lambda asked, labels, *_, **__: np.full(len(labels), 2, np.int8))
+    first = binarized_map(Asked(found), whole(found), jobs=2, cache=ResultCache(tmp_path))
+    monkeypatch.setattr(BinarizedSession, "check", asked_again)
+    again = binarized_map(Asked(found), whole(found), cache=ResultCache(tmp_path))
+    np.testing.assert_array_equal(again.status, first.status)
+    assert first.undecided == 0
+    with pytest.raises(AssertionError, match="asked again"):
+        binarized_map(Asked(found), whole(found), Settings(seconds=9.0), cache=ResultCache(tmp_path))
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """Label "many" where two or more of three bits are set; and beside it one that wants all three."""
+    for name, bias in (("majority", -1.5), ("all", -2.5)):
+        block = Block(sparse_dense(np.ones((1, 3)), np.array([bias])))
+        out = sparse_dense(np.array([[-1.0], [1.0]]))
+        save_binarized(BinarizedNetwork(Grid.of(1, 0, 1), (block,), out, classes=("few", "many")), tmp_path / f"{name}.json")
+    return tmp_path / "majority.json"
+
+
+def test_the_command_by_hand(capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path) -> None:
+    command = ["bnn", "map", str(model), "--axes", "3, 1", "--quiet", "--output", str(tmp_path / "map.csv")]
+    wanted = {
+        ("--input", "0,0,0"): (["few", "few", "few", "many"], ["safe"] * 4),
+        (): (["few", "few", "few", "many"], ["safe", "flippable", "flippable", "safe"]),
+        ("--input", "0,0,0", "--eps", "1"): (["few", "few", "few", "many"], ["safe", "flippable", "flippable", "safe"]),
+        ("--input", "0,0,0", "--eps", "1", "--axes-too"): (["few", "few", "few", "many"], ["flippable"] * 4),
+        ("--input", "0,1,0", "--copy", str(tmp_path / "all.json")): (
+            ["few", "many", "many", "many"],
+            ["safe", "flippable", "flippable", "safe"],
+        ),
+    }
+    for options, (labels, statuses) in wanted.items():
+        code, _, _ = run(capsys, *command, *options, "--plot", str(tmp_path / "map"))
+        assert code == 0
+        rows = list(csv.DictReader((tmp_path / "map.csv").open()))
+        assert [(row["x3"], row["x1"]) for row in rows] == [("0.0", "0.0"), ("1.0", "0.0"), ("0.0", "1.0"), ("1.0", "1.0")]
+        assert [row["label"] for row in rows] == labels, options
+        assert [row["status"] for row in rows] == statuses, options
+        assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
+        assert (tmp_path / "map.svg").read_text().count("<svg") == 1
+
+
+def test_json_and_arrays(capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path) -> None:
+    npz = tmp_path / "map.npz"
+    options = ["--axes", "1, 2", "--grid", "4x2", "--output", str(npz), "--json", "--jobs", "2"]
+    code, out, _ = run(capsys, "bnn", "map", str(model), *options)
+    document = json.loads(out)
+    assert (code, document["cells"], document["fixed"], document["shown"]) == (0, [4, 2], False, "label")
+    assert document["counts"] == {"safe": 4, "flippable": 4, "undecided": 0}
+    assert document["labels"] == {"few": 6, "many": 2}
+    with np.load(npz) as arrays:
+        assert arrays["across"].tolist() == [0, 0, 1, 1]
+        assert arrays["labels"].tolist() == [[0, 0, 0, 0], [0, 0, 1, 1]]
+        assert arrays["status"].tolist() == [[0, 0, 1, 1], [1, 1, 0, 0]]
+
+
+def test_a_float_network_is_mapped_against_its_copy(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    iris = Path(__file__).parents[1] / "models" / "iris.json"
+    options = ["--float", "--copy", "ternary", "--step", "1/2", "--range", "0:8", "--axes", "3, 4", "--input", "6, 3, 4, 1"]
+    code, out, _ = run(capsys, "bnn", "map", str(iris), *options, "--json", "--plot", str(tmp_path / "iris"))
+    document = json.loads(out)
+    assert code == 0
+    assert sum(document["counts"].values()) == 17 * 17
+    assert (tmp_path / "iris.png").exists()
+
+
+def test_what_is_out_of_time_is_undecided(
+    capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qrobust.binarized.maps._screened", lambda asked, labels, *_, **__: np.full(len(labels), 2, np.int8))
+    options = ["--axes", "1, 2", "--engine", "annealing", "--timeout", "0.2", "--plot", str(tmp_path / "map"), "--quiet"]
+    code, _, _ = run(capsys, "bnn", "map", str(model), *options, "--output", str(tmp_path / "map.csv"))
+    statuses = [row["status"] for row in csv.DictReader((tmp_path / "map.csv").open())]
+    assert set(statuses) <= {"safe", "flippable", "undecided"}
+    assert code == (3 if "undecided" in statuses else 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--axes", "1"], "two inputs by number"),
+        (["--axes", "1, 1"], "two different inputs"),
+        (["--axes", "1, 4"], "of 1 to 3"),
+        (["--axes", "1, 2", "--eps", "1"], "give --input"),
+        (["--axes", "1, 2", "--input", "0,0,0", "--eps", "-1"], "eps is -1"),
+        (["--axes", "1, 2", "--input", "0,0,0", "--eps", "2"], "reach only 1"),
+        (["--axes", "1, 2", "--input", "0,0,0", "--eps", "nan"], "nan"),
+        (["--axes", "1, 2", "--input", "0,0"], "takes 3"),
+        (["--axes", "1, 2", "--input", "0,0,7"], "outside the input range"),
+        (["--axes", "1, 2", "--box", "0:1"], "3 inputs"),
+        (["--axes", "1, 2", "--box", "0:1,0:1,0.2:0.4"], "no level"),
+        (["--axes", "1, 2", "--grid", "0x3"], "no cell"),
+        (["--axes", "1, 2", "--grid", "99999x99999"], "coarser --grid"),
+        (["--axes", "1, 2", "--what", "change"], "change with --copy"),
+        (["--axes", "1, 2", "--what", "robust"], "robust goes with --eps"),
+        (["--axes", "1, 2", "--axes-too"], "goes with --eps"),
+        (["--axes", "1, 2", "--float"], "goes with --copy"),
+        (["--axes", "1, 2", "--engine", "abacus"], "no engine 'abacus'"),
+        (["--axes", "1, 2", "--timeout", "0"], "time limit"),
+    ],
+)
+def test_bad_usage_is_one_line(capsys: pytest.CaptureFixture[str], model: Path, options: list[str], message: str) -> None:
+    assert message in refused(capsys, "bnn", "map", str(model), *options)
+
+
+def test_many_rows_are_verified_at_once(capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path) -> None:
+    table = tmp_path / "points.csv"
+    table.write_text("a,b,c\n0,0,0\n0,1,0\n1,1,1\n0,1,1\n")
+    command = ["bnn", "verify", str(model), "--input", str(table), "--eps", "1", "--norm", "l1"]
+    code, out, _ = run(capsys, *command, "--rows", ":", "--jobs", "2", "--cache", str(tmp_path / "kept"))
+    assert code == 1
+    assert out == f"VIOLATED: rows 1 to 4 of {table}: 2 robust, 2 violated, 0 unknown.\n  violated: rows 2, 4\n"
+    code, out, _ = run(capsys, *command, "--rows", "3:", "--json", "--cache", str(tmp_path / "kept"))
+    document = json.loads(out)
+    assert (code, document["counts"]) == (1, {"robust": 1, "violated": 1, "unknown": 0})
+    assert [row["row"] for row in document["rows"]] == [3, 4]
+    assert run(capsys, *command, "--rows", "1:1")[0] == 0
+
+
+def test_rows_that_are_kept_are_not_asked_again(
+    capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tmp_path / "points.csv"
+    table.write_text("a,b,c\n0,0,0\n0,1,0\n1,1,1\n")
+    command = ["bnn", "verify", str(model), "--input", str(table), "--rows", ":", "--eps", "1", "--norm", "l1", "--json"]
+    first = run(capsys, *command, "--cache", str(tmp_path / "kept"))
+    monkeypatch.setattr(BinarizedSession, "check", asked_again)
+    assert run(capsys, *command, "--cache", str(tmp_path / "kept")) == first
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--input", "0,0,0", "--eps", "1", "--rows", "1:2"], "--input FILE.csv"),
+        (["--input", "{table}", "--eps", "1", "--rows", "1"], "first:last"),
+        (["--input", "{table}", "--eps", "1", "--rows", "0:1"], "rows 1 to 2"),
+        (["--input", "{table}", "--eps", "1", "--rows", "2:9"], "rows 1 to 2"),
+        (["--input", "{table}", "--rows", "1:2"], "--eps"),
+        (["--input", "{table}", "--eps", "1", "--rows", "1:2", "--least"], "leave --least"),
+        (["--input", "{table}", "--eps", "1", "--rows", "1:2", "--label", "7"], "classes 0 to 1"),
+        (["--input", "{table}", "--eps", "1", "--jobs", "2"], "go with --rows"),
+        (["--input", "{table}", "--eps", "1", "--cache", "kept"], "go with --rows"),
+    ],
+)
+def test_bad_rows_are_one_line(
+    capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path, options: list[str], message: str
+) -> None:
+    (tmp_path / "t.csv").write_text("a,b,c\n0,0,0\n1,1,1\n")
+    given = [option.replace("{table}", str(tmp_path / "t.csv")) for option in options]
+    assert message in refused(capsys, "bnn", "verify", str(model), *given)
