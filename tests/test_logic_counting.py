@@ -11,7 +11,7 @@ import pytest
 from qrobust.answers import Assurance
 from qrobust.backends.worker import Worker
 from qrobust.binarized import Ball, BinarizedNetwork, Block, Grid, Norm, fold
-from qrobust.errors import DomainError, NumberError, ShapeError
+from qrobust.errors import DomainError, NumberError, ResourceError, ShapeError
 from qrobust.logic.counting import Count, Counter, Disagreement, Flips, Influence, Property, count
 from qrobust.logic.labels import size_of
 from qrobust.logic.sampling import Precision, drawn
@@ -118,6 +118,14 @@ def test_bad_questions_are_refused() -> None:
         Precision(0.5, 1.0)
     with pytest.raises(NumberError, match="draws, at most"):
         Precision(1e-5)
+    with pytest.raises(ResourceError, match="enumeration tries at most"):
+        count(Flips(parity_like(60), Ball(np.zeros(60), Fraction(1))), Counter.ENUMERATION)
+    with pytest.raises(ResourceError, match="too long to print"):
+        count(Flips(parity_like(15_000), Ball(np.zeros(15_000), Fraction(1))), Counter.APPROXIMATE)
+    large = Flips(parity_like(13_000), Ball(np.zeros(13_000), Fraction(1)))
+    found = count(large, Counter.APPROXIMATE, precision=Precision(0.4, 0.5))
+    assert found.to_json()["inputs"] == 2**13_000
+    assert str(found)
 
 
 @pytest.mark.parametrize("norm", [Norm.LINF, Norm.L0, Norm.L1, Norm.L2])
