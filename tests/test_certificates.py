@@ -267,3 +267,21 @@ def test_a_number_beyond_float64_is_refused(name: str, split: Certificate) -> No
     np.save(changed, values)
     with pytest.raises(ModelFileError, match="not finite"):
         Certificate.from_bytes(with_member(content, f"{name}.npy", changed.getvalue()))
+
+
+def test_arrays_that_are_not_what_the_header_says_are_refused(split: Certificate) -> None:
+    content = split.to_bytes()
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        layer = archive.read("layer.2.weight.upper.head.npy")
+        rivals = np.load(io.BytesIO(archive.read("rivals.npy")))
+    wider, floats = np.load(io.BytesIO(layer)) + 1.0, rivals.astype(np.float64)
+    for name, values, message in (
+        ("layer.2.weight.upper.head", wider, "hashes are not"),
+        ("layer.2.weight", wider, "leaves out|hashes are not"),  # the box no longer holds the network, or the hashes differ
+        ("rivals", floats, "dimension.* of float64"),
+        ("rivals", rivals[None], "2 dimension"),
+    ):
+        changed = io.BytesIO()
+        np.save(changed, values)
+        with pytest.raises(ModelFileError, match=message):
+            Certificate.from_bytes(with_member(content, f"{name}.npy", changed.getvalue()))
