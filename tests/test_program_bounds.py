@@ -153,6 +153,7 @@ def test_one_rounding_by_hand() -> None:
     near = stage.noise(Interval(np.array([[3.0, -5.0, 600.0]]), np.array([[3.0, -1.0, 700.0]])))
     assert 1.0 < near.upper[0, 0] < 1.001
     assert -1.001 < near.lower[0, 0] < -1.0
+    assert stage.noise(Interval.point(np.array([[0.05]]))).lower[0, 0] <= -0.05  # on, and rounded to 0
     assert near.lower[0, 1] == near.upper[0, 1] == 0.0  # off: exactly 0 in both
     assert -190.01 < near.lower[0, 2] <= -190.0  # 510 - 700
     assert -90.0 <= near.upper[0, 2] < -89.99  # 510 - 600
