@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from qrobust.bounds import programs
-from qrobust.bounds.programs import ProgramZonotopes, Stage, greatest_rise
+from qrobust.bounds.programs import Margins, ProgramZonotopes, Stage, _Logistic, greatest_rise
 from qrobust.comparison import Agreement, Comparison, compare, of_grid
 from qrobust.errors import UnsupportedError
 from qrobust.integer.geometry import Windows
@@ -168,6 +168,16 @@ def test_the_greatest_rise_of_a_sigmoid(low: float, high: float, rise: float) ->
     found = greatest_rise(Interval(np.array([low]), np.array([high])), np.array([rise]))[0]
     assert true <= found + 1e-15
     assert found < true + 1e-7
+
+
+def test_a_logit_at_either_end_of_its_range_counts() -> None:
+    network, program = random_pair((3, 5, 4, 1), 1)
+    ending = ProgramZonotopes(network, program).ending
+    assert isinstance(ending, _Logistic)
+    logits = Interval.point(ending.logits[None, None])
+    found, _, _ = ending.bounds(Margins(logits, logits, Interval.point(np.zeros(logits.shape))))
+    assert (found >= ending.errors).all()
+    assert ending.errors.max() > 0
 
 
 def test_batches_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
