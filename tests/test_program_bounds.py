@@ -180,6 +180,20 @@ def test_a_logit_at_either_end_of_its_range_counts() -> None:
     assert ending.errors.max() > 0
 
 
+def test_labels_may_differ_at_the_least_logit_of_one_and_the_greatest_of_the_other() -> None:
+    network, program = random_pair((3, 5, 4, 1), 1)
+    ending = ProgramZonotopes(network, program).ending
+    assert isinstance(ending, _Logistic)
+    for stored, found, differ in (
+        (0.0, ending.rises, True),  # the stored label at 0 is 0
+        (0.01, ending.falls, True),
+        (-0.01, ending.falls - 1, False),
+        (0.01, ending.rises + 1, False),
+    ):
+        ends = (Interval.point(np.full((1, 1, 1), value)) for value in (stored, found, found - stored))
+        assert ending.bounds(Margins(*ends))[1].tolist() == [differ]
+
+
 def test_batches_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     network, program = random_pair((3, 5, 4, 1), 1)
     boxes = random_boxes(program, np.random.default_rng(0), 20)
