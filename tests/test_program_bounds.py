@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from qrobust.bounds import programs
-from qrobust.bounds.programs import Margins, ProgramZonotopes, Stage, _Logistic, greatest_rise
+from qrobust.bounds.programs import Margins, ProgramZonotopes, Stage, _Logistic, _Shares, greatest_rise
 from qrobust.comparison import Agreement, Comparison, compare, of_grid
 from qrobust.errors import UnsupportedError
 from qrobust.integer.geometry import Windows
@@ -192,6 +192,17 @@ def test_labels_may_differ_at_the_least_logit_of_one_and_the_greatest_of_the_oth
     ):
         ends = (Interval.point(np.full((1, 1, 1), value)) for value in (stored, found, found - stored))
         assert ending.bounds(Margins(*ends))[1].tolist() == [differ]
+
+
+@pytest.mark.parametrize(("share", "near"), [(0.5, True), (1.5, False)])
+def test_shares_may_tie_where_logits_are_near(share: float, near: bool) -> None:
+    """A lead that rounding may hide lets the label be another, and the program's a tie; a greater one does not."""
+    network, program = random_pair((3, 5, 4, 3), 1)
+    ending = ProgramZonotopes(network, program).ending
+    assert isinstance(ending, _Shares)
+    lead = Interval.point(np.full((3, 2, 1), share * ending.tie))
+    _, differs, ties = ending.bounds(Margins(Interval.point(np.zeros((3, 2, 1))), lead, lead))
+    assert differs.tolist() == ties.tolist() == [near]
 
 
 def test_batches_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
