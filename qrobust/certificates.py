@@ -13,7 +13,6 @@ import io
 import json
 import zipfile
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qrobust.domains import Bounds, LayerBox, ParameterBox, Point
+from qrobust.exact import to_fraction
 from qrobust.files import read_bytes, write_whole
 from qrobust.formats.untrusted import parsing
 from qrobust.interval import Expansion, FloatArray
@@ -154,10 +154,11 @@ class _Reader:
             raise ValueError(f"its format is not {FORMAT}")
 
     def floats(self, name: str, dimensions: int) -> FloatArray:
-        values = self._array(name, dimensions, "f")
+        with np.errstate(over="ignore"):  # of numbers of more than 64 bits
+            values = np.asarray(self._array(name, dimensions, "f"), dtype=np.float64)
         if not np.isfinite(values).all():
             raise ValueError(f"{name} holds numbers that are not finite")
-        return np.asarray(values, dtype=np.float64)
+        return values
 
     def integers(self, name: str) -> IntArray:
         return np.asarray(self._array(name, 1, "iu"), dtype=np.int64)
@@ -173,7 +174,7 @@ class _Reader:
         network, box = self._network()
         if (header["network_sha256"], header["parameters_sha256"]) != (network.sha256, box.sha256):
             raise ValueError("its hashes are not those of the network and the box in it")
-        level, sigma = Fraction(header["decision_level"]), Fraction(header["sigma"])
+        level, sigma = to_fraction(header["decision_level"]), to_fraction(header["sigma"])
         query = LocalLabel(network, box, Point(self.floats("x", 1)), level, sigma)
         parent, place, neuron, side, leaf = (self.integers(f"splits.{name}") for name in SPLIT_ARRAYS if name != "cut")
         splits = Splits(parent, place, neuron, self.floats("splits.cut", 1), side, leaf)

@@ -48,7 +48,7 @@ def to_fraction(value: float | int | str | Fraction) -> Fraction:
 
 def _exponent(text: str) -> int:
     """Return the size of a decimal's exponent, before any power of ten is taken."""
-    digits = text.lower().rpartition("e")[2].strip().lstrip("+-").replace("_", "")
+    digits = text.lower().rpartition("e")[2].strip().lstrip("+-").replace("_", "").lstrip("0")
     return int(digits[:9]) if "e" in text.lower() and digits.isdigit() else 0
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import json
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -233,3 +236,52 @@ def test_bounds_whose_heads_are_not_nearest_are_refused(split: Certificate, monk
     tail = np.ones_like(box.lower.tail)
     with pytest.raises(NumberError, match="nearest"):
         replace(box, lower=replace(box.lower, tail=tail))
+
+
+def with_member(content: bytes, name: str, changed: bytes) -> bytes:
+    """The archive with another member of a name."""
+    result = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as before, zipfile.ZipFile(result, "w") as after:
+        for member in before.namelist():
+            after.writestr(member, changed if member == name else before.read(member))
+    return result.getvalue()
+
+
+@pytest.mark.parametrize("name", ["decision_level", "sigma"])
+def test_a_number_of_a_huge_exponent_is_refused_at_once(name: str, split: Certificate) -> None:
+    content = split.to_bytes()
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        header = json.loads(archive.read("certificate.json"))
+    header[name] = "1e-999999999999"
+    with pytest.raises(ModelFileError, match="is not a finite number"):
+        Certificate.from_bytes(with_member(content, "certificate.json", json.dumps(header).encode()))
+
+
+@pytest.mark.parametrize("name", ["multipliers.1", "level.1.lower", "splits.cut"])
+def test_a_number_beyond_float64_is_refused(name: str, split: Certificate) -> None:
+    content = split.to_bytes()
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        values = np.load(io.BytesIO(archive.read(f"{name}.npy"))).astype(np.longdouble)
+    values.flat[0] = np.finfo(np.longdouble).max
+    changed = io.BytesIO()
+    np.save(changed, values)
+    with pytest.raises(ModelFileError, match="not finite"):
+        Certificate.from_bytes(with_member(content, f"{name}.npy", changed.getvalue()))
+
+
+def test_arrays_that_are_not_what_the_header_says_are_refused(split: Certificate) -> None:
+    content = split.to_bytes()
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        layer = archive.read("layer.2.weight.upper.head.npy")
+        rivals = np.load(io.BytesIO(archive.read("rivals.npy")))
+    wider, floats = np.load(io.BytesIO(layer)) + 1.0, rivals.astype(np.float64)
+    for name, values, message in (
+        ("layer.2.weight.upper.head", wider, "hashes are not"),
+        ("layer.2.weight", wider, "leaves out|hashes are not"),  # the box no longer holds the network, or the hashes differ
+        ("rivals", floats, "dimension.* of float64"),
+        ("rivals", rivals[None], "2 dimension"),
+    ):
+        changed = io.BytesIO()
+        np.save(changed, values)
+        with pytest.raises(ModelFileError, match=message):
+            Certificate.from_bytes(with_member(content, f"{name}.npy", changed.getvalue()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
+from math import comb
 
 import numpy as np
 import pytest
@@ -11,10 +12,10 @@ import pytest
 from qrobust.answers import Assurance
 from qrobust.backends.worker import Worker
 from qrobust.binarized import Ball, BinarizedNetwork, Block, Grid, Norm, fold
-from qrobust.errors import DomainError, NumberError, ShapeError
+from qrobust.errors import DomainError, NumberError, ResourceError, ShapeError
 from qrobust.logic.counting import Count, Counter, Disagreement, Flips, Influence, Property, count
 from qrobust.logic.labels import size_of
-from qrobust.logic.sampling import Precision, drawn
+from qrobust.logic.sampling import Precision, drawn, ends
 from tests.binarized import all_levels, ball, network, sparse_dense
 
 SEEDS = range(25)
@@ -116,8 +117,33 @@ def test_bad_questions_are_refused() -> None:
         Precision(0.0)
     with pytest.raises(NumberError, match="delta"):
         Precision(0.5, 1.0)
+    with pytest.raises(NumberError, match="not below 1e-15"):
+        Precision(0.5, 1e-16)
     with pytest.raises(NumberError, match="draws, at most"):
         Precision(1e-5)
+    with pytest.raises(ResourceError, match="enumeration tries at most"):
+        count(Flips(parity_like(60), Ball(np.zeros(60), Fraction(1))), Counter.ENUMERATION)
+    with pytest.raises(ResourceError, match="too long to print"):
+        count(Flips(parity_like(15_000), Ball(np.zeros(15_000), Fraction(1))), Counter.APPROXIMATE)
+    large = Flips(parity_like(13_000), Ball(np.zeros(13_000), Fraction(1)))
+    found = count(large, Counter.APPROXIMATE, precision=Precision(0.4, 0.5))
+    assert found.to_json()["inputs"] == 2**13_000
+    assert str(found)
+
+
+@pytest.mark.parametrize("delta", [0.3, 1e-3, 1e-12, 1e-15])
+@pytest.mark.parametrize("draws", [1, 5, 30])
+def test_ends_of_a_share_keep_their_promise_exactly(draws: int, delta: float) -> None:
+    """Were the share an end, so many hits or more (or fewer) would come with probability delta / 2 at most."""
+
+    def chance(share: Fraction, counts: range) -> Fraction:
+        return sum((comb(draws, n) * share**n * (1 - share) ** (draws - n) for n in counts), Fraction(0))
+
+    for hits in range(draws + 1):
+        lower, upper = map(Fraction, ends(hits, draws, delta))
+        assert 0 <= lower < upper <= 1
+        assert lower == 0 or chance(lower, range(hits, draws + 1)) <= Fraction(delta) / 2
+        assert upper == 1 or chance(upper, range(hits + 1)) <= Fraction(delta) / 2
 
 
 @pytest.mark.parametrize("norm", [Norm.LINF, Norm.L0, Norm.L1, Norm.L2])

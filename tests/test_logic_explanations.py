@@ -127,9 +127,10 @@ class Liar:
         raise UnsoundAnswerError("it does not hold")
 
 
-def test_a_lying_solver_is_found_out() -> None:
+@pytest.mark.parametrize("kind", Kind)
+def test_a_lying_solver_is_found_out(kind: Kind) -> None:
     with pytest.raises(UnsoundAnswerError):
-        explain(Liar())
+        explain(Liar(), kind)
 
 
 class Forgetful(SignOracle):
@@ -153,6 +154,20 @@ def test_wrong_cores_give_an_error_or_an_explanation_that_is_true() -> None:
         held = frozenset(found.features or ())
         assert all(held & change for change in Truth(asked).changes)
     assert caught > 5
+
+
+class Alone(Liar):
+    """Nobody confirms what it says."""
+
+    def confirm(self, held: Features, deadline: Deadline) -> str | None:
+        return None
+
+
+def test_that_there_is_none_counts_as_checked_only_if_confirmed() -> None:
+    found = explain(Alone(), Kind.CONTRASTIVE)
+    assert found.features is None
+    assert not found.is_checked
+    assert not found.is_complete
 
 
 class Slow:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from fractions import Fraction
 from itertools import product
 from pathlib import Path
@@ -23,7 +24,7 @@ from qrobust.formula import Encoding, encode
 from qrobust.network import Activation, Dense, Network, Output
 from qrobust.perturbations import Absolute, Copy
 from qrobust.queries import ChangeOf, GlobalEpsilon, LocalEpsilon
-from qrobust.search import Budget
+from qrobust.search import Budget, Nodes
 from qrobust.solve import Session, check_laws
 from tests.conftest import RandomNetwork
 from tests.test_zonotopes import exact_change, rounded_copy
@@ -225,3 +226,16 @@ def test_acas_xu(acas_xu: Path) -> None:
     found = Session().estimate(over(network, copy, property_box(4)), budget=Budget(30.0))
     assert found.gap <= 0.1 * found.upper
     assert found.lower > 7e-4
+
+
+def test_halves_keep_the_bound_of_their_own_box() -> None:
+    """Of two boxes one is known to change by at most 0.5: its halves inherit that, those of the other do not."""
+    tree = logit_change.ChangeTree(over(LINE, STEEPER, InputBox([0.0], [4.0])), time.monotonic() + 20.0)
+    nodes = tree.split(tree.roots())
+    assert nodes is not None
+    halves = tree.split(Nodes(np.array([np.inf, 0.5]), nodes.parts))
+    assert halves is not None
+    owner = np.array([int(lower >= 2.0) for lower in halves.parts[0][:, 0]])
+    assert sorted(owner.tolist()) == [0, 0, 1, 1]
+    assert (halves.upper[owner == 1] <= 0.5).all()
+    assert (halves.upper[owner == 0] > 0.5).all()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from qrobust.bounds import programs
-from qrobust.bounds.programs import ProgramZonotopes, Stage, greatest_rise
+from qrobust.bounds.programs import Margins, ProgramZonotopes, Stage, _Logistic, _Shares, greatest_rise
 from qrobust.comparison import Agreement, Comparison, compare, of_grid
 from qrobust.errors import UnsupportedError
 from qrobust.integer.geometry import Windows
@@ -153,6 +153,7 @@ def test_one_rounding_by_hand() -> None:
     near = stage.noise(Interval(np.array([[3.0, -5.0, 600.0]]), np.array([[3.0, -1.0, 700.0]])))
     assert 1.0 < near.upper[0, 0] < 1.001
     assert -1.001 < near.lower[0, 0] < -1.0
+    assert stage.noise(Interval.point(np.array([[0.05]]))).lower[0, 0] <= -0.05  # on, and rounded to 0
     assert near.lower[0, 1] == near.upper[0, 1] == 0.0  # off: exactly 0 in both
     assert -190.01 < near.lower[0, 2] <= -190.0  # 510 - 700
     assert -90.0 <= near.upper[0, 2] < -89.99  # 510 - 600
@@ -167,6 +168,41 @@ def test_the_greatest_rise_of_a_sigmoid(low: float, high: float, rise: float) ->
     found = greatest_rise(Interval(np.array([low]), np.array([high])), np.array([rise]))[0]
     assert true <= found + 1e-15
     assert found < true + 1e-7
+
+
+def test_a_logit_at_either_end_of_its_range_counts() -> None:
+    network, program = random_pair((3, 5, 4, 1), 1)
+    ending = ProgramZonotopes(network, program).ending
+    assert isinstance(ending, _Logistic)
+    logits = Interval.point(ending.logits[None, None])
+    found, _, _ = ending.bounds(Margins(logits, logits, Interval.point(np.zeros(logits.shape))))
+    assert (found >= ending.errors).all()
+    assert ending.errors.max() > 0
+
+
+def test_labels_may_differ_at_the_least_logit_of_one_and_the_greatest_of_the_other() -> None:
+    network, program = random_pair((3, 5, 4, 1), 1)
+    ending = ProgramZonotopes(network, program).ending
+    assert isinstance(ending, _Logistic)
+    for stored, found, differ in (
+        (0.0, ending.rises, True),  # the stored label at 0 is 0
+        (0.01, ending.falls, True),
+        (-0.01, ending.falls - 1, False),
+        (0.01, ending.rises + 1, False),
+    ):
+        ends = (Interval.point(np.full((1, 1, 1), value)) for value in (stored, found, found - stored))
+        assert ending.bounds(Margins(*ends))[1].tolist() == [differ]
+
+
+@pytest.mark.parametrize(("share", "near"), [(0.5, True), (1.5, False)])
+def test_shares_may_tie_where_logits_are_near(share: float, near: bool) -> None:
+    """A lead that rounding may hide lets the label be another, and the program's a tie; a greater one does not."""
+    network, program = random_pair((3, 5, 4, 3), 1)
+    ending = ProgramZonotopes(network, program).ending
+    assert isinstance(ending, _Shares)
+    lead = Interval.point(np.full((3, 2, 1), share * ending.tie))
+    _, differs, ties = ending.bounds(Margins(Interval.point(np.zeros((3, 2, 1))), lead, lead))
+    assert differs.tolist() == ties.tolist() == [near]
 
 
 def test_batches_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,10 +14,10 @@ from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, PolynomialFeatures
 
 import qrobust
 from qrobust import formats
-from qrobust.answers import Assurance, Robust, Unknown, Verdict
+from qrobust.answers import Assurance, EstimateClaim, Robust, Unknown, Verdict
 from qrobust.bounds.ibp import box_logits, nominal_logits
 from qrobust.check import Replay
-from qrobust.domains import InputBox, Point, Points, Polytope
+from qrobust.domains import InputBox, ParameterBox, Point, Points, Polytope
 from qrobust.errors import NumberError, ShapeError, UnsupportedError
 from qrobust.exact import ExactArithmetic, to_exact, to_rational
 from qrobust.formats.onnx_write import onnx_bytes, write_onnx
@@ -27,6 +27,7 @@ from qrobust.interval import Interval
 from qrobust.maps import Quantity, robustness_map
 from qrobust.network import Activation, AveragePool2d, Conv2d, Dense, FloatArithmetic, Network, Output, Scaling, logits
 from qrobust.quantization import parse_scheme
+from qrobust.queries import ChangeOf, ConfidenceQuery, LabelQuery
 from qrobust.scaled import behind, rescaled, scaled_points
 from tests.onnx_graphs import Graph, relative_difference, runtime
 from tests.test_cli import run
@@ -260,6 +261,66 @@ def test_a_copy_near_the_network_and_an_eps_below_the_slack() -> None:
     box = qrobust.Copy(Network((tie.layers[0], Dense(np.ones((1, 1)), np.full(1, -0.5))), Output.SIGMOID)).around(tie)
     assert box.shifted
     assert qrobust.check(qrobust.LocalLabel(tie, box, Point([1.0]))).verdict is Verdict.ROBUST
+
+
+def test_the_slack_is_taken_from_eps_and_sigma_and_added_to_estimates() -> None:
+    network, x = scaled(core(), *RATIONAL), Point([200.0, 17.0, 3.0])
+    box = qrobust.Absolute(0.01).around(network)
+    slack = rescaled(qrobust.LocalConfidence(network, box, x, Fraction(1, 10))).slack
+    assert slack > 0
+    confidence = rescaled(qrobust.LocalConfidence(network, box, x, Fraction(1, 10))).core
+    label = rescaled(qrobust.LocalLabel(network, box, x, sigma=Fraction(1, 10))).core
+    assert isinstance(confidence, ConfidenceQuery)
+    assert isinstance(label, LabelQuery)
+    assert confidence.epsilon == label.sigma == Fraction(1, 10) - slack / 2
+    for query, share in (
+        (qrobust.LocalEpsilon(network, box, x), 2),
+        (qrobust.SigmaEstimate(network, box, x, 0), 2),
+        (qrobust.LocalEpsilon(network, box, x, ChangeOf.LOGIT), 1),
+    ):
+        upper = rescaled(query).estimate(EstimateClaim(0.0, None, Assurance.ROUNDED)).upper
+        assert Fraction(upper) >= slack / share
+
+
+def test_biases_make_up_for_the_greatest_weight_of_a_box() -> None:
+    network = Network(
+        (Scaling(np.array(["1/3"], dtype=object), np.zeros(1, dtype=object)), Dense(np.zeros((1, 1)), np.zeros(1))),
+        Output.SIGMOID,
+    )
+    box = ParameterBox.from_arrays([([], []), ([[0.0]], [0.0])], [([], []), ([[7.0]], [0.0])])
+    seen = scaled_points(network, np.array([[1.0]]), behind(box))
+    assert seen.parameters.layers[0].bias.contains(np.array([7 * (Fraction(1, 3) - Fraction(seen.values[0, 0]))]))
+
+
+def test_a_scaled_cut_keeps_the_points_on_it() -> None:
+    """x1 = x2 lies on x1 - x2 <= 0; its image, 3 x1 and 10 x2, has coefficients 1/3 and -1/10, which no floats are."""
+    network = Network(
+        (Scaling(np.array([3, 10], dtype=object), np.zeros(2, dtype=object)), Dense(np.ones((1, 2)), np.zeros(1))),
+        Output.SIGMOID,
+    )
+    box = InputBox([-1e6, -1e6], [1e6, 1e6])
+    for row in ([1.0, -1.0], [-1.0, 1.0]):
+        asked = qrobust.GlobalLabel(network, qrobust.Absolute(0.1).around(network), Polytope(box, [row], [0.0]))
+        for x in (-1e6, 999_999.0, 1e6):
+            assert rescaled(asked).core.domain.contains([Fraction(3 * x), Fraction(10 * x)])
+
+
+def test_a_copy_of_another_label_where_rounding_the_input_changes_the_stored_one() -> None:
+    """At 1/3 the logit is 0, whose label is 0; at the float beside it the label is 1, as the copy's is everywhere."""
+    scaling = Scaling(np.array(["1/3"], dtype=object), np.zeros(1, dtype=object))
+    rounded = float(
+        scaled_points(
+            Network((scaling, Dense(np.ones((1, 1)), np.zeros(1))), Output.SIGMOID),
+            np.ones((1, 1)),
+            ParameterBox.from_arrays([([[1.0]], [0.0])], [([[1.0]], [0.0])]),
+        ).values[0, 0]
+    )
+    sign = 1.0 if Fraction(rounded) > Fraction(1, 3) else -1.0
+    network = Network((scaling, Dense(np.array([[3 * sign]]), np.array([-sign]))), Output.SIGMOID)
+    copy = qrobust.Copy(Network((scaling, Dense(np.array([[3 * sign]]), np.array([9.0]))), Output.SIGMOID)).around(network)
+    query = qrobust.LocalLabel(network, copy, Point([1.0]))
+    assert isinstance(rescaled(query).claim(Robust(Assurance.CHECKED)), Unknown)
+    assert qrobust.check(query).verdict is not Verdict.ROBUST
 
 
 def small_images(first: Any, inputs: int) -> Network:

@@ -71,6 +71,16 @@ def test_sums_lie_between_their_bounds_and_meet_them(rivals: int, scale: float) 
             assert abs(1 / (1 + float(bound[box])) - float(1 / (1 + attained))) < 1e-7
 
 
+@pytest.mark.parametrize("scale", [1e3, 1e8, 1e15])
+@pytest.mark.parametrize("rivals", [1, 2])
+def test_exponents_that_cancel_lie_between_their_bounds(rivals: int, scale: float) -> None:
+    """Large numbers whose sums are small where the sum is greatest (or least), so that rounding is all there is."""
+    for seed, end in enumerate((np.maximum, np.minimum)):
+        drawn = random_odds(seed, rivals, 4, scale)
+        base = drawn.base / scale - end(drawn.slope, 0.0).sum(axis=2)
+        assert faults(Odds(base, drawn.slope)) == []
+
+
 def test_a_sum_by_hand() -> None:
     """exp(t) + exp(-t) over [0, 1]: least 2 at 0, greatest e + 1/e at 1; exp(2t - 1) + exp(1 - 2t): least 2, inside, at 1/2."""
     given = Odds(np.array([[0.0, 0.0], [-1.0, 1.0]]), np.array([[[1.0], [-1.0]], [[2.0], [-2.0]]]))

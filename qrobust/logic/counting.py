@@ -27,7 +27,7 @@ from qrobust.binarized.folding import Folded, TieRule, ZeroSign
 from qrobust.binarized.network import BinarizedNetwork
 from qrobust.binarized.queries import Ball, Box, Levels, Region
 from qrobust.binarized.solve import folded
-from qrobust.errors import DomainError, ShapeError, UnsoundAnswerError
+from qrobust.errors import DomainError, ResourceError, ShapeError, UnsoundAnswerError
 from qrobust.layers import IntArray
 from qrobust.logic.counters import Problem, ganak
 from qrobust.logic.labels import LabelClauses, label_rows, size_of
@@ -35,6 +35,8 @@ from qrobust.logic.oracles import Deadline, UndecidedError
 from qrobust.logic.sampling import Precision, drawn, ends
 
 MOST_TRIED = 2**18  # inputs times features that `auto` tries one by one
+MOST_ENUMERATED = 2**26  # ... and that enumeration does: they are all in memory
+MOST_BITS = 14_000  # of a number of inputs: Python prints 4300 digits
 BoolRow = npt.NDArray[np.bool_]
 
 
@@ -258,8 +260,12 @@ def count(
     """
     started, deadline, region = time.monotonic(), Deadline.after(seconds), asked.region
     total = size_of(region)
+    if total.bit_length() > MOST_BITS:
+        raise ResourceError(f"the region has over 2**{MOST_BITS:,} inputs, a number too long to print: take a smaller one")
     wide = Count(str(asked), 0, total, total, counter, None, seed, 0.0, reason="the time limit was reached")
     if counter is Counter.ENUMERATION or (counter is Counter.AUTO and total * asked.network.inputs <= MOST_TRIED):
+        if total * asked.network.inputs > MOST_ENUMERATED:
+            raise ResourceError(f"enumeration tries at most {MOST_ENUMERATED:,} numbers of inputs: take another counter")
         found = replace(_tried(asked, deadline) or wide, counter=Counter.ENUMERATION, seed=seed)
     elif counter is Counter.APPROXIMATE:
         found = _approximate(asked, wide, precision or Precision(), deadline) or wide

@@ -4,7 +4,8 @@ Accepts   any oracle that can confirm its proofs
 Gives     one explanation of either kind, subset-minimal or of least size, or all of them; each with how far it was checked
 Method    an abductive explanation: a second solver proves anew that its features fix the label, and for each of its features
           there is an input, replayed exactly, that loses the label once this feature is free. A contrastive one: an input that
-          loses the label while only its features differ, and for each feature a second solver's proof that the others do not do
+          loses the label while only its features differ, and for each feature a second solver's proof that the others do not.
+          That there is none of these, a second solver proves anew
 Property  exact where checked; at the deadline an explanation may be larger than needed, and says so
 Source    Ignatiev, Narodytska, Marques-Silva 2019, arXiv 1811.10656; Marques-Silva 2022, arXiv 2211.00541
 """
@@ -23,6 +24,7 @@ from qrobust.logic.oracles import Confirming, Deadline, Features, Fixed, Kind, L
 from qrobust.logic.remembered import Remembered
 
 CHECK_SHARE = 0.3  # of the time, kept for the checks
+LATE_CHECKS = "the checks did not end in the time given"
 
 
 class Size(Enum):
@@ -120,7 +122,7 @@ def explain(
     try:
         holds, start = side.holds(oracle.features, deadline)
         if not holds:
-            return Explanation(kind, None, True, 0, time.monotonic() - started, asked.asked, is_checked=True)
+            return _none(asked, kind, last, started)
         if size is Size.LEAST:
             best = least(side, start, order, deadline)
             found, lower = best.found, best.lower
@@ -157,10 +159,25 @@ def checked(
     except UndecidedError:
         is_checked = False
     if not is_checked and not reason:
-        reason = "the checks did not end in the time given"
+        reason = LATE_CHECKS
     names = tuple(dict.fromkeys(engines))
     taken, own = time.monotonic() - started, tuple(sorted(found))
     return Explanation(kind, own, is_minimal, lower, taken, oracle.asked, names, tuple(witnesses), is_checked, reason)
+
+
+def _none(oracle: Remembered, kind: Kind, deadline: Deadline, started: float) -> Explanation:
+    """Return that no explanation of a kind exists: an input has shown it, or that nothing loses the label is proved anew."""
+    names: tuple[str, ...] = ()
+    if kind is Kind.CONTRASTIVE:
+        try:
+            name = oracle.confirm(frozenset(), deadline)
+        except UndecidedError:
+            name = None
+        names = () if name is None else (name,)
+    is_checked = kind is Kind.ABDUCTIVE or bool(names)
+    reason = "" if is_checked else LATE_CHECKS
+    taken = time.monotonic() - started
+    return Explanation(kind, None, True, 0, taken, oracle.asked, names, is_checked=is_checked, reason=reason)
 
 
 Evidence = tuple[list[str], list[Witness]]  # engines that confirmed, and inputs that lose the label

@@ -22,6 +22,8 @@ from qrobust.layers import IntArray
 
 CHUNK = 4096
 MOST_DRAWS = 10_000_000
+LEAST_DELTA = 1e-15  # below it SciPy's quantiles are not reliable
+ERROR = 2.0**-40  # of them, relatively: they err by a few units in the last place
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,9 @@ class Precision:
     delta: float = 0.001
 
     def __post_init__(self) -> None:
-        if not 0 < self.epsilon < 1 or not 0 < self.delta < 1:
+        if not 0 < self.epsilon < 1 or not LEAST_DELTA <= self.delta < 1:
             numbers = f"epsilon is {self.epsilon:g} and delta {self.delta:g}"
-            raise NumberError(f"{numbers}: both must lie between 0 and 1")
+            raise NumberError(f"{numbers}: both must lie between 0 and 1, and delta not below {LEAST_DELTA:g}")
         if self.draws > MOST_DRAWS:
             raise NumberError(f"epsilon {self.epsilon:g} takes {self.draws:,} draws, at most {MOST_DRAWS:,}: raise it")
 
@@ -45,12 +47,12 @@ class Precision:
 
 
 def ends(hits: int, draws: int, delta: float) -> tuple[float, float]:
-    """Return both ends of a share of which so many draws were hits."""
+    """Return both ends of a share of which so many draws were hits, moved outward by what their computation may err."""
     from scipy.stats import beta
 
-    lower = 0.0 if hits == 0 else float(beta.ppf(delta / 2, hits, draws - hits + 1))
-    upper = 1.0 if hits == draws else float(beta.ppf(1 - delta / 2, hits + 1, draws - hits))
-    return lower, upper
+    lower = 0.0 if hits == 0 else float(beta.ppf(delta / 2, hits, draws - hits + 1)) * (1 - ERROR)
+    upper = 1.0 if hits == draws else float(beta.isf(delta / 2, hits + 1, draws - hits)) * (1 + ERROR)
+    return lower, min(upper, 1.0)
 
 
 def drawn(region: Region, draws: int, seed: int) -> Iterator[IntArray]:
