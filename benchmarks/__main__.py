@@ -26,6 +26,7 @@ from benchmarks import (
     bnn_attacks,
     bnn_eev,
     bnn_engines,
+    bnn_khalil,
     bnn_logic,
     bnn_recipes,
     deployment,
@@ -383,6 +384,12 @@ def attack_rows(limit: float) -> Rows:
     return [row(*fact, name="bnn-attacks") for one in found for fact in one.facts()]
 
 
+def khalil_rows(limit: float) -> Rows:
+    """Attacks by name on nine networks of signs at five eps; the table and the figures go to plots/."""
+    found = bnn_khalil.measure(say=lambda text: print(text, file=sys.stderr, flush=True))
+    return [row(*fact, name="bnn-khalil") for fact in bnn_khalil.facts(found)]
+
+
 def enumerate_int8(limit: float) -> Rows:
     """Two-feature int8 programs against their float models, at all 65,536 inputs."""
     name, peer = "enumerate-int8", "LiteRT's reference kernels and a float64 forward pass, no proof"
@@ -445,6 +452,7 @@ BENCHMARKS: dict[str, Callable[[float], Rows]] = {
     "bnn-attacks": attack_rows,
     "bnn-eev": eev_rows,
     "bnn-engines": engine_rows,
+    "bnn-khalil": khalil_rows,
     "bnn-recipes": recipe_rows,
     "bnn-explain": lambda _: logic_rows("bnn-explain", bnn_logic.explained),
     "bnn-count": lambda _: logic_rows("bnn-count", bnn_logic.counted),
