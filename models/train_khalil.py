@@ -16,12 +16,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from models.publish import FOLDER, percent, run
-from models.train_bnn import share_right
-from models.train_mnist import DIGITS, MNIST, load_mnist
-from qrobust.binarized.formats import save_binarized
+from models.publish import FOLDER, LICENCE, percent, run, versions
+from models.train_bnn import in_words, share_right
+from models.train_mnist import DIGITS, MNIST, MNIST_SHA256, Images, load_mnist
+from qrobust.binarized.formats import load_binarized, save_binarized
 from qrobust.binarized.recipes import Recipe
 from qrobust.binarized.training import train as train_network
+from qrobust.files import write_whole
 
 KEPT = FOLDER / "khalil"
 WIDTHS, DEPTHS = (100, 200, 300), (2, 3, 4)
@@ -41,6 +42,33 @@ def train(arguments: argparse.Namespace) -> None:
         network = train_network(RECIPES[name], images.inputs, images.labels, DIGITS, name=title, say=print)
         save_binarized(network, path_of(name))
         print(f"{name}: train {percent(share_right(network, images))}", flush=True)
+    write_whole(KEPT / "README.md", card(load_mnist(arguments.mnist, "t10k")).encode())
+
+
+def card(tests: Images) -> str:
+    """The card of all networks as Markdown, from the files that are there."""
+    facts = (
+        ("files", "`models/khalil/<layers>x<signs>.npz`, weights -1 and 1; normalizations as trained"),
+        ("origin", "trained by the project"),
+        ("licence", LICENCE),
+        ("data", "MNIST (LeCun, Cortes, Burges), 60,000 training and 10,000 test images, 784 inputs"),
+        ("data sha256", f"`{MNIST_SHA256['train-images-idx3-ubyte']}` (train-images-idx3-ubyte, unpacked)"),
+        ("recipe", f"of qrobust.binarized.recipes, here of 2x100: {in_words(RECIPES['2x100'])}"),
+        ("command", "`python -m models.train_khalil --mnist PATH`"),
+        ("seed", f"{RECIPES['2x100'].seed}, the only one"),
+        ("versions", versions("keras", "tensorflow_cpu", "numpy")),
+        ("accuracy", "on the test images, in integers: below"),
+    )
+    lines = ["# MNIST, networks of signs of nine sizes", "", "Handwritten digits from 28x28 pixels, to compare attacks on."]
+    lines += ["", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts)]
+    lines += ["", "## Networks", "", "| network | test | content sha256 |", "|---|---|---|"]
+    for name in RECIPES:
+        network = load_binarized(path_of(name)).network
+        lines.append(f"| {name} | {percent(share_right(network, tests))} | `{network.sha256}` |")
+    lines += ["", "## Inputs, in this order", ""]
+    lines += ["784 pixels, row by row from the top left, each from 0 (background) to 1 (ink), in steps of 1/255."]
+    lines += ["", "## Classes", "", *(f"- {digit}: the digit {digit}" for digit in range(DIGITS))]
+    return "\n".join(lines) + "\n"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
