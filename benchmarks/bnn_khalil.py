@@ -6,12 +6,13 @@
 Each attack goes towards the class that comes second, for the whole time limit, at the same images. Flip rate: the share of
 images whose label changes. Normalised objective: the objective is the second class's score less the label's; what an attack
 adds to it over the image itself is given as a share of the most that any of the four methods adds there, mean of the images
-where any adds something. So 1 is the best known and 0 is the image as it was. milp and iprop start from what ifgsm finds in a tenth of the time.
+where any adds something. So 1 is the best known and 0 is the image as it was.
+milp and iprop start from what ifgsm finds in a tenth of the time.
 
-Found, with 3 s an attack on a crowded machine (a process had about a twentieth of a core, so that only fgsm finished at ease):
-iprop adds most up to eps 0.02 and behind two layers at every eps (0.90 to 0.98 of the best known, 0.41 to 0.59 for fgsm, 0.42
-to 0.54 for milp), and more than milp in all sizes but 4x300. From eps 0.03 behind three or four layers of 200 or 300 it has no
-time for enough rounds, and ifgsm adds and flips more. milp, a program of the whole network, is seldom done beyond eps 0.005.
+Found, with 3 s an attack on a crowded machine, where a process had about a twentieth of a core: in the mean over all sizes
+iprop adds most up to eps 0.02, and behind two layers at every eps (0.90 to 0.98 of the best known; fgsm 0.41 to 0.59, milp 0.42
+to 0.54). It adds more than milp in all sizes but 4x300. From eps 0.03 behind three or four layers of 200 or 300, ifgsm adds
+most, and at 0.05 it flips most there. Labels flip from eps 0.02 on.
 """
 
 from __future__ import annotations
