@@ -3,7 +3,7 @@
     python -m benchmarks bnn-khalil          measure, and write plots/bnn_attacks.csv and both figures
     python -m benchmarks.bnn_khalil          draw the figures again from the table
 
-Each attack goes towards the class that comes second, for the whole time limit, at the same images. Flip rate: the share of
+Each attack goes towards the class that comes second, up to the time limit, at the same images. Flip rate: the share of
 images whose label changes. Normalised objective: the objective is the second class's score less the label's; what an attack
 adds to it over the image itself is given as a share of the most that any of the four methods adds there, mean of the images
 where any adds something. So 1 is the best known and 0 is the image as it was.
