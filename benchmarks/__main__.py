@@ -26,6 +26,7 @@ from benchmarks import (
     bnn_attacks,
     bnn_eev,
     bnn_engines,
+    bnn_khalil,
     bnn_logic,
     bnn_recipes,
     bracket,
@@ -404,6 +405,12 @@ def bracket_rows(limit: float) -> Rows:
     return [row(work, metric, value, unit, name="bracket", **more) for work, metric, value, unit, more in facts]
 
 
+def khalil_rows(limit: float) -> Rows:
+    """Attacks by name on nine networks of signs at five eps; the table and the figures go to plots/."""
+    found = bnn_khalil.measure(say=lambda text: print(text, file=sys.stderr, flush=True))
+    return [row(*fact, name="bnn-khalil") for fact in bnn_khalil.facts(found)]
+
+
 def enumerate_int8(limit: float) -> Rows:
     """Two-feature int8 programs against their float models, at all 65,536 inputs."""
     name, peer = "enumerate-int8", "LiteRT's reference kernels and a float64 forward pass, no proof"
@@ -466,6 +473,7 @@ BENCHMARKS: dict[str, Callable[[float], Rows]] = {
     "bnn-attacks": attack_rows,
     "bnn-eev": eev_rows,
     "bnn-engines": engine_rows,
+    "bnn-khalil": khalil_rows,
     "bnn-recipes": recipe_rows,
     "bnn-tfc": deployed_rows,
     "bnn-explain": lambda _: logic_rows("bnn-explain", bnn_logic.explained),

@@ -23,7 +23,7 @@ from qrobust.binarized import (
     TieRule,
     run_attack,
 )
-from qrobust.binarized.engines.highs import Program, maximise
+from qrobust.binarized.engines.highs import ElasticRows, Program, maximise
 from qrobust.binarized.formats import save_binarized
 from qrobust.binarized.goal import Best, Goal
 from qrobust.errors import DomainError, NumberError, UnsupportedError
@@ -154,6 +154,46 @@ def test_a_program_starts_from_what_it_is_given() -> None:
     found = maximise(program, 0.01, start=start).values
     assert found is not None
     assert program.cost @ found >= program.cost @ start
+
+
+def test_elastic_rows_are_met_where_they_can_be_one_target_after_another() -> None:
+    from scipy import sparse
+
+    rng = np.random.default_rng(0)
+    matrix = rng.integers(-3, 4, size=(8, 40))
+    lower, upper = np.full(40, -9), np.full(40, 9)
+    rows = ElasticRows(sparse.csr_array(matrix), lower, upper, np.zeros(40, dtype=np.int64))
+    threshold = np.zeros(8, dtype=np.int64)
+    for _ in range(20):
+        inside = rng.integers(-9, 10, size=40)
+        target = np.where(matrix @ inside >= 20, 1, np.where(matrix @ inside <= -20, -1, 0))  # wide of every threshold
+        found = rows.nearest(target, threshold, np.ones(8), 5.0)
+        assert found is not None
+        assert ((found > lower - 1e-6) & (found < upper + 1e-6)).all()
+        sums = matrix @ found
+        assert (sums[target > 0] >= 2.99).all()
+        assert (sums[target < 0] <= -3.99).all()
+
+
+def test_elastic_rows_fall_short_where_weights_are_less() -> None:
+    from scipy import sparse
+
+    rows = ElasticRows(sparse.csr_array(np.array([[1], [1]])), np.array([-10]), np.array([10]), np.array([0]))
+    both = np.array([1, -1]), np.zeros(2, dtype=np.int64)  # no value is above and below 0
+    up = rows.nearest(*both, np.array([2.0, 1.0]), 5.0)
+    down = rows.nearest(*both, np.array([1.0, 2.0]), 5.0)
+    assert up is not None
+    assert down is not None
+    assert up[0] >= 2.99
+    assert down[0] <= -3.99
+
+
+def test_target_propagation_gains_more_than_steps_of_the_derivative() -> None:
+    network, ball = wide(60, 60)
+    asked = Robustness(network, ball)
+    found = run_attack(asked, Method.IPROP, target="second", seconds=5.0, stop_at_hit=False)
+    steps = run_attack(asked, Method.IFGSM, target="second", seconds=5.0, stop_at_hit=False)
+    assert found.lead > steps.lead
 
 
 def test_another_use_of_highs_in_the_process_does_not_matter() -> None:

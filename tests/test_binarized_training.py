@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from models import train_khalil
 from models.train_bnn import CONVOLUTIONAL, FOR_EPS, HELD_OUT, KEPT, non_zeros, parted, stem
 from models.train_mnist import Images
 from qrobust.binarized import Grid, fold, recipes, training
@@ -271,3 +272,14 @@ def test_the_command_refuses_in_one_line(
     table.write_text("a,class\n7,0\n")
     assert "from 0 to 1" in refused(capsys, *asked, output)
     assert not Path(output).exists()
+
+
+@pytest.mark.parametrize("name", list(train_khalil.RECIPES))
+def test_networks_to_compare_attacks_on_are_what_their_card_says(name: str) -> None:
+    network = load_binarized(train_khalil.path_of(name)).network
+    depth, width = map(int, name.split("x"))
+    assert [block.linear.layer.outputs for block in network.blocks] == [width] * depth
+    assert network.grid == Grid.of("1/255", 0, 1)
+    assert set(np.unique(np.concatenate([linear.layer.weight.ravel() for linear in network.linears]))) == {-1.0, 1.0}
+    assert f"| {name} |" in (card := (train_khalil.KEPT / "README.md").read_text())
+    assert f"`{network.sha256}`" in card

@@ -6,7 +6,7 @@ Method    fgsm     each pixel to the end that the surrogate's derivative at the 
           ifgsm    small steps along that derivative, from the centre and from random points
           milp     one integer program for each rival, its objective the rival's score less the label's, the constants of each
                    row from propagated bounds, normalizations folded; started from what ifgsm finds
-          iprop    target propagation: see propagation.py
+          iprop    target propagation, see propagation.py; started from what ifgsm finds too
 Property  refutes only. `optimal` says that HiGHS, in floating point, proved the lead greatest
 Source    Goodfellow et al. 2014, arXiv 1412.6572 (fgsm); Kurakin et al. 2016, arXiv 1607.02533 (ifgsm); Khalil, Gupta, Dilkina
           2019, arXiv 1810.03538 (milp, iprop, the second-best class as target)
@@ -42,7 +42,7 @@ WINDOWS = (1.0, 3.0)  # widths of the surrogate's windows, tried in turn
 STEPS = 10  # of ifgsm across a pixel's range
 ITERATIONS = 60
 STARTS = 16
-WARM_SHARE = 0.1  # of the time for ifgsm before the programs
+WARM_SHARE = 0.1  # of the time for ifgsm before milp and iprop
 
 Target = int | Literal["second", "any"]
 
@@ -216,6 +216,7 @@ def _milp(goal: Goal, region: Region, best: Best, rng: np.random.Generator) -> b
 
 
 def _iprop(goal: Goal, region: Region, best: Best, rng: np.random.Generator) -> bool:
+    _climb(goal, region, best, rng, time.monotonic() + WARM_SHARE * best.left)
     propagate(goal, region, best, rng)
     return False
 

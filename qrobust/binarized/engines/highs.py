@@ -1,4 +1,4 @@
-"""An integer program on HiGHS: maximise cost @ v over whole v from lower to upper, with rows between two ends.
+"""Programs on HiGHS: maximise cost @ v over whole v from lower to upper, with rows between two ends; and a linear one.
 
 Property  computes in floats: its solutions are rounded and must be replayed, its optimum is no proof
 Source    Huangfu and Hall 2018
@@ -16,6 +16,8 @@ from qrobust.layers import IntArray, SparseMatrix
 
 FEASIBLE = 2  # HiGHS's number for a primal solution that keeps all rows
 FEASIBILITY = 1e-9
+ROUNDING = 3.0  # by which a row is to be passed, so that values can be rounded
+NO_LIMIT = 2**50
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,3 +93,60 @@ def _model(program: Program) -> Any:
     model.a_matrix_.value_ = matrix.data.astype(np.float64)
     model.integrality_ = [highspy.HighsVarType.kInteger] * matrix.shape[1]
     return model
+
+
+class ElasticRows:
+    """Values from lower to upper, real, that are to give rows of a matrix signs, as near as can be: linear programs in turn.
+
+    The solver is kept: only the ends of rows and the costs of falling short change, so that each program starts from the last
+    one's basis.
+    """
+
+    def __init__(self, matrix: SparseMatrix, lower: IntArray, upper: IntArray, start: IntArray) -> None:
+        """Begin at the ends nearest to `start`. Shapes: matrix (rows, columns); lower, upper, start (columns,)."""
+        import highspy
+        from scipy import sparse
+
+        highspy.Highs.resetGlobalScheduler(True)
+        rows, self._columns = matrix.shape
+        self._scale = 2 / np.maximum(1, abs(matrix) @ (upper - lower))
+        short = sparse.eye_array(rows)
+        costs = -np.concatenate([np.zeros(self._columns), self._scale, self._scale])
+        free, most = np.full(rows, np.inf), np.full(2 * rows, NO_LIMIT)
+        whole = sparse.csr_array(sparse.hstack([matrix, short, -short]))
+        zeros = np.zeros(2 * rows, dtype=np.int64)
+        program = Program(whole, -free, free, costs, np.concatenate([lower, zeros]), np.concatenate([upper, most]))
+        model = _model(program)
+        model.integrality_ = []
+        self._solver = highspy.Highs()
+        for option, value in (("output_flag", False), ("threads", 1), ("presolve", "off")):
+            self._solver.setOptionValue(option, value)
+        self._solver.passModel(model)
+        status, basis = highspy.HighsBasisStatus, highspy.HighsBasis()
+        at_upper = [*(start - lower > upper - start).tolist(), *[False] * (2 * rows)]
+        basis.col_status = [status.kUpper if one else status.kLower for one in at_upper]
+        basis.row_status = [status.kBasic] * rows
+        self._solver.setBasis(basis)
+
+    def nearest(self, target: IntArray, threshold: IntArray, weight: FloatArray, seconds: float) -> FloatArray | None:
+        """Return values with row @ v >= threshold where the target is 1, less where it is -1, or as near as weights say.
+
+        Shapes    target, threshold, weight (rows,); result (columns,), or None at the time limit
+        """
+        import highspy
+
+        count = len(target)
+        self._solver.changeRowsBounds(
+            count,
+            np.arange(count, dtype=np.int32),
+            np.where(target > 0, threshold + ROUNDING, -np.inf),
+            np.where(target < 0, threshold - 1 - ROUNDING, np.inf),
+        )
+        places = np.arange(self._columns, self._columns + 2 * count, dtype=np.int32)
+        cost = -weight * self._scale
+        self._solver.changeColsCost(2 * count, places, np.concatenate([cost, cost]))
+        self._solver.setOptionValue("time_limit", self._solver.getRunTime() + max(seconds, 0.01))  # its clock runs on
+        self._solver.run()
+        if self._solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
+            return None
+        return np.asarray(self._solver.getSolution().col_value, dtype=np.float64)[: self._columns]
