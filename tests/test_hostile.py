@@ -65,6 +65,27 @@ def test_where_a_file_goes_is_looked_at_before_long_work(capsys: pytest.CaptureF
     assert "there is no folder" in refused(capsys, *bits)
 
 
+def test_pictures_and_reports_look_at_the_folder_first(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, points = str(tmp_path / "no" / "out"), tmp_path / "points.csv"
+    points.write_text(HEAD + "5.1,3.5,1.4,0.2\n")
+    at, data = ("--point", "5.1,3.5,1.4,0.2", "--scheme", "int8"), ("--points", str(points))
+    monkeypatch.setattr("qrobust.cli.plots.read_model", lambda *_: pytest.fail("the model was read first"))
+    for command in (
+        ("bits", *data),
+        ("margins", *data, "--scheme", "int8"),
+        ("blame", *at),
+        ("saturation", "--scheme", "q2.5"),
+    ):
+        kind, *rest = command
+        assert "there is no folder" in refused(capsys, "plot", kind, IRIS, *rest, "--quiet", "--output", target)
+    (tmp_path / "taken").write_text("")
+    plan = str(models / "signoff" / "athletes_int8.toml")
+    assert "taken" in refused(capsys, "signoff", plan, "--quiet", "--out", str(tmp_path / "taken" / "report"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["points.csv", "taken"]
+
+
 def test_a_binarized_export_is_whole_or_absent(
     capsys: pytest.CaptureFixture[str], majority: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
