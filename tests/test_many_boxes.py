@@ -13,6 +13,7 @@ import qrobust
 from qrobust import formats
 from qrobust.backends.many_boxes import changes_over, logit_changes_over, why_not
 from qrobust.backends.many_changes import logit_changes_at, screen_changes
+from qrobust.bounds.local import Status
 from qrobust.bounds.twin_confidences import TwinConfidences
 from qrobust.bounds.zonotopes import TwinZonotopes
 from qrobust.domains import InputBox, Point
@@ -128,8 +129,9 @@ def test_a_section_over_a_box_asks_few_cells_alone(quantity: Quantity, models: P
     found = section_map(question, Section.over((2, 3), box, (6, 5)))
     assert len(asked) <= 15  # of 30
     assert (found.lower <= found.upper).all()
-    near = found.upper - found.lower <= 0.05 * found.upper
-    assert (near | (found.status != 0)).all()
+    width = found.upper - found.lower
+    near = (width <= 0.05 * found.upper) | (width <= 1e-6)
+    assert (near == (found.status == Status.SAFE)).all()
 
 
 def test_what_has_no_such_bounds_is_asked_alone() -> None:
