@@ -196,3 +196,22 @@ def test_ctrl_c_ends_a_search_for_widths(tmp_path: Path) -> None:
     assert process.stderr.readline().startswith("bits ")
     interrupted(process)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_ends_a_sign_off(tmp_path: Path, models: Path) -> None:
+    entry = '[[obligations]]\nid = "{}"\ntext = "t"\nask = "{}"\nscheme = "int4"\n{}\n'
+    plan, out = tmp_path / "plan.toml", tmp_path / "out"
+    first = entry.format("A", "label", 'data = "rows"')
+    second = entry.format("B", "eps", 'eps = 0.3\ndomain = "all"')
+    plan.write_text(
+        f'title = "t"\n[model]\nfile = "{models / "iris.json"}"\n[data.rows]\nrandom = 5\ndomain = "all"\nseed = 0\n'
+        '[domains.all]\nbox = { "sepal length" = [4, 8], "sepal width" = [2, 4], "petal length" = [1, 7],'
+        f' "petal width" = [0.1, 2.5] }}\n{first}{second}'
+    )
+    process = started("signoff", str(plan), "--out", str(out))
+    assert process.stderr is not None
+    line = process.stderr.readline()
+    assert line.startswith("A"), line
+    interrupted(process)
+    assert not list(out.glob("result.json"))
+    assert not list(out.rglob("*.part"))
