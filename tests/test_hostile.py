@@ -179,7 +179,8 @@ def started(*arguments: str) -> subprocess.Popen[str]:
 
 def test_ctrl_c_keeps_what_a_map_has_answered(tmp_path: Path) -> None:
     kept, target = tmp_path / "kept", tmp_path / "map.csv"
-    long = (*GRID, "40x40", "--box", "5:5.01,3:3.01,4:4.01,1:1.01", "--cache", str(kept), "--output", str(target))
+    asked = ("--what", "label", "--backend", "z3")
+    long = (*GRID, "300x300", *asked, "--box", "5:5.01,3:3.01,4:4.01,1:1.01", "--cache", str(kept), "--output", str(target))
     process = started(*long)
     deadline = time.monotonic() + 120
     while not list(kept.rglob("*.json")) and time.monotonic() < deadline:
