@@ -288,8 +288,8 @@ def certificate_why_not(query: Query) -> str | None:
         return "certificates are kept for labels without a margin alone"
     if not isinstance(query.domain, Point):
         return "certificates are kept for one input alone"
-    piecewise = all(layer.activation in (Activation.LINEAR, Activation.RELU) for layer in network.layers)
-    if not (network.is_dense and piecewise):
+    piecewise = all(layer.activation in (Activation.LINEAR, Activation.RELU) for layer in network.core.layers)
+    if not (network.core.is_dense and piecewise):
         return "certificates are kept for dense ReLU networks alone"
     return None
 

@@ -5,6 +5,9 @@ with the multipliers that prove those which intervals do not; and one tree of sp
 each leaf. Multipliers prove a bound by weak duality, whatever they are (`bounds.envelopes`), so a checker only evaluates.
 
 Levels are counted from 0, the pre-activations of the first layer, whose range over the box is exact.
+
+A network that scales its inputs is proved by its core, at the floats nearest to the scaled input, in a box whose first biases
+make up for the rounding; the checker sees in exact arithmetic that they do.
 """
 
 from __future__ import annotations
@@ -24,7 +27,8 @@ from qrobust.exact import to_fraction
 from qrobust.files import read_bytes, write_whole
 from qrobust.formats.untrusted import parsing
 from qrobust.interval import Expansion, FloatArray
-from qrobust.network import Activation, Dense, Network, Output
+from qrobust.layers import NONE
+from qrobust.network import Activation, Dense, Network, Output, Scaling
 from qrobust.queries import LocalLabel
 
 FORMAT = "qrobust-certificate-1"
@@ -67,6 +71,7 @@ class Certificate:
     """A proof that no parameters in a box change the label at one input; see the module's docstring.
 
     Shapes    rivals (rivals,); multipliers: one array (leaves, n_i) for each level i from 1 on
+    Scaled    `scaled` is the query about the network that scales its inputs; `query` is about its core
     """
 
     query: LocalLabel
@@ -75,6 +80,12 @@ class Certificate:
     levels: tuple[LevelProof, ...]
     splits: Splits
     multipliers: tuple[FloatArray, ...]
+    scaled: LocalLabel | None = None
+
+    @property
+    def claimed(self) -> LocalLabel:
+        """The query that the certificate proves."""
+        return self.scaled or self.query
 
     @property
     def leaves(self) -> int:
@@ -83,7 +94,7 @@ class Certificate:
     def to_bytes(self) -> bytes:
         """Return the certificate, with its network, box and input, as a zip of NumPy arrays and a JSON header."""
         network, box = self.query.network, self.query.parameters
-        header = {
+        header: dict[str, Any] = {
             "format": FORMAT,
             "label": self.label,
             "decision_level": str(self.query.level),
@@ -105,6 +116,9 @@ class Certificate:
                     values = getattr(getattr(bounds, name), end)
                     arrays[f"layer.{number}.{name}.{end}.head"] = values.head
                     arrays[f"layer.{number}.{name}.{end}.tail"] = values.tail
+        if self.scaled is not None:
+            header["scaled"], more = _scaled_parts(self.scaled)
+            arrays |= more
         for name in SPLIT_ARRAYS:
             arrays[f"splits.{name}"] = getattr(self.splits, name)
         for number, values in enumerate(self.multipliers, start=1):
@@ -135,6 +149,19 @@ class Certificate:
     def save(self, path: Path | str) -> None:
         """Write the certificate, whole or not at all. Raises OutputError."""
         write_whole(path, self.to_bytes())
+
+
+def _scaled_parts(claimed: LocalLabel) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+    """Return what the query about the whole network has that the one about its core has not: header and arrays."""
+    scaling, first = claimed.network.scaling, claimed.parameters.layers[1]
+    assert scaling is not None
+    rationals = {name: [str(value) for value in getattr(scaling, name)] for name in ("scale", "offset")}
+    hashes = {"network_sha256": claimed.network.sha256, "parameters_sha256": claimed.parameters.sha256}
+    arrays: dict[str, npt.NDArray[Any]] = {"scaled.x": claimed.domain.box.lower}
+    for end in ("lower", "upper"):
+        values = getattr(first.bias, end)
+        arrays |= {f"scaled.bias.{end}.head": values.head, f"scaled.bias.{end}.tail": values.tail}
+    return rationals | hashes, arrays
 
 
 LEVEL_ARRAYS = ("lower", "upper", "neurons", "signs")
@@ -180,7 +207,19 @@ class _Reader:
         splits = Splits(parent, place, neuron, self.floats("splits.cut", 1), side, leaf)
         levels = tuple(self._level(number) for number in range(1, count + 1))
         multipliers = tuple(self.floats(f"multipliers.{number}", 2) for number in range(1, count + 1))
-        return Certificate(query, int(header["label"]), self.integers("rivals"), levels, splits, multipliers)
+        scaled = self._scaled(query) if "scaled" in header else None
+        return Certificate(query, int(header["label"]), self.integers("rivals"), levels, splits, multipliers, scaled)
+
+    def _scaled(self, core: LocalLabel) -> LocalLabel:
+        header, network, box = self.header["scaled"], core.network, core.parameters
+        scaling = Scaling(*(np.array(header[name], dtype=object) for name in ("scale", "offset")))
+        whole = Network((scaling, *network.layers), network.output, network.name)
+        none = Bounds(Expansion.of(NONE), Expansion.of(NONE))
+        first = LayerBox(box.layers[0].weight, self._bounds("scaled.bias", 1))
+        parameters = ParameterBox((LayerBox(none, none), first, *box.layers[1:]), box.shifted, box.rule)
+        if (header["network_sha256"], header["parameters_sha256"]) != (whole.sha256, parameters.sha256):
+            raise ValueError("its hashes are not those of the scaled network and its box")
+        return LocalLabel(whole, parameters, Point(self.floats("scaled.x", 1)), core.level)
 
     def _network(self) -> tuple[Network, ParameterBox]:
         layers, boxes = [], []

@@ -245,7 +245,8 @@ def _stacked(axes: Axes, places: FloatArray, parts: FloatArray, styles: Any, wid
 
 
 def _legend_below(axes: Axes) -> None:
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=4, fontsize=8, frameon=False)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=4, fontsize=8, frameon=False)
 
 
 ANSWERS = (("ask f", "#d9d9d9"), ("yes", "#00224e"), ("no", "#fee838"))  # as the scores of a bracket are numbered

@@ -17,7 +17,7 @@ from flint import arb
 
 from qrobust.answers import Counterexample
 from qrobust.certificates import Certificate
-from qrobust.domains import Bounds, Parameters
+from qrobust.domains import Bounds, LayerBox, Parameters
 from qrobust.dyadic import Dyadic, product, zeros
 from qrobust.errors import UnsoundAnswerError
 from qrobust.exact import (
@@ -33,7 +33,7 @@ from qrobust.exact import (
 from qrobust.interval import FloatArray
 from qrobust.layers import AveragePool2d, Conv2d, MaxPool2d, Scaling
 from qrobust.network import Activation, Network, Output, confidence, logits, perturbed_logits
-from qrobust.queries import ConfidenceQuery, EpsilonEstimate, GreatestDelta, LabelQuery, Query, SigmaEstimate
+from qrobust.queries import ConfidenceQuery, EpsilonEstimate, GreatestDelta, LabelQuery, LocalLabel, Query, SigmaEstimate
 
 
 class Replay:
@@ -251,6 +251,8 @@ def certificate_fault(certificate: Certificate) -> str | None:
     Source    `certificates`; THEORY.md, section 3; Dvijotham et al. 2018, arXiv 1803.06567, for the bound by multipliers
     """
     query = certificate.query
+    if certificate.scaled is not None and (fault := _scaled_fault(certificate, certificate.scaled)):
+        return fault
     hidden = [layer.activation for layer in query.network.layers[:-1]]
     if not query.network.is_dense or any(a not in (Activation.RELU, Activation.LINEAR) for a in hidden):
         return "it is about a network that is not dense, or has curved activations"
@@ -264,6 +266,38 @@ def certificate_fault(certificate: Certificate) -> str | None:
         return "its rivals are not all other labels"
     proof = _Proof(certificate)
     return proof.shape_fault() or proof.bounds_fault() or proof.tree_fault() or proof.leaves_fault()
+
+
+def _scaled_fault(certificate: Certificate, claimed: LocalLabel) -> str | None:
+    """Whether what is proved of a core at floats holds of the network at the input that is scaled to near them.
+
+    Method    with the scaled input y and the floats z, W y + b is W z + (b + W (y - z)): every such bias must lie in the box
+    """
+    query, scaling = certificate.query, claimed.network.scaling
+    x = [Fraction(value) for value in claimed.domain.box.lower.tolist()]
+    if scaling is None or claimed.network.core != query.network or claimed.level != query.level or claimed.sigma:
+        return "it is about the core of another network"
+    if Replay(claimed.network, Counterexample(tuple(x), ())).label(False, claimed.level) != certificate.label:
+        return f"the stored network's label is not {certificate.label}"
+    (_, first, *rest), (core, *others) = claimed.parameters.layers, query.parameters.layers
+    if not all(map(_same_box, (first.weight, *_arrays(rest)), (core.weight, *_arrays(others)))):
+        return "its box is not that of the core"
+    seen = zip(x, scaling.scale, scaling.offset, query.domain.box.lower.tolist(), strict=True)
+    moved = np.array([value * scale + offset - Fraction(z) for value, scale, offset, z in seen], dtype=object)
+    least, greatest = (np.where(moved > 0, *ends) @ moved for ends in (first.weight.fractions, first.weight.fractions[::-1]))
+    lower, upper = first.bias.fractions
+    if not (core.bias.contains(lower + least) and core.bias.contains(upper + greatest)):
+        return "the box of the core's first biases does not make up for the rounding of the input"
+    return None
+
+
+def _arrays(layers: Sequence[LayerBox]) -> list[Bounds]:
+    return [bounds for layer in layers for bounds in (layer.weight, layer.bias)]
+
+
+def _same_box(first: Bounds, second: Bounds) -> bool:
+    pairs = zip(_ends(first), _ends(second), strict=True)
+    return all(a.shape == b.shape and not (a - b).signs().any() for a, b in pairs)
 
 
 class _Proof:

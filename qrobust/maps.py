@@ -24,15 +24,16 @@ import numpy as np
 import numpy.typing as npt
 
 from qrobust.answers import VERSION, Estimate, Verdict
+from qrobust.backends import many_boxes
 from qrobust.backends.deep import screen_label_boxes, screen_labels
-from qrobust.backends.many_changes import screen_changes
+from qrobust.backends.many_changes import logit_changes_at, screen_changes
 from qrobust.bounds import local, softmax_change
 from qrobust.bounds.local import Status
 from qrobust.bounds.margins import margins
 from qrobust.cache import Kind, ResultCache, Task
 from qrobust.domains import Domain, InputBox, ParameterBox, Point, Points
 from qrobust.errors import DomainError, NumberError
-from qrobust.interval import FloatArray, Interval, round_fraction_down, round_fraction_up
+from qrobust.interval import BoolArray, FloatArray, Interval, round_fraction_down, round_fraction_up
 from qrobust.leads import Leads
 from qrobust.network import Network, checked_inputs
 from qrobust.parallel import answer_each
@@ -42,6 +43,7 @@ from qrobust.search import Budget
 from qrobust.solve import ENOUGH, Session
 
 IntArray = npt.NDArray[np.integer[Any]]
+NEAR = 0.05  # of the upper end: the gap that settles the change of a raw output, or of anything over a box of inputs
 AT_A_TIME = 2**16  # inputs whose arrays are held at once
 VERDICTS = {Verdict.ROBUST: Status.SAFE, Verdict.VIOLATED: Status.FLIPPABLE, Verdict.UNKNOWN: Status.UNDECIDED}
 
@@ -59,7 +61,8 @@ class RobustnessMap:
     """Answers at many inputs; nothing is interpolated.
 
     Shapes    points (n, inputs); lower, upper (n,): the ends of the local eps (0 and 1 on a map of labels);
-              status (n,): Status; on a map of eps UNDECIDED marks a gap above 1e-6 and SAFE all else
+              status (n,): Status; on a map of eps UNDECIDED marks a gap above
+              1e-6 (of raw outputs, and over boxes of inputs, one that is also above 5 % of the upper end) and SAFE all else
     """
 
     network: Network
@@ -162,7 +165,7 @@ class Question:
         if self.quantity is Quantity.EPSILON and points and self.backend in ("auto", "branch-and-bound"):
             return self._many_changes(inputs.lower)
         if self.quantity is not Quantity.LABEL:
-            return found
+            return self._many_bounds(inputs, points) or found
         if closed:
             status, _ = local.label_changes(leads, self.parameters, inputs.lower, self.budget.memory)
             found = Found(found.lower, found.upper, status.astype(np.int8), "closed-form")
@@ -185,6 +188,28 @@ class Question:
             change = screen_changes(self.network, self.parameters, points, self.budget)
         status = np.where(change.width <= ENOUGH, Status.SAFE, Status.UNDECIDED).astype(np.int8)
         return Found(change.lower.copy(), change.upper.copy(), status, "branch-and-bound")
+
+    def _many_bounds(self, inputs: Interval, points: bool) -> Found | None:
+        """Bound the changes of raw outputs, and those of confidences over boxes, where bounds of many together can."""
+        if self.backend not in ("auto", "branch-and-bound") or not self.network.is_dense:
+            return None
+        given = self.network, self.parameters
+        if points:
+            change = logit_changes_at(*given, inputs.lower, self.budget)
+        elif many_boxes.why_not(self.network) is not None:
+            return None
+        else:
+            over = many_boxes.changes_over if self.quantity is Quantity.EPSILON else many_boxes.logit_changes_over
+            change = over(*given, inputs, self.budget)
+        status = np.where(self.settled(change, points), Status.SAFE, Status.UNDECIDED).astype(np.int8)
+        return Found(change.lower.copy(), change.upper.copy(), status, "branch-and-bound")
+
+    def settled(self, change: Interval, points: bool) -> BoolArray:
+        """Where the ends of a change are near enough: for confidences at points ENOUGH, else also NEAR of the upper end."""
+        enough = change.width <= ENOUGH
+        if points and self.quantity is Quantity.EPSILON:
+            return enough
+        return np.asarray(enough | (np.isfinite(change.upper) & (change.width <= NEAR * change.upper)))
 
     def _of_core(self, inputs: Interval) -> Found:
         """Keep what bounds prove of the labels of all inputs, scaled; the rest, and what rounding may hide, stays open."""
@@ -292,7 +317,8 @@ def sweep(question: Question, cells: Cells, sharing: Sharing, progress: Callable
                     Interval(*map(_one, (result.lower, result.upper)))
                 )
                 found.lower[index], found.upper[index] = both.lower[0], both.upper[0]
-                found.status[index] = Status.SAFE if both.width[0] <= ENOUGH else Status.UNDECIDED
+                near = question.settled(both, isinstance(result.query.domain, Point))[0]
+                found.status[index] = Status.SAFE if near else Status.UNDECIDED
             else:
                 found.status[index] = VERDICTS[result.verdict]
             progress(1)

@@ -9,6 +9,7 @@ Property  as the queries; with others in a box, each cell holds for every input 
 from __future__ import annotations
 
 import io
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,9 +23,11 @@ from qrobust.domains import InputBox
 from qrobust.errors import NumberError, ResourceError, ShapeError
 from qrobust.interval import FloatArray, Interval
 from qrobust.maps import IntArray, Quantity, Question, Sharing, sweep
+from qrobust.memory import GIB
 from qrobust.network import Network
 
 MOST_CELLS = 100_000_000
+CELL_BYTES = 40  # of one cell: ends, status and number, and what a file or a figure copies of them
 ROWS_AT_A_TIME = 2**16  # of a table
 
 
@@ -170,9 +173,15 @@ class SectionMap:
 def section_map(
     question: Question, section: Section, sharing: Sharing | None = None, progress: Callable[[int], None] = lambda _: None
 ) -> SectionMap:
-    """Ask one question in every cell. Raises ShapeError, and what `maps.sweep` raises."""
+    """Ask one question in every cell. Raises ShapeError, ResourceError, and what `maps.sweep` raises."""
     if section.others.shape[0] != question.network.inputs:
         raise ShapeError(f"the section has {section.others.shape[0]} inputs, the network takes {question.network.inputs}")
+    taken, memory = CELL_BYTES * len(section), question.budget.memory
+    if taken > memory / 2:
+        raise ResourceError(
+            f"{len(section):,} cells take {taken / GIB:.3g} GiB, a memory budget of {memory / GIB:.3g} GiB has half of it for"
+            f" them: name a coarser --grid, or give --memory {math.ceil(2 * taken / GIB)}"
+        )
     started = time.monotonic()
     found = sweep(question, section, sharing or Sharing(), progress)
     shape = (len(section.up), len(section.across))

@@ -114,7 +114,7 @@ class Session:
         """
         started, budget = time.monotonic(), budget or Budget()
         if isinstance(query, LabelQuery) and isinstance(query.domain, Point):
-            certificate = certify_label(query, replace(budget, seconds=budget.seconds / 2))
+            certificate = _certificate(query, replace(budget, seconds=budget.seconds / 2))
             if certificate is not None:
                 fault = certificate_fault(certificate)
                 if fault:
@@ -303,6 +303,16 @@ def check(query: Query, *, backend: str = "auto", budget: Budget | None = None) 
 def estimate(query: AnyQuery, *, backend: str = "auto", budget: Budget | None = None) -> Estimate:
     """Estimate a quantity; see `Session.estimate`."""
     return Session().estimate(query, backend=backend, budget=budget)
+
+
+def _certificate(query: LabelQuery, budget: Budget) -> Certificate | None:
+    """Return a proof of a label at one input, of a network that scales its inputs by its core."""
+    core = rescaled(query).core
+    assert isinstance(core, LabelQuery)
+    certificate = None if query.sigma else certify_label(core, budget)
+    if certificate is None or core is query:
+        return certificate
+    return replace(certificate, scaled=LocalLabel(query.network, query.parameters, query.domain, query.level))
 
 
 def _out_of_time(budget: Budget) -> Unknown:

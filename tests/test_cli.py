@@ -335,7 +335,7 @@ def test_an_unsound_answer_is_exit_code_4(capsys: pytest.CaptureFixture[str], mo
 def test_interrupted_run_leaves_nothing(tmp_path: Path) -> None:
     target = tmp_path / "map.csv"
     command = [sys.executable, "-m", "qrobust", "map", IRIS, "--axes", "petal length, petal width"]
-    arguments = ["--grid", "10x10", "--delta", "0.05", "--output", str(target)]  # the worst over a box: every cell takes long
+    arguments = ["--grid", "300x300", "--delta", "0.05", "--what", "label", "--backend", "z3", "--output", str(target)]
     process = subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     time.sleep(6)
     assert process.poll() is None

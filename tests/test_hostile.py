@@ -65,6 +65,27 @@ def test_where_a_file_goes_is_looked_at_before_long_work(capsys: pytest.CaptureF
     assert "there is no folder" in refused(capsys, *bits)
 
 
+def test_pictures_and_reports_look_at_the_folder_first(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, points = str(tmp_path / "no" / "out"), tmp_path / "points.csv"
+    points.write_text(HEAD + "5.1,3.5,1.4,0.2\n")
+    at, data = ("--point", "5.1,3.5,1.4,0.2", "--scheme", "int8"), ("--points", str(points))
+    monkeypatch.setattr("qrobust.cli.plots.read_model", lambda *_: pytest.fail("the model was read first"))
+    for command in (
+        ("bits", *data),
+        ("margins", *data, "--scheme", "int8"),
+        ("blame", *at),
+        ("saturation", "--scheme", "q2.5"),
+    ):
+        kind, *rest = command
+        assert "there is no folder" in refused(capsys, "plot", kind, IRIS, *rest, "--quiet", "--output", target)
+    (tmp_path / "taken").write_text("")
+    plan = str(models / "signoff" / "athletes_int8.toml")
+    assert "taken" in refused(capsys, "signoff", plan, "--quiet", "--out", str(tmp_path / "taken" / "report"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["points.csv", "taken"]
+
+
 def test_a_binarized_export_is_whole_or_absent(
     capsys: pytest.CaptureFixture[str], majority: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,7 +179,8 @@ def started(*arguments: str) -> subprocess.Popen[str]:
 
 def test_ctrl_c_keeps_what_a_map_has_answered(tmp_path: Path) -> None:
     kept, target = tmp_path / "kept", tmp_path / "map.csv"
-    long = (*GRID, "40x40", "--box", "5:5.01,3:3.01,4:4.01,1:1.01", "--cache", str(kept), "--output", str(target))
+    asked = ("--what", "label", "--backend", "z3")
+    long = (*GRID, "300x300", *asked, "--box", "5:5.01,3:3.01,4:4.01,1:1.01", "--cache", str(kept), "--output", str(target))
     process = started(*long)
     deadline = time.monotonic() + 120
     while not list(kept.rglob("*.json")) and time.monotonic() < deadline:
@@ -175,3 +197,22 @@ def test_ctrl_c_ends_a_search_for_widths(tmp_path: Path) -> None:
     assert process.stderr.readline().startswith("bits ")
     interrupted(process)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_ends_a_sign_off(tmp_path: Path, models: Path) -> None:
+    entry = '[[obligations]]\nid = "{}"\ntext = "t"\nask = "{}"\nscheme = "int4"\n{}\n'
+    plan, out = tmp_path / "plan.toml", tmp_path / "out"
+    first = entry.format("A", "label", 'data = "rows"')
+    second = entry.format("B", "eps", 'eps = 0.3\ndomain = "all"')
+    plan.write_text(
+        f'title = "t"\n[model]\nfile = "{models / "iris.json"}"\n[data.rows]\nrandom = 5\ndomain = "all"\nseed = 0\n'
+        '[domains.all]\nbox = { "sepal length" = [4, 8], "sepal width" = [2, 4], "petal length" = [1, 7],'
+        f' "petal width" = [0.1, 2.5] }}\n{first}{second}'
+    )
+    process = started("signoff", str(plan), "--out", str(out))
+    assert process.stderr is not None
+    line = process.stderr.readline()
+    assert line.startswith("A"), line
+    interrupted(process)
+    assert not list(out.glob("result.json"))
+    assert not list(out.rglob("*.part"))

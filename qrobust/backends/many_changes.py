@@ -119,6 +119,29 @@ def _attained(
     network: Network, parameters: ParameterBox, points: FloatArray, rows: FloatArray, before: Interval, budget: Budget
 ) -> FloatArray:
     """Return a change that some parameters surely make, at each point. Shapes: rows (n, rows, logits); result (n,)."""
+    least, greatest = _ends(network, parameters, points, rows, budget)
+    if network.output is Output.SIGMOID:
+        high, low = interval.sigmoid(greatest[:, 0]), interval.sigmoid(least[:, 1])
+        changes = np.concatenate([down(high.lower - before.upper), down(before.lower - low.upper)], axis=1)
+    else:
+        columns = []
+        for c in range(network.class_count):
+            rivals, falling = [j for j in range(network.class_count) if j != c], network.class_count + c
+            raised = confidence(least[:, c, rivals] - greatest[:, c, [c]])
+            lowered = confidence(greatest[:, falling, rivals] - least[:, falling, [c]])
+            columns += [down(raised.lower - before.upper[:, c]), down(before.lower[:, c] - lowered.upper)]
+        changes = np.stack(columns, axis=1)
+    attained: FloatArray = np.where(np.isfinite(changes), changes, 0.0).max(axis=1)
+    return np.maximum(attained, 0.0)
+
+
+def _ends(
+    network: Network, parameters: ParameterBox, points: FloatArray, rows: FloatArray, budget: Budget
+) -> tuple[Interval, Interval]:
+    """Enclose the least and the greatest logits at hidden values that parameters reach which push a row up.
+
+    Shapes    rows (n, rows, logits); results (n, rows, logits)
+    """
     count, number = rows.shape[:2]
     levels = Levels(Activation.LINEAR, stages_of(network, parameters, budget.memory))
     nu, x = rows.reshape(count * number, -1), np.repeat(points, number, axis=0)
@@ -133,16 +156,31 @@ def _attained(
         Interval(z.lower.reshape(count, number, -1), z.upper.reshape(count, number, -1))
         for z in ends_at(parameters.layers[-1], h)
     )
-    if network.output is Output.SIGMOID:
-        high, low = interval.sigmoid(greatest[:, 0]), interval.sigmoid(least[:, 1])
-        changes = np.concatenate([down(high.lower - before.upper), down(before.lower - low.upper)], axis=1)
-    else:
-        columns = []
-        for c in range(network.class_count):
-            rivals, falling = [j for j in range(network.class_count) if j != c], network.class_count + c
-            raised = confidence(least[:, c, rivals] - greatest[:, c, [c]])
-            lowered = confidence(greatest[:, falling, rivals] - least[:, falling, [c]])
-            columns += [down(raised.lower - before.upper[:, c]), down(before.lower[:, c] - lowered.upper)]
-        changes = np.stack(columns, axis=1)
-    attained: FloatArray = np.where(np.isfinite(changes), changes, 0.0).max(axis=1)
-    return np.maximum(attained, 0.0)
+    return least, greatest
+
+
+def logit_changes_at(network: Network, parameters: ParameterBox, points: FloatArray, budget: Budget = DEFAULT) -> Interval:
+    """Enclose the greatest change of any raw output of a dense network. Shapes: points (n, inputs); result (n,)."""
+    step = inputs_at_a_time(network, budget)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        parts = [_logit_changes(network, parameters, points[i : i + step], budget) for i in range(0, len(points), step)]
+    return Interval(np.concatenate([p.lower for p in parts]), np.concatenate([p.upper for p in parts]))
+
+
+def _logit_changes(network: Network, parameters: ParameterBox, points: FloatArray, budget: Budget) -> Interval:
+    count, width = len(points), network.layers[-1].outputs
+    nu = np.concatenate([np.eye(width), -np.eye(width)])
+    levels, start = levels_at(network, parameters, points, budget=budget)
+    bounds = pre_activations(levels, start, Tuning(0), budget=budget)
+    boxes = np.repeat(np.arange(count), 2 * width)
+    reach = top_bounds(levels, bounds, np.tile(nu, (count, 1)), np.zeros(len(boxes)), boxes, ROWS_TUNING, budget)
+    before = stored_logits(network, points, budget.memory)
+    stored = np.concatenate([before.lower, -before.upper], axis=1)
+    upper = up(reach.reshape(count, -1) - stored).max(axis=1)
+    least, greatest = _ends(network, parameters, points, np.broadcast_to(nu, (count, *nu.shape)), budget)
+    each = np.arange(width)
+    rise = down(greatest.lower[:, each, each] - before.upper)
+    fall = down(before.lower - least.upper[:, width + each, each])
+    lower = np.maximum(rise, fall).max(axis=1)
+    lower = np.where(np.isfinite(lower), np.maximum(lower, 0.0), 0.0)
+    return Interval(lower, np.maximum(np.where(np.isnan(upper), np.inf, upper), lower))

@@ -124,7 +124,7 @@ class LargestChange:
             interval.sigmoid(after.centre) - interval.sigmoid(before.centre),
             steep_after * after.slope - steep_before * before.slope,
         )
-        by_shift = _greatest_rise(interval.sigmoid(before.over(boxes)), (after - before).over(boxes).upper)
+        by_shift = greatest_rise_of(interval.sigmoid(before.over(boxes)), (after - before).over(boxes).upper)
         return np.minimum(rise.over(boxes).upper, by_shift)
 
     def value(self, points: FloatArray) -> FloatArray:
@@ -158,9 +158,9 @@ class LargestChange:
             before, after = interval.softmax(logits.stored), interval.softmax(logits.perturbed)
             shift = _softmax_shift(logits.difference)
         apart = after - before
-        rise = np.minimum(apart.upper, _greatest_rise(before, shift.upper))
+        rise = np.minimum(apart.upper, greatest_rise_of(before, shift.upper))
         one = Interval.point(np.ones(before.shape))
-        fall = np.minimum(-apart.lower, _greatest_rise(one - before, -shift.lower))
+        fall = np.minimum(-apart.lower, greatest_rise_of(one - before, -shift.lower))
         return rise, fall
 
     def witness(self, point: FloatArray) -> Counterexample:
@@ -181,7 +181,7 @@ def _softmax_shift(difference: Interval) -> Interval:
     return difference - Interval(least, greatest)
 
 
-def _greatest_rise(confidence: Interval, shift: FloatArray) -> FloatArray:
+def greatest_rise_of(confidence: Interval, shift: FloatArray) -> FloatArray:
     """Upper bound of f' - f where f lies in `confidence` and its log-odds rise by at most `shift`.
 
     With e = exp(shift) the rise is f (1 - f) (e - 1) / (1 + f (e - 1)), unimodal in f with its maximum tanh(shift / 4) at

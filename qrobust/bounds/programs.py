@@ -138,6 +138,11 @@ class ProgramZonotopes:
     def __init__(
         self, network: Network, program: IntegerProgram, kernels: Kernels = Kernels.REFERENCE, level: Fraction = Fraction(1, 2)
     ) -> None:
+        if network.scaling is not None:
+            raise UnsupportedError(
+                f"{network} scales its inputs, which the bounds over boxes do not pair with a program: compare at points, or"
+                " with --enumerate over a smaller box"
+            )
         body, self.tail = _parts(program)
         layers = [layer for layer in network.layers if isinstance(layer, Dense) and layer.activation in LINES]
         if not network.is_dense or len(layers) != len(network.layers) or len(body) != len(layers):

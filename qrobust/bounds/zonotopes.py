@@ -221,7 +221,7 @@ class Changes:
 
 
 @dataclass(frozen=True, eq=False)
-class _Reached:
+class Reached:
     """Both networks and their difference at some level, and whose symbols are whose: of the stored network's (known) and of
     the difference's (shares, layer by layer), the inputs' shares. Shapes: shares (inputs, symbols, boxes)."""
 
@@ -232,29 +232,39 @@ class _Reached:
     shares: tuple[FloatArray, ...] = ()
 
     @classmethod
-    def inputs(cls, boxes: Interval) -> _Reached:
+    def inputs(cls, boxes: Interval) -> Reached:
         form, inputs = input_form(boxes), boxes.shape[1]
         change = Form(np.zeros_like(form.centre), np.zeros_like(form.generators), np.zeros_like(form.radius))
         return cls(form, form, change, np.repeat(np.eye(inputs)[:, :, None], len(boxes), axis=2))
 
     @property
+    def influence(self) -> FloatArray:
+        """How much the neurons that may switch add to the change by each input's width; a heuristic. Shape: (boxes, inputs)."""
+        inputs = len(self.known)
+        if not self.shares:
+            return np.zeros((self.change.centre.shape[1], inputs))
+        lost = np.abs(self.change.generators[:, inputs:]).sum(axis=0)
+        influence: FloatArray = np.einsum("isb,sb->bi", np.concatenate(self.shares, axis=1), lost)
+        return influence
+
+    @property
     def ranges(self) -> Pair:
         return Pair(self.stored.range, self.perturbed.range, self.change.range).tightened()
 
-    def take(self, boxes: npt.NDArray[np.intp]) -> _Reached:
+    def take(self, boxes: npt.NDArray[np.intp]) -> Reached:
         """Return what belongs to some of the boxes."""
         shares = tuple(share[:, :, boxes] for share in self.shares)
         forms = self.stored.take(boxes), self.perturbed.take(boxes), self.change.take(boxes)
-        return _Reached(forms[0], forms[1], forms[2], self.known[:, :, boxes], shares)
+        return Reached(forms[0], forms[1], forms[2], self.known[:, :, boxes], shares)
 
-    def before(self, layer: TwinLayer) -> _Reached:
+    def before(self, layer: TwinLayer) -> Reached:
         """Go on to a layer's pre-activations."""
         change = changed(layer, self.change, self.perturbed, len(self.known))
         stored = affine(layer.stored, None, self.stored)
         perturbed = affine(layer.perturbed, layer.perturbed_reach, self.perturbed)
         return replace(self, stored=stored, perturbed=perturbed, change=change)
 
-    def after(self, activation: Activation, z: Pair) -> _Reached:
+    def after(self, activation: Activation, z: Pair) -> Reached:
         """Go on from pre-activations in these ranges to the activation's values."""
         if activation is Activation.LINEAR:
             return self
@@ -264,7 +274,7 @@ class _Reached:
         stored, switched = bands[1].of(self.stored)
         perturbed, _ = bands[2].of(self.perturbed)
         known = np.concatenate([self.known, switched.spread(share)], axis=1)
-        return _Reached(stored, perturbed, change, known, (*self.shares, moved.spread(share)))
+        return Reached(stored, perturbed, change, known, (*self.shares, moved.spread(share)))
 
 
 class TwinZonotopes:
@@ -289,17 +299,25 @@ class TwinZonotopes:
         """
         wanted = np.ones(len(boxes), dtype=bool) if wanted is None else wanted
         with np.errstate(over="ignore", invalid="ignore"):
-            parts = [self._changes(boxes[chunk], wanted[chunk], limit) for chunk in self._chunks(len(boxes))]
+            parts = [self._changes(boxes[chunk], wanted[chunk], limit) for chunk in self.chunks(len(boxes))]
         return Changes.joined(parts)
 
-    def _chunks(self, boxes: int) -> Iterator[slice]:
+    def hidden(self, boxes: Interval) -> Reached:
+        """Return the forms of the last hidden values over boxes (boxes, inputs), or of the inputs where no layer is hidden."""
+        reached = Reached.inputs(boxes)
+        for layer in self.layers[:-1]:
+            reached = reached.before(layer)
+            reached = reached.after(layer.activation, reached.ranges)
+        return reached
+
+    def chunks(self, boxes: int) -> Iterator[slice]:
         """Split a batch so that its forms, with a symbol for every neuron, stay within NUMBERS."""
         widths = [layer.outputs for layer in self.network.layers]
         step = max(1, NUMBERS // (max(widths) * (self.network.inputs + sum(widths))))
         return (slice(start, start + step) for start in range(0, boxes, step))
 
     def _changes(self, boxes: Interval, wanted: BoolArray, limit: float) -> Changes:
-        reached, ranges, hidden = _Reached.inputs(boxes), [(boxes, boxes)], self.layers[:-1]
+        reached, ranges, hidden = Reached.inputs(boxes), [(boxes, boxes)], self.layers[:-1]
         for layer in hidden[:-1]:
             reached = reached.before(layer)
             z = reached.ranges
@@ -325,7 +343,7 @@ class TwinZonotopes:
         perturbed = _turned(nearer_ends(self.levels[1], known[1], _turned(z.perturbed)))
         return Pair(z.stored, perturbed, z.difference).tightened()
 
-    def _outcome(self, boxes: Interval, hidden: _Reached) -> Changes:
+    def _outcome(self, boxes: Interval, hidden: Reached) -> Changes:
         """Go on from the last hidden values to the logits."""
         last = hidden.before(self.layers[-1])
         change, ends = last.change, last.ranges.difference

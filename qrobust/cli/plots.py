@@ -30,7 +30,7 @@ from qrobust.comparison import at_points, compare
 from qrobust.domains import Point
 from qrobust.errors import NumberError
 from qrobust.exact import to_fraction
-from qrobust.files import write_whole
+from qrobust.files import check_can_appear, write_whole
 from qrobust.formats import load_program
 from qrobust.interval import FloatArray
 from qrobust.maps import Quantity, robustness_map
@@ -73,6 +73,7 @@ def plot_bits(
     \b
     qrobust plot bits models/iris.json --points inputs.csv --output bits
     """
+    _check_places(output)
     network, family = read_model(model, trust_pickle), Family(scheme)
     widths = range(least, (family.most if most is None else most) + 1)
     if not widths:
@@ -104,6 +105,7 @@ def plot_margins(
     \b
     qrobust plot margins models/iris.json --points inputs.csv --scheme int8 --output margins
     """
+    _check_places(output)
     network, exact_level = read_model(model, trust_pickle), to_fraction(level)
     rule = Rule(delta, bits=bits, per_channel=per_channel, scheme=scheme, copy=copy)
     parameters = parameter_box(network, rule, trust_pickle)
@@ -140,6 +142,7 @@ def plot_blame(
     \b
     qrobust plot blame models/iris.json --point "5.9, 3.0, 4.2, 1.5" --scheme int6 --output blame
     """
+    _check_places(output)
     network = read_model(model, trust_pickle)
     rule = Rule(delta, bits=bits, per_channel=per_channel, scheme=scheme, copy=copy)
     parameters = parameter_box(network, rule, trust_pickle)
@@ -169,6 +172,7 @@ def plot_saturation(
     qrobust plot saturation models/iris.json --scheme q2.5 --scheme q3.4 --output saturation
     qrobust plot saturation models/cat_paper.json --program models/cat_int8.tflite --points cats.csv --output saturation
     """
+    _check_places(output)
     if (program is None) == (not scheme) or (program is None) != (points is None):
         raise UsageError("say what is cut off: give --scheme, or --program with --points")
     network = read_model(model, trust_pickle)
@@ -187,6 +191,11 @@ def _inputs(network: Network, points: Path) -> FloatArray:
     inputs = points_of(network, Where(points=points))
     assert inputs is not None
     return inputs
+
+
+def _check_places(output: Path) -> None:
+    """Raise OutputError, before long work, if one of the three files cannot appear."""
+    check_can_appear(*(output.with_suffix(suffix) for suffix in (".png", ".svg", ".csv")))
 
 
 def _written(pictures: list[Path], table: str, output: Path, quiet: bool) -> None:

@@ -30,7 +30,7 @@ def replay(
     qrobust replay iris.cert --model models/iris.json
     """
     proof = load_certificate(certificate)
-    query = proof.query
+    query = proof.claimed
     if model is not None and read_model(model, trust_pickle) != query.network:
         raise UsageError(f"{certificate} is about another network than {model}")
     started = time.monotonic()

@@ -72,6 +72,9 @@ def _save(copy: Network, out: Path, double: bool) -> None:
         raise UnsupportedError(f"{out} is not written: {error}, which --double does, as do .json and .npz") from None
 
 
+MOST_SCALES = 8  # inputs whose scaling is shown
+
+
 def inspect(
     model: Model,
     scheme: SchemeText = None,
@@ -161,7 +164,15 @@ def _step_against(step: Fraction | float, eps: str, name: str) -> str:
 def _head(network: Network) -> list[str]:
     classes = ", ".join(network.class_name(i) for i in range(network.class_count))
     shown = classes if len(classes) <= 100 else f"{network.class_count} classes"
-    return [f"{network}, {network.output.value} over {shown}, network {network.sha256[:12]}"]
+    first = f"{network}, {network.output.value} over {shown}, network {network.sha256[:12]}"
+    if network.scaling is None:
+        return [first]
+    parts = zip(range(MOST_SCALES), *network.scaling.nearest, strict=False)
+    scales = [
+        f"{network.feature_name(i)} * {scale:.6g} {'-' if offset < 0 else '+'} {abs(offset):.6g}" for i, scale, offset in parts
+    ]
+    more = f", and {network.inputs - MOST_SCALES} more" if network.inputs > MOST_SCALES else ""
+    return [first, f"  layer 1, inputs scaled: {', '.join(scales)}{more}; not quantized"]
 
 
 def _array_lines(arrays: list[Stored], scheme: Scheme | None) -> list[str]:

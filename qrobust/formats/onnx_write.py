@@ -126,7 +126,7 @@ class _Writer:
             steps = [(operation, values) for operation, values, nothing in way if any(values != nothing)]
             if all(_is_of(values, kind) for _, values in steps):
                 return [(operation, values.astype(kind)) for operation, values in steps]
-        advice = "write .json" if self._double else "write them as double, or .json"
+        advice = "write .json" if self._double else "write them as double"
         raise UnsupportedError(f"the inputs are scaled by numbers that no {np.dtype(kind).name} is: {advice}")
 
     def _exact(self, values: FloatArray, number: int) -> Any:

@@ -1,0 +1,153 @@
+"""The greatest change of a confidence, or of a raw output, over many boxes of inputs at once, all bisected together.
+
+Accepts   dense networks of linear and ReLU units; any parameter box; batches of boxes of inputs
+Gives     enclosures of the greatest change over each box: the lower end at an input in it, the upper end over all of it
+Method    The parts of all boxes are bounded in batches by differential zonotopes (`twin_confidences`, `zonotopes`). A part is
+          halved until its bound is near what its box is known to reach, or the box has had its share of parts. At the middle
+          of each part the change is bounded from below by parameters that attack it, evaluated in intervals
+Property  sound; not complete: a box that needs more than its share keeps a gap
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from qrobust.backends.many_changes import logit_changes_at, screen_changes
+from qrobust.bounds import local, softmax_change
+from qrobust.bounds.twin_confidences import TwinConfidences
+from qrobust.bounds.zonotopes import LINES, TwinZonotopes
+from qrobust.domains import ParameterBox
+from qrobust.interval import FloatArray, Interval
+from qrobust.memory import Part, at_a_time
+from qrobust.network import Network
+from qrobust.search import Budget, halved_along
+
+NEAR = 0.04  # of the upper end: the gap at which a box is done
+LEAST = 5e-7  # and the gap below which no box is split further
+SHARE = 2**10  # parts that one box may be split into
+TOGETHER = 256  # boxes, at most
+ARRAYS = 8  # float64 arrays over inputs that one part takes while others are bounded
+DEFAULT = Budget()
+IntArray = npt.NDArray[np.intp]
+
+
+class _Measure(Protocol):
+    """What is bounded."""
+
+    def upper(self, parts: Interval) -> tuple[FloatArray, IntArray]:
+        """Return certified bounds of parts, and the input to halve each along. Shapes: parts (n, inputs); both (n,)."""
+
+    def reached(self, points: FloatArray) -> FloatArray:
+        """Return a change that surely is made at each point. Shapes: (n, inputs), (n,)."""
+
+
+def why_not(network: Network) -> str | None:
+    """Return None if the changes can be bounded, else the reason."""
+    if network.is_dense and all(layer.activation in LINES for layer in network.layers):
+        return None
+    return "changes over many boxes are bounded for dense networks of linear and ReLU units"
+
+
+def changes_over(network: Network, parameters: ParameterBox, boxes: Interval, budget: Budget = DEFAULT) -> Interval:
+    """Enclose the greatest change of any confidence over each box. Shapes: boxes (n, inputs); result (n,)."""
+    found = _together(_Confidences(network, TwinConfidences(network, parameters), parameters, budget), network, boxes, budget)
+    return Interval(np.minimum(found.lower, 1.0), np.minimum(found.upper, 1.0))
+
+
+def logit_changes_over(network: Network, parameters: ParameterBox, boxes: Interval, budget: Budget = DEFAULT) -> Interval:
+    """Enclose the greatest change of any raw output over each box. Shapes: boxes (n, inputs); result (n,)."""
+    return _together(_Logits(network, TwinZonotopes(network, parameters), parameters, budget), network, boxes, budget)
+
+
+def _together(measure: _Measure, network: Network, boxes: Interval, budget: Budget) -> Interval:
+    each = 8 * ARRAYS * network.inputs * SHARE
+    step = at_a_time(each, budget.memory, Part.INPUTS, "one box of inputs", TOGETHER)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        parts = [_bisected(measure, boxes[start : start + step]) for start in range(0, len(boxes), step)]
+    return Interval(np.concatenate([p.lower for p in parts]), np.concatenate([p.upper for p in parts]))
+
+
+def _bisected(measure: _Measure, boxes: Interval) -> Interval:
+    """Halve the parts of all boxes until each box is done."""
+    count = len(boxes)
+    upper, spent = np.zeros(count), np.zeros(count, dtype=np.int64)
+    points = boxes.middle.copy()
+    best = measure.reached(points)
+    parts, own, bound = boxes, np.arange(count), np.full(count, np.inf)
+    while len(own):
+        found, axis = measure.upper(parts)
+        bound = np.minimum(bound, np.where(np.isnan(found), np.inf, found))
+        _improve(measure, parts, own, best, points)
+        spent += np.bincount(own, minlength=count)
+        near = bound <= np.maximum(best / (1 - NEAR), best + LEAST)[own]
+        middle, rows = parts.middle, np.arange(len(own))
+        splits = ((parts.lower < middle) & (middle < parts.upper))[rows, axis]
+        done = near | ~splits | (spent + 2 * np.bincount(own[~near], minlength=count) > SHARE)[own]
+        np.maximum.at(upper, own[done], bound[done])
+        left = np.flatnonzero(~done)
+        halves = halved_along(parts[left], axis[left])
+        assert halves is not None
+        parts, own, bound = halves, np.tile(own[left], 2), np.tile(bound[left], 2)
+    lower = measure.reached(points)
+    return Interval(lower, upper)
+
+
+def _improve(measure: _Measure, parts: Interval, own: IntArray, best: FloatArray, points: FloatArray) -> None:
+    """Take new best points of boxes among those of their parts."""
+    tried = parts.middle
+    values = measure.reached(tried)
+    order = np.lexsort((values, own))
+    last = np.flatnonzero(np.diff(own[order], append=-1))  # of each box the part of greatest value
+    chosen = order[last]
+    chosen = chosen[values[chosen] > best[own[chosen]]]
+    best[own[chosen]], points[own[chosen]] = values[chosen], tried[chosen]
+
+
+@dataclass(frozen=True, eq=False)
+class _Confidences:
+    """The greatest change of any confidence."""
+
+    network: Network
+    bounds: TwinConfidences
+    parameters: ParameterBox
+    budget: Budget
+
+    def upper(self, parts: Interval) -> tuple[FloatArray, IntArray]:
+        bound, influence = self.bounds.changes(parts)
+        return bound, _axes(parts, influence)
+
+    def reached(self, points: FloatArray) -> FloatArray:
+        network, parameters, memory = self.network, self.parameters, self.budget.memory
+        if local.why_not(network, confidences=True) is None:
+            return local.greatest_changes(network, parameters, points, memory).lower
+        if softmax_change.why_not(network) is None:
+            return softmax_change.greatest_changes(network, parameters, points, memory).lower
+        return screen_changes(network, parameters, points, self.budget).lower
+
+
+@dataclass(frozen=True, eq=False)
+class _Logits:
+    """The greatest change of any raw output."""
+
+    network: Network
+    zonotopes: TwinZonotopes
+    parameters: ParameterBox
+    budget: Budget
+
+    def upper(self, parts: Interval) -> tuple[FloatArray, IntArray]:
+        found = self.zonotopes.changes(parts)
+        return found.greatest, _axes(parts, found.influence)
+
+    def reached(self, points: FloatArray) -> FloatArray:
+        return logit_changes_at(self.network, self.parameters, points, self.budget).lower
+
+
+def _axes(parts: Interval, influence: FloatArray) -> IntArray:
+    """Choose the input of most influence among those that have a float between their ends."""
+    middle = parts.middle
+    splittable = (parts.lower < middle) & (middle < parts.upper)
+    return np.asarray(np.where(splittable, influence + np.finfo(float).tiny, -1.0).argmax(axis=1), dtype=np.intp)
