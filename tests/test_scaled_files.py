@@ -136,6 +136,11 @@ def test_certificates_at_the_command_line(model: str, tmp_path: Path, capsys: py
     code, out, _ = run(capsys, "replay", kept, "--model", model)
     assert code == 0
     assert out.startswith("PROVED: at the point (200, 17, 3), no choice of parameters (every rounding to int8)")
+    assert "in the file's words" in out
+    code, out, _ = run(capsys, "replay", kept, "--scheme", "int8")
+    assert (code, "in the file's words" in out) == (0, False)
+    code, out, err = run(capsys, "replay", kept, "--scheme", "int7")
+    assert (code, out, "is about other parameters than the options name" in err) == (2, "", True)
     code, out, err = run(capsys, "bits", model, "--label", "--point", HERE, "--quiet", "--certificate", kept)
     assert (code, err) == (0, "")
     assert run(capsys, "replay", kept, "--model", model)[0] == 0

@@ -12,27 +12,53 @@ from qrobust.answers import Assurance, Robust, statement
 from qrobust.certificates import load_certificate
 from qrobust.check import certificate_fault
 from qrobust.cli import show
-from qrobust.cli.arguments import Json, TrustPickle
+from qrobust.cli.arguments import (
+    Against,
+    Bits,
+    CopyOf,
+    Delta,
+    DeltaPerLayer,
+    Json,
+    PerChannel,
+    SchemeText,
+    TrustPickle,
+    WeightsOnly,
+)
 from qrobust.cli.exits import INTERNAL
-from qrobust.cli.options import UsageError, read_model
+from qrobust.cli.options import Rule, UsageError, parameter_box, read_model
 
 
 def replay(
     certificate: Annotated[Path, typer.Argument(help="A file that `qrobust check --certificate` wrote.")],
     model: Annotated[Path | None, typer.Option(help="Also check that it is about this model.")] = None,
+    delta: Delta = None,
+    delta_per_layer: DeltaPerLayer = None,
+    against: Against = None,
+    weights_only: WeightsOnly = False,
+    bits: Bits = None,
+    per_channel: PerChannel = False,
+    scheme: SchemeText = None,
+    copy: CopyOf = None,
     json: Json = False,
     trust_pickle: TrustPickle = False,
 ) -> None:
     """Check a certificate again, alone and in exact arithmetic. Exit code 0 if it proves what it says, else 4.
 
+    What is proved is proved for the parameters in the file, by their hash. The words for them are the file's own, unless the
+    options that named them name them again: then they are compared.
+
     \b
     qrobust check models/iris.json --label --point "5.1, 3.5, 1.4, 0.2" --delta 0.01 --certificate iris.cert
-    qrobust replay iris.cert --model models/iris.json
+    qrobust replay iris.cert --model models/iris.json --delta 0.01
     """
     proof = load_certificate(certificate)
     query = proof.claimed
     if model is not None and read_model(model, trust_pickle) != query.network:
         raise UsageError(f"{certificate} is about another network than {model}")
+    rule = Rule(delta, delta_per_layer, against, weights_only, bits, per_channel, scheme, copy)
+    named = rule != Rule()
+    if named and parameter_box(query.network, rule, trust_pickle).sha256 != query.parameters.sha256:
+        raise UsageError(f"{certificate} is about other parameters than the options name")
     started = time.monotonic()
     fault = certificate_fault(proof)
     seconds = time.monotonic() - started
@@ -41,7 +67,8 @@ def replay(
         show.document({"proved": fault is None, "fault": fault, "leaves": proof.leaves, "seconds": seconds} | hashes)
     elif fault is None:
         claim = statement(query, Robust(Assurance.CHECKED))
-        show.line(f"PROVED: {claim} [{proof.leaves} leaves, network {query.network.sha256[:12]}, {seconds:.3g} s]")
+        box = f"parameters {query.parameters.sha256[:12]}" + ("" if named else " in the file's words")
+        show.line(f"PROVED: {claim} [{proof.leaves} leaves, network {query.network.sha256[:12]}, {box}, {seconds:.3g} s]")
     else:
         show.line(f"REFUSED: {fault}. [{seconds:.3g} s]")
     raise typer.Exit(0 if fault is None else INTERNAL)
