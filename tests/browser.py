@@ -22,7 +22,7 @@ FACTS = """JSON.stringify({
   bottoms: Object.fromEntries([...document.querySelectorAll('[id]')].map(e => [e.id, e.getBoundingClientRect().bottom])),
   images: [...document.images].map(i => ({complete: i.complete, width: i.naturalWidth})),
   overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth,
-  colour: getComputedStyle(document.querySelector('#verdict, h1')).color,
+  colour: getComputedStyle(document.querySelector('#verdict') ?? document.querySelector('h1')).color,
   anchors: [...document.querySelectorAll('a[href^="#"]')].map(a => document.querySelector(a.getAttribute('href')) !== null),
   agent: navigator.userAgent,
 })"""

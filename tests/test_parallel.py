@@ -235,9 +235,10 @@ def alive(pid: str) -> bool:
 
 
 def test_ctrl_c_stops_the_workers_and_a_second_run_continues(tmp_path: Path) -> None:
-    cells = ("--axes", "petal length, petal width", "--grid", "8x5", "--box", "4:6, 2:4, 1:5, 0:2")  # each takes long
+    cells = ("--axes", "petal length, petal width", "--grid", "10x8", "--box", "4:6, 2:4, 1:5, 0:2")
     kept, slow = tmp_path / "kept", ("map", str(MODELS / "iris.json"), "--delta", "0.05", *cells)
-    arguments = command(*slow, "--timeout", "0.3", "--jobs", "2", "--cache", str(kept))
+    long = ("--what", "label", "--backend", "z3")  # which asks about each cell by itself, some 0.1 s long
+    arguments = command(*slow, *long, "--jobs", "2", "--cache", str(kept))
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 20
     while entries(kept) < 5 and time.monotonic() < deadline:
@@ -253,10 +254,10 @@ def test_ctrl_c_stops_the_workers_and_a_second_run_continues(tmp_path: Path) -> 
     time.sleep(0.2)
     assert not [pid for pid in workers if alive(pid)]
     before = {path: path.stat().st_mtime_ns for path in kept.rglob("*.json")}
-    assert 5 <= len(before) < 40
+    assert 5 <= len(before) < 80
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=True)
-    assert "40 cells" in done.stdout
-    assert entries(kept) == 40
+    assert "80 cells" in done.stdout
+    assert entries(kept) == 80
     assert all(path.stat().st_mtime_ns == changed for path, changed in before.items())
 
 
