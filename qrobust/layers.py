@@ -273,8 +273,30 @@ class Conv2d:
         return locked(uses), locked(columns), locked(np.concatenate([[0], np.cumsum(counts)]))
 
 
+class _NoParameters:
+    """What layers share that store no numbers."""
+
+    @property
+    def weight(self) -> FloatArray:
+        """No parameters. Shape: (0,)."""
+        return NONE
+
+    @property
+    def bias(self) -> FloatArray:
+        """No parameters. Shape: (0,)."""
+        return NONE
+
+    @property
+    def activation(self) -> Activation:
+        return Activation.LINEAR
+
+    def with_parameters(self, weight: npt.ArrayLike, bias: npt.ArrayLike) -> Self:
+        """Return the same layer: it stores no parameters."""
+        return self
+
+
 @dataclass(frozen=True, eq=False)
-class _Pool2d:
+class _Pool2d(_NoParameters):
     """What both pools are: windows of one size, within the image, on each channel by itself.
 
     Shapes    input_shape (channels, height, width); size (height, width); stride (down, right)
@@ -290,20 +312,6 @@ class _Pool2d:
             object.__setattr__(self, name, integers(getattr(self, name), count, 1, f"a pool's {name}"))
         if 0 in self.output_shape:
             raise ShapeError(f"a pool of size {self.size} does not fit an image {self.input_shape[1:]}")
-
-    @property
-    def weight(self) -> FloatArray:
-        """No parameters. Shape: (0,)."""
-        return NONE
-
-    @property
-    def bias(self) -> FloatArray:
-        """No parameters. Shape: (0,)."""
-        return NONE
-
-    @property
-    def activation(self) -> Activation:
-        return Activation.LINEAR
 
     @property
     def inputs(self) -> int:
@@ -331,10 +339,6 @@ class _Pool2d:
         plane = plane_windows((height, width), self.size, self.stride, (0, 0, 0, 0))
         offsets = np.arange(channels, dtype=np.int64) * (height * width)
         return locked((plane[None] + offsets[:, None, None]).reshape(-1, plane.shape[1]))
-
-    def with_parameters(self, weight: npt.ArrayLike, bias: npt.ArrayLike) -> Self:
-        """Return the same layer: it stores no numbers."""
-        return self
 
 
 class AveragePool2d(_Pool2d):
@@ -405,7 +409,7 @@ class MaxPool2d(_Pool2d):
 
 
 @dataclass(frozen=True, eq=False)
-class Scaling:
+class Scaling(_NoParameters):
     """The inputs in other units: x * scale + offset, entry by entry, in exact rationals. It has no parameters to quantize.
 
     Shapes    scale, offset (inputs,): Fractions; floats, whole numbers and texts such as "1/255" become what they say exactly
@@ -422,20 +426,6 @@ class Scaling:
             raise ShapeError(f"inputs are scaled by {self.scale.size} numbers and moved by {self.offset.size}")
         if not all(self.scale):
             raise NumberError("an input is scaled by 0, and so means nothing: leave it out of the model")
-
-    @property
-    def weight(self) -> FloatArray:
-        """No parameters. Shape: (0,)."""
-        return NONE
-
-    @property
-    def bias(self) -> FloatArray:
-        """No parameters. Shape: (0,)."""
-        return NONE
-
-    @property
-    def activation(self) -> Activation:
-        return Activation.LINEAR
 
     @property
     def inputs(self) -> int:
@@ -482,10 +472,6 @@ class Scaling:
     def then(self, scale: ExactArray | Fraction, offset: ExactArray | Fraction) -> Scaling:
         """Return the scaling that multiplies by scale and adds offset after this one."""
         return Scaling(self.scale * scale, self.offset * scale + offset)
-
-    def with_parameters(self, weight: npt.ArrayLike, bias: npt.ArrayLike) -> Self:
-        """Return the same layer: it stores no parameters."""
-        return self
 
     def apply(self, arithmetic: Arithmetic[W, V], weight: W, x: V, bias: W) -> V:
         """Return the inputs in the other units; weight and bias are empty."""

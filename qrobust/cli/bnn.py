@@ -215,6 +215,7 @@ def train(
     chosen = replace(recipe_of(recipe, architecture), seed=seed)
     if output.suffix not in (".npz", ".json"):
         raise UsageError(f"--output is {output}, give a name that ends in .npz or .json")
+    check_can_appear(output)
     sizes = chosen.hidden if hidden is None else tuple(int(size) for size in numbers(hidden, "--hidden") if size >= 1)
     chosen = replace(chosen, hidden=sizes, epochs=epochs or chosen.epochs, step=step or chosen.step)
     chosen = chosen if eps is None else replace(chosen, eps=eps)

@@ -33,6 +33,7 @@ from qrobust.cli.exits import EXIT
 from qrobust.cli.options import UsageError, Where, domain_of, numbers, read_model
 from qrobust.cli.sections import axes_of
 from qrobust.domains import InputBox
+from qrobust.files import check_can_appear
 from qrobust.formats.table import check_width, read_points
 from qrobust.interval import FloatArray
 from qrobust.network import Network
@@ -98,6 +99,7 @@ def bracket(
     qrobust bnn bracket models/cat_paper.json --from male.json --point "15, 2"
     qrobust bnn bracket models/iris.json --class setosa --box "4:8, 2:4.5, 1:7, 0:3" --threshold "petal width: 0.5, 0.8"
     """
+    check_can_appear(output, plot)
     network = read_model(model, trust_pickle)
     inputs = None if plot is None else axes_of(network, axes)
     rows = None if data is None else read_points(data, network)

@@ -51,6 +51,7 @@ from qrobust.cli.options import (
     read_model,
 )
 from qrobust.domains import Point, Points
+from qrobust.files import check_can_appear
 from qrobust.held import held, stored_codes
 from qrobust.parallel import answer_all, check_points
 from qrobust.quantization import parse_scheme
@@ -98,6 +99,7 @@ def check(
     qrobust check models/cat_paper.json --label --delta 0.01 --point "15, 2"
     qrobust check models/cat_paper.json --sigma 0.06 --delta 0.01
     """
+    check_can_appear(certificate)
     check_sharing(jobs, scheduler)
     budget = read_budget(timeout, memory, arrays)
     network = read_model(model, trust_pickle)

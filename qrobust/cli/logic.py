@@ -19,7 +19,7 @@ from qrobust.domains import InputBox
 from qrobust.errors import DomainError, UnsupportedError
 from qrobust.exact import to_fraction
 from qrobust.files import write_whole
-from qrobust.interval import FloatArray
+from qrobust.interval import FloatArray, down, round_fraction_up, up
 from qrobust.logic.counting import Counter, Disagreement, Flips, Influence, Property, count
 from qrobust.logic.diagrams import MOST_NODES, Diagram, region_of
 from qrobust.logic.explanation import Explanation, Size, explain, explanations
@@ -187,8 +187,8 @@ def _real_oracle(model: Path, given: str | None, eps: str | None, scheme: str | 
     parameters = None if scheme is None else parameter_boxes(network, Rule(scheme=scheme), False)[0]
     if promise is Promise.AGREEMENT and parameters is None:
         raise UsageError("--promise agreement is about roundings: give --scheme")
-    reach = None if eps is None else float(to_fraction(eps))
-    ranges = None if reach is None else InputBox(inputs - reach, inputs + reach)
+    reach = None if eps is None else round_fraction_up(to_fraction(eps))
+    ranges = None if reach is None else InputBox(down(inputs - reach), up(inputs + reach))  # outward: the ball lies within
     decision = RealDecision(network, inputs, ranges, parameters, promise)
     label = network.class_name(int(network.labels(inputs[None])[0]))
     return RealOracle(decision), inputs, named(network.features, network.inputs), label
