@@ -6,17 +6,11 @@ Each run replaces its own rows in benchmarks/results.json, from which RESULTS.md
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
-import platform
 import subprocess
 import sys
-import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -35,156 +29,21 @@ from benchmarks import (
     integers,
     labels,
     lirpa_peer,
+    paper,
     radius,
     readers,
     signoffs,
     wide,
 )
-from benchmarks.peers import call_with_limit
-from qrobust.bounds.local import greatest_changes, label_changes
-from qrobust.domains import InputBox
-from qrobust.files import write_whole
-from qrobust.formats import load
-from qrobust.leads import Leads
-from qrobust.maps import random_points
-from qrobust.network import Network
-from qrobust.perturbations import Absolute
-from qrobust.queries import HALF, GlobalEpsilon, SigmaEstimate
-from qrobust.solve import Session
+from benchmarks.results import Rows, row, timed, write
 
-FOLDER = Path(__file__).parent
-MODELS = {"CAT": "cat_paper.json", "ATH-ReLU": "ath_relu.json", "ATH-Linear": "ath_linear.json"}
-PEER = "dReal 4.21.06.2, straightforward encoding, precision 1e-4"
-LOCAL_AIM, GLOBAL_AIM, MILLION_AIM, ENUMERATION_AIM = 1000.0, 100.0, 2.0, 1.0
+ENUMERATION_AIM = 1.0
 SIGNOFF_AIM = 10.0
 
 RADIUS_SECONDS = 300.0  # for each question about a radius
 ONE_CORE = ("acasxu-float16", "digits-radius")  # their matrix products are too small for a second thread
 
 AIM_BNN = 10.0  # seconds a query of the traffic-sign network
-
-Rows = list[dict[str, Any]]
-
-
-def row(work: str, metric: str, value: float | None, unit: str, **more: Any) -> dict[str, Any]:
-    """Return one row of results.json."""
-    return {
-        "work": work,
-        "metric": metric,
-        "value": value,
-        "unit": unit,
-        "aim": more.get("aim"),
-        "peer": more.get("peer"),
-        "peer_value": more.get("peer_value"),
-        "command": "python -m benchmarks " + more.get("name", work.split("-")[0]),
-        "machine": machine(),
-        "date": datetime.now(UTC).date().isoformat(),
-    }
-
-
-def machine() -> str:
-    """Describe the machine in words."""
-    name = platform.processor() or platform.machine()
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
-        if line.startswith("model name"):
-            name = line.split(":", 1)[1].strip()
-            break
-    return f"{name}, {os.cpu_count()} cores, Python {platform.python_version()}, NumPy {np.__version__}"
-
-
-def timed(function: Callable[[], Any], repeats: int = 5) -> tuple[float, Any]:
-    """Return the least seconds of several runs, and the result."""
-    best, result = float("inf"), None
-    for _ in range(repeats):
-        started = time.perf_counter()
-        result = function()
-        best = min(best, time.perf_counter() - started)
-    return best, result
-
-
-def paper(limit: float) -> Rows:
-    """The paper's workload against dReal: 1,000 local eps, 1,000 local flips, global eps and both sigmas."""
-    if importlib.util.find_spec("dreal") is None:
-        sys.exit("the paper's benchmark compares with dReal, which is not installed: see `qrobust doctor`")
-    rows: Rows = []
-    for name, file in MODELS.items():
-        network = load(FOLDER.parent / "models" / file)
-        domain = InputBox.of_features(network)
-        points = random_points(domain, 1000, seed=0)
-        for delta in (0.005, 0.01):
-            rows += _local_rows(name, network, delta, points)
-            rows += _global_rows(name, network, delta, domain, limit)
-    return rows
-
-
-def _local_rows(name: str, network: Network, delta: float, points: Any) -> Rows:
-    from benchmarks import dreal_peer
-
-    box, leads = Absolute(delta).around(network), Leads(network, HALF)
-    seconds, changes = timed(lambda: greatest_changes(network, box, points))
-    theirs, peer_seconds = dreal_peer.local_eps(network, delta, points)
-    short = float(np.max(changes.lower - np.array(theirs)))
-    work = f"paper-local-eps-{name}-{delta:g}"
-    rows = [
-        row(work, "seconds for 1,000 points", seconds, "s", peer=PEER, peer_value=peer_seconds),
-        row(work, "times faster", peer_seconds / seconds, "", aim=LOCAL_AIM),
-        row(work, "gap of the two ends, greatest", float(changes.width.max()), "confidence"),
-        row(work, "dReal's Minimize falls short of the witnessed end by up to", short, "confidence"),
-    ]
-    seconds, (statuses, _) = timed(lambda: label_changes(leads, box, points))
-    flips, peer_seconds = dreal_peer.local_flips(network, delta, points)
-    work = f"paper-local-flips-{name}-{delta:g}"
-    return [
-        *rows,
-        row(work, "seconds for 1,000 points", seconds, "s", peer=PEER, peer_value=peer_seconds),
-        row(work, "times faster", peer_seconds / seconds, "", aim=LOCAL_AIM),
-        row(work, "flippable points", int((statuses == 1).sum()), "points", peer=PEER, peer_value=flips),
-    ]
-
-
-def _global_rows(name: str, network: Network, delta: float, domain: InputBox, limit: float) -> Rows:
-    rows: Rows = []
-    box = Absolute(delta).around(network)
-    queries: list[tuple[str, Any, tuple[Any, ...]]] = [("eps", GlobalEpsilon(network, box, domain), ())]
-    queries += [(f"sigma-{label}", SigmaEstimate(network, box, domain, label), (label,)) for label in (1, 0)]
-    Session().estimate(queries[1][1])  # start the worker process, as a session does once
-    for what, query, extra in queries:
-        session = Session()
-        session.estimate(queries[1][1])
-        seconds, estimate = timed(lambda s=session, q=query: s.estimate(q), repeats=3)  # type: ignore[misc]
-        function = "global_eps" if what == "eps" else "global_sigma"
-        arguments = (network, delta, domain.lower, domain.upper, *extra)
-        peer_value, peer_seconds, finished = call_with_limit("benchmarks.dreal_peer", function, arguments, limit)
-        work = f"paper-global-{what}-{name}-{delta:g}"
-        peer = PEER if finished else f"{PEER}; stopped at the limit of {limit:g} s"
-        rows += [
-            row(work, "seconds", seconds, "s", peer=peer, peer_value=peer_seconds),
-            row(work, "times faster" if finished else "times faster, at least", peer_seconds / seconds, "", aim=GLOBAL_AIM),
-            row(work, "lower end", estimate.lower, "confidence"),
-            row(work, "upper end", estimate.upper, "confidence", peer=PEER if finished else None, peer_value=peer_value),
-        ]
-        print(f"{work}: {seconds:.3f} s, dReal {peer_seconds:.1f} s", flush=True)
-    return rows
-
-
-def million(limit: float) -> Rows:
-    """A million local eps of the 2-3-1 ReLU network on one core, in seconds and in forward passes."""
-    if os.environ.get("QROBUST_ONE_CORE") != "1":
-        one_core = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "QROBUST_ONE_CORE": "1"}
-        script = "import json; from benchmarks.__main__ import million; print(json.dumps(million(0)))"
-        done = subprocess.run([sys.executable, "-c", script], env=os.environ | one_core, capture_output=True, check=True)
-        result: Rows = json.loads(done.stdout)
-        return result
-    network = load(FOLDER.parent / "models" / MODELS["ATH-ReLU"])
-    points = random_points(InputBox.of_features(network), 1_000_000, seed=0)
-    box = Absolute(0.005).around(network)
-    seconds, changes = timed(lambda: greatest_changes(network, box, points), repeats=3)
-    forward, _ = timed(lambda: network.confidences(points), repeats=3)
-    return [
-        row("million-local-eps-2-3-1", "seconds on one core", seconds, "s", aim=MILLION_AIM),
-        row("million-local-eps-2-3-1", "forward passes", seconds / forward, "NumPy float64 forward passes"),
-        row("million-local-eps-2-3-1", "gap of the two ends, greatest", float(changes.width.max()), "confidence"),
-    ]
 
 
 def on_cores(name: str) -> Rows:
@@ -460,8 +319,8 @@ def bounded_int8(limit: float) -> Rows:
 
 
 BENCHMARKS: dict[str, Callable[[float], Rows]] = {
-    "paper": paper,
-    "million": million,
+    "paper": paper.paper,
+    "million": paper.million,
     "readers": reader_rows,
     "enumerate-int8": enumerate_int8,
     "explicit": explicit_rows,
@@ -485,49 +344,6 @@ BENCHMARKS |= {
     name: lambda _, name=name: on_cores(name)  # type: ignore[misc]
     for name in [*labels.works(), "digits-radius", "linear-cost", "acasxu-float16", "global-30-50-1"]
 }
-
-
-def write(rows: Rows) -> None:
-    """Replace the rows of the works just measured, and write RESULTS.md from all."""
-    path = FOLDER / "results.json"
-    old: Rows = json.loads(path.read_text()) if path.exists() else []
-    commands = {r["command"] for r in rows}
-    kept = [r for r in old if r["command"] not in commands] + rows
-    write_whole(path, (json.dumps(kept, indent=1) + "\n").encode())
-    write_whole(FOLDER / "RESULTS.md", results_page(kept).encode())
-
-
-def results_page(rows: Rows) -> str:
-    """Return RESULTS.md: every row, and what is slower than its aim or than the peer."""
-    lines = [
-        "# Results",
-        "",
-        "Written by `python -m benchmarks` from `results.json`; each row and its peer were measured in one run on one machine.",
-        "",
-        "| work | metric | value | unit | aim | peer's value | peer | machine | date |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for r in rows:
-        value, aim, peer = (_number(r[key]) for key in ("value", "aim", "peer_value"))
-        cells = (r["work"], r["metric"], value, r["unit"], aim, peer, r["peer"] or "", r["machine"], r["date"])
-        lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
-    missed = [r for r in rows if _missed(r)]
-    lines += ["", "## Where an aim was missed", ""]
-    lines += [f"- {r['work']}, {r['metric']}: {_number(r['value'])} against {_number(r['aim'])}" for r in missed] or [
-        "Nowhere."
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _missed(r: dict[str, Any]) -> bool:
-    if r["aim"] is None:
-        return False
-    more_is_better = r["metric"].startswith("times faster") or r["metric"] in ("decided", "certified", "radius_ratio")
-    return bool(r["value"] < r["aim"]) if more_is_better else bool(r["value"] > r["aim"])
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.6g}"
 
 
 def main() -> None:
