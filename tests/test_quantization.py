@@ -345,6 +345,16 @@ def test_code_points_are_all_the_legal_values_in_the_box(scheme: OneFormat, valu
             assert abs(copied[i] - value) == nearest, "rounding is to nearest"
 
 
+@pytest.mark.parametrize("form", [FloatFormat.E4M3, FloatFormat.E5M2], ids=lambda form: form.value)
+def test_both_neighbours_of_a_tie_are_legal(form: FloatFormat) -> None:
+    """Midway between two values of the format, around 0 too, either may be taken; the grid's ends are exactly these two."""
+    scheme = FloatingPoint(form, Overflow.SATURATE)
+    every = all_values(scheme, np.zeros(0))
+    points = scheme.code_points(row_of((every[:-1] / 2 + every[1:] / 2).tolist()))
+    assert points.least[0][0][0].tolist() == every[:-1].tolist()
+    assert points.greatest[0][0][0].tolist() == every[1:].tolist()
+
+
 def test_powers_of_two_by_hand() -> None:
     """Three bits: 0 and three powers. Greatest 1.5 is a tie of 1 and 2: 2. So 2, 1, 1/2; 0.25 is a tie of 0 and 1/2: 0."""
     assert copy_of(PowersOfTwo(3), [1.5, 0.25, 0.3, -0.7, -0.8, 1.4]) == [2.0, 0.0, 0.5, -0.5, -1.0, 1.0]
