@@ -603,6 +603,23 @@ def test_legal_values_of_one_array() -> None:
     assert (least.tolist(), greatest.tolist()) == ([0.0, 0.0, 2.0], [1.0, 0.0, 2.0])
 
 
+def test_a_copy_next_to_a_tie_stays_within_half_a_step() -> None:
+    """Codes of 31 bits times steps of 53: the product's own rounding may cross the end of half a step, on either side."""
+    rng = np.random.default_rng(0)
+    steps, codes = rng.uniform(1, 2, 2000), rng.integers(2**30, 2**31 - 2, 2000)
+    sides = np.repeat([1.0, -1.0], 1000)
+    grid = Uniform(steps, np.array(1.0 - 2**31), np.array(2.0**31 - 1))
+    values = sides * steps * (codes + 0.5)
+    over = [exact_distance(v, c) > Fraction(s) / 2 for v, c, s in zip(values, grid.rounded(values), steps, strict=True)]
+    assert {bool(side > 0) for side, one in zip(sides, over, strict=True) if one} == {True, False}, "else nothing is tested"
+    copies = placed(grid, values)
+    assert all(exact_distance(v, c) <= Fraction(s) / 2 for v, c, s in zip(values, copies, steps, strict=True))
+
+
+def exact_distance(first: float, second: float) -> Fraction:
+    return abs(Fraction(float(first)) - Fraction(float(second)))
+
+
 def test_one_scheme_a_layer() -> None:
     """Each layer's box and copy are those of its own scheme; one that stays as it is stored does not move."""
     net = load(MODELS / "iris.json")
