@@ -41,7 +41,7 @@ from qrobust.quantization import (
     parse_scheme,
     stored_arrays,
 )
-from qrobust.quantization.grids import Uniform, legal, placed
+from qrobust.quantization.grids import Floating, Signs, Uniform, legal, placed
 
 FEW = settings(max_examples=40, deadline=None)  # a test of each scheme: thousands in all
 MODELS = Path(__file__).parents[1] / "models"
@@ -614,6 +614,16 @@ def test_a_copy_next_to_a_tie_stays_within_half_a_step() -> None:
     assert {bool(side > 0) for side, one in zip(sides, over, strict=True) if one} == {True, False}, "else nothing is tested"
     copies = placed(grid, values)
     assert all(exact_distance(v, c) <= Fraction(s) / 2 for v, c, s in zip(values, copies, steps, strict=True))
+
+
+def test_figures_of_one_array() -> None:
+    """The step of two values is their distance; an error names the number that is too large, and the greatest there is."""
+    assert Signs(np.array(0.75)).steps(np.zeros(2)).tolist() == [1.5, 1.5]
+    grid = Floating(10, np.array([-14, -14]), np.array([65504.0, 100.0]), Overflow.REFUSE)
+    with pytest.raises(NumberError, match=r"^70000 is beyond the format's greatest number 65504 "):
+        grid.rounded(np.array([-70000.0, 1.0]))
+    with pytest.raises(NumberError, match=r"^1\.79769e\+308 is too near the end of float64"):
+        legal(Uniform(np.array(2.0**1000), np.array(-(2.0**24)), np.array(2.0**24)), np.array([-1.7976931348623157e308, 1.0]))
 
 
 def exact_distance(first: float, second: float) -> Fraction:
