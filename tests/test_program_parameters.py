@@ -80,6 +80,24 @@ def test_a_scheme_that_quantizes_biases_binds_them() -> None:
     assert {stray.what for stray in outside(box, dequantized(network, program))} == {"weights", "biases"}
 
 
+def test_room_for_integer_biases_is_a_step_and_what_float32_rounds() -> None:
+    """Exactly so much around each bias that the scheme leaves in float, none around those that it quantizes."""
+    network, program = load(FILES / "wide_float.tflite"), load_program(FILES / "wide_int8.tflite")
+    zero_bias = network.layers[0].bias.copy()
+    zero_bias[0] = 0.0
+    first = network.layers[0].with_parameters(network.layers[0].weight, zero_bias)
+    network = replace(network, layers=(first, *network.layers[1:]))
+    operation = program.operations[0]
+    assert isinstance(operation, Affine)
+    lower, upper = box_for_program(network, parse_scheme("int8-per-channel"), program).layers[0].bias.fractions
+    for i in (0, 7, 39):
+        slack = operation.input.scale * operation.scales[i] + abs(zero_bias[i]) / 2**23
+        assert (lower[i], upper[i]) == (Fraction(zero_bias[i]) - Fraction(slack), Fraction(zero_bias[i]) + Fraction(slack))
+    scheme = parse_scheme("q3.20")
+    own, its = box_for_program(network, scheme, program).layers[0].bias, scheme.box(network).layers[0].bias
+    assert [end.tolist() for end in own.fractions] == [end.tolist() for end in its.fractions]
+
+
 def test_other_layers_are_refused() -> None:
     program = load_program(FILES / "binary_int8.tflite")
     with pytest.raises(ShapeError, match="2 operations with weights, the model 1 layers"):
