@@ -325,3 +325,41 @@ def test_a_zip_bomb_is_refused_before_it_unpacks(models: Path, tmp_path: Path) -
     content = packed(members(models) | {"model.weights.h5": bytes(200_000_000)}, zipfile.ZIP_DEFLATED)
     assert len(content) < 10**6
     assert "model.weights.h5 unpacks to 200,000,000 bytes" in refusal(tmp_path / "m.keras", content)
+
+
+def heap_of(content: bytes) -> int:
+    """Where the file's texts of variable length lie."""
+    place = content.index(b"GCOL")
+    assert content.find(b"GCOL", place + 1) < 0
+    return place
+
+
+def test_a_heap_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
+    """HDF5 2.0 would read free space of size 0 for ever."""
+    content = bytearray((DATA / "dense.h5").read_bytes())
+    place = heap_of(content)
+    content[place + 16 : place + 32] = bytes(16)
+    assert f"heap of texts at byte {place:,} is damaged" in refusal(tmp_path / "m.h5", bytes(content))
+    content[place + 16 : place + 32] = b"\1\0" + bytes(6) + b"\xff" * 8
+    assert f"heap of texts at byte {place:,} is damaged" in refusal(tmp_path / "m.h5", bytes(content))
+
+
+def test_a_text_longer_than_its_heap_is_refused(tmp_path: Path) -> None:
+    """HDF5 2.0 would take all the memory first: 4 GiB."""
+    content = bytearray((DATA / "dense.h5").read_bytes())
+    place = content.index(heap_of(content).to_bytes(8, "little"))
+    content[place - 4 : place] = b"\xf0\xff\xff\xff"
+    assert "of 4,294,967,280 bytes is longer than its heap" in refusal(tmp_path / "m.h5", bytes(content))
+
+
+def test_an_attribute_of_absurd_size_is_refused(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "m.h5", "w", track_order=True) as file:
+        file.attrs.create("model_config", np.zeros(3 * 2**21), dtype="f8")
+    assert "attribute model_config would take 50,331,648 bytes" in refusal(tmp_path / "m.h5")
+
+
+def test_more_heaps_than_any_model_has_are_refused(tmp_path: Path) -> None:
+    heap = b"GCOL\1\0\0\0" + (32).to_bytes(8, "little") + bytes(8) + (16).to_bytes(8, "little")
+    content = (DATA / "dense.h5").read_bytes()
+    formats.load(DATA / "dense.h5")
+    assert "over 64 heaps" in refusal(tmp_path / "m.h5", content + heap * 65)

@@ -18,14 +18,14 @@ from qrobust.cli.options import Rule, UsageError, Where, domain_of, parameter_bo
 from qrobust.domains import InputBox
 from qrobust.errors import DomainError, UnsupportedError
 from qrobust.exact import to_fraction
-from qrobust.files import write_whole
+from qrobust.files import check_can_appear
 from qrobust.interval import FloatArray, down, round_fraction_up, up
 from qrobust.logic.counting import Counter, Disagreement, Flips, Influence, Property, count
 from qrobust.logic.diagrams import MOST_NODES, Diagram, region_of
 from qrobust.logic.explanation import Explanation, Size, explain, explanations
 from qrobust.logic.minimal import Method, Order
 from qrobust.logic.oracles import Kind
-from qrobust.logic.pictures import draw_diagram, draw_explanation, named, table
+from qrobust.logic.pictures import draw_diagram, draw_explanation, named
 from qrobust.logic.reals import Promise, RealDecision, RealOracle
 from qrobust.logic.sampling import Precision
 from qrobust.logic.sentential import compile_sentential
@@ -128,6 +128,8 @@ def explain_command(
     qrobust bnn explain model.npz --input "0, 1, 1" --all --order size
     qrobust bnn explain models/iris.json --real --input "5.9, 3, 4.2, 1.5" --scheme int8
     """
+    if picture is not None:
+        check_can_appear(*(picture.with_suffix(suffix) for suffix in (".png", ".svg", ".csv")))
     if not real and (scheme is not None or promise is PromiseName.AGREEMENT):
         raise UsageError("--scheme and --promise go with --real: a binarized network has no rounding left")
     oracle, inputs, features, told = (
@@ -161,8 +163,7 @@ def explain_command(
         show.document(document)
     if picture is not None and found and found[0].features is not None:
         written = draw_explanation(found[0], inputs, features, _sentence(found[0], told, features)[:120], picture)
-        write_whole(picture.with_suffix(".csv"), table(found[0], inputs, features).encode())
-        show.line(f"Wrote {', '.join(map(str, written))}, {picture.with_suffix('.csv')}.", quiet=quiet or json)
+        show.line(f"Wrote {', '.join(map(str, written))}.", quiet=quiet or json)
     raise typer.Exit(0 if complete else 3)
 
 
@@ -313,6 +314,8 @@ def compile_command(
     qrobust bnn compile model.npz --primes 1 --draw diagram
     qrobust bnn compile model.npz --copy smaller.npz
     """
+    if draw is not None:
+        check_can_appear(*(draw.with_suffix(suffix) for suffix in (".png", ".svg")))
     grid = grid_of(step, reach, "half-even")
     read, sign = load_binarized(model, grid), policies_of(TieName.FIRST, zero)[1]
     network: BinarizedNetwork = read.network

@@ -30,7 +30,7 @@ from qrobust.comparison import at_points, compare
 from qrobust.domains import Point
 from qrobust.errors import NumberError
 from qrobust.exact import to_fraction
-from qrobust.files import check_can_appear, write_whole
+from qrobust.files import check_can_appear
 from qrobust.formats import load_program
 from qrobust.interval import FloatArray
 from qrobust.maps import Quantity, robustness_map
@@ -81,7 +81,7 @@ def plot_bits(
     with show.waiting("proving", quiet=quiet):
         inputs = _inputs(network, points)
         found = shares_by_width(network, family, inputs, widths, level=to_fraction(level), budget=Budget(timeout), jobs=jobs)
-    _written(draw_bits(found, output), found.table(), output, quiet)
+    _written(draw_bits(found, output), quiet)
 
 
 @plots.command("margins")
@@ -120,7 +120,7 @@ def plot_margins(
             jobs=jobs,
         )
     found = margins_of(answers, exact_level)
-    _written(draw_margins(found, output), found.table(), output, quiet)
+    _written(draw_margins(found, output), quiet)
 
 
 @plots.command("blame")
@@ -149,7 +149,7 @@ def plot_blame(
     domain = domain_of(network, Where(point))
     assert isinstance(domain, Point)
     found = layer_error(blame(LocalLabel(network, parameters, domain, to_fraction(level))))
-    _written(draw_layers(found, output), found.table(), output, quiet)
+    _written(draw_layers(found, output), quiet)
 
 
 @plots.command("saturation")
@@ -184,7 +184,7 @@ def plot_saturation(
         counted = saturation_of_program(compare(network, integers, at_points(integers, _inputs(network, points))))
         assert counted is not None
         found = counted
-    _written(draw_saturation(found, output), found.table(), output, quiet)
+    _written(draw_saturation(found, output), quiet)
 
 
 def _inputs(network: Network, points: Path) -> FloatArray:
@@ -198,7 +198,5 @@ def _check_places(output: Path) -> None:
     check_can_appear(*(output.with_suffix(suffix) for suffix in (".png", ".svg", ".csv")))
 
 
-def _written(pictures: list[Path], table: str, output: Path, quiet: bool) -> None:
-    beside = output.with_suffix(".csv")
-    write_whole(beside, table.encode())
-    show.line(f"Wrote {', '.join(str(path) for path in (*pictures, beside))}.", quiet=quiet)
+def _written(files: list[Path], quiet: bool) -> None:
+    show.line(f"Wrote {', '.join(map(str, files))}.", quiet=quiet)
