@@ -301,7 +301,25 @@ def grafted(content: bytes, rng: random.Random) -> bytes:
         return b"[" + content
     for _ in range(rng.choice([1, 1, 2, 3])):
         holder, key = rng.choice(places)
-        values: tuple[Any, ...] = (None, True, -1, 0, 2**70, 1e308, float("nan"), "", "x", [], {}, [[]], {"a": 1}, 1.5, "1/0", -0.0, [None])
+        values: tuple[Any, ...] = (
+            None,
+            True,
+            -1,
+            0,
+            2**70,
+            1e308,
+            float("nan"),
+            "",
+            "x",
+            [],
+            {},
+            [[]],
+            {"a": 1},
+            1.5,
+            "1/0",
+            -0.0,
+            [None],
+        )
         donor, other = rng.choice(places)
         new = rng.choice([*values, donor[other] if isinstance(donor, list | dict) else None])
         if rng.random() < 0.2 and isinstance(holder, dict):

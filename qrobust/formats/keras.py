@@ -34,7 +34,7 @@ import numpy as np
 from qrobust.errors import ModelFileError, UnsupportedError
 from qrobust.files import read_bytes
 from qrobust.formats.chain import RATIONAL_NUMBERS, normalized, scaled_inputs
-from qrobust.formats.hdf5 import attribute, open_hdf5
+from qrobust.formats.hdf5 import attribute, numbers_of, open_hdf5
 from qrobust.formats.untrusted import Allowance, parsing, unpacked
 from qrobust.interval import FloatArray
 from qrobust.network import Activation, AveragePool2d, Conv2d, Dense, Layer, MaxPool2d, Network, Output, Scaling
@@ -325,8 +325,7 @@ def read_array(dataset: Any, dimensions: int, allowance: Allowance) -> FloatArra
     """Read a dataset of floats after a look at its size."""
     if dataset.shape is None or len(dataset.shape) != dimensions or dataset.dtype.kind not in "fiu":
         raise ModelFileError(f"dataset {dataset.name} is no array of numbers in {dimensions} dimension(s)")
-    allowance.take(dataset.size, f"dataset {dataset.name}")
-    values: FloatArray = dataset[()].astype("float64")
+    values: FloatArray = numbers_of(dataset, allowance).astype("float64")
     return values
 
 
