@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import faulthandler
 import io
 import json
@@ -40,7 +41,7 @@ from qrobust.binarized.bracket_files import load_bracket
 from qrobust.binarized.formats import load_binarized, read_vnnlib
 from qrobust.binarized.network import Grid
 from qrobust.certificates import load_certificate
-from qrobust.errors import QRobustError
+from qrobust.errors import QRobustError, UnsupportedError
 from qrobust.formats import load, load_program, save
 from qrobust.formats.table import read_points, read_table
 from qrobust.quantization import parse_scheme
@@ -103,7 +104,9 @@ def samples(folder: Path) -> Iterator[Sample]:
     names += [models / "iris.json", models / "ath_relu.keras", models / "cat_int8.tflite", *made(folder)]
     for path in sorted(names):
         for read in readers.get(path.suffix, (load,)):
-            yield Sample(path.name, path.read_bytes(), path.suffix, read)
+            with contextlib.suppress(UnsupportedError):  # floats are no program, a program is no network
+                read(path)
+                yield Sample(path.name, path.read_bytes(), path.suffix, read)
     yield from others(folder)
 
 
@@ -118,8 +121,9 @@ def others(folder: Path) -> Iterator[Sample]:
     for path in sorted(folder.glob("pair.*")):
         yield Sample(f"bracket {path.name}", path.read_bytes(), path.suffix, load_bracket)
     yield Sample("iris_int8.cert", (models / "iris_int8.cert").read_bytes(), ".cert", load_certificate)
+    yield Sample("wide.csv", b",".join(b"a%d" % i for i in range(300)) + b"\n" + b",".join([b"1.5"] * 300), ".csv", read_table)
     yield Sample("query.vnnlib", VNNLIB, ".vnnlib", read_vnnlib)
-    yield Sample("cats.csv", (ROOT / "datasets/cats.csv").read_bytes(), ".csv", read_table)
+    yield Sample("cats.csv", (ROOT / "datasets/cats.csv").read_bytes(), ".csv", lambda path: read_table(path, ("Bwt", "Hwt")))
     iris = qrobust.load(models / "iris.json")
     rows = b"sepal length,sepal width,petal length,petal width\n" + b"5.1,3.5,1.4,0.2\n" * 5
     yield Sample("points.csv", rows, ".csv", lambda path: read_points(path, iris))
@@ -189,7 +193,8 @@ def made(folder: Path) -> list[Path]:
     skops.dump(trained, folder / "mlp.skops")
     quantized_onnx(folder / "qdq.onnx")
     save_binarized(load_binarized(ROOT / "models/khalil/2x100.npz").network, folder / "signs.json")
-    signs = Graph((1, 4)).add("MatMul", np.where(rng.random((4, 5)) < 0.5, -1, 1).astype(np.float32)).add("Sign")
+    signs = Graph((1, 4)).add("MatMul", np.where(rng.random((4, 5)) < 0.5, -1, 1).astype(np.float32))
+    signs = signs.add("Sign").add("Add", np.float32(0.5)).add("Sign")
     (folder / "signs.onnx").write_bytes(signs.add("MatMul", np.ones((5, 3), np.float32)).content())
     for suffix in (".json", ".npz"):
         bracket(folder / f"pair{suffix}")
@@ -320,8 +325,8 @@ def grafted(content: bytes, rng: random.Random) -> bytes:
             -0.0,
             [None],
         )
-        donor, other = rng.choice(places)
-        new = rng.choice([*values, donor[other] if isinstance(donor, list | dict) else None])
+        donor = rng.choice(places)[0]
+        new = rng.choice([*values, donor])
         if rng.random() < 0.2 and isinstance(holder, dict):
             holder.pop(key, None)
         elif isinstance(holder, dict) or key < len(holder):
