@@ -24,7 +24,7 @@ from qrobust.formats.untrusted import Allowance
 
 MOST_ATTRIBUTE = 2**24  # bytes
 MOST_OBJECTS = 100_000
-LEAST_SECONDS, BYTES_A_SECOND = 2, 20_000_000  # of the processor
+LEAST_SECONDS, BYTES_A_SECOND = 1, 20_000_000  # of the processor
 ROOM = 2**31  # bytes of memory beside the file's own
 STALLED = 60  # seconds without an end
 WHOLE, LARGE = b"w", b"l"
