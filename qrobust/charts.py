@@ -178,7 +178,7 @@ def draw_bits(shares: WidthShares, path: Path) -> list[Path]:
     panel.set_ylim(0, 1)
     panel.set_title(f"{shares.network}\ndoes any rounding change the label?", fontsize=9)
     _legend_below(panel)
-    return save_figure(figure, path)
+    return save_figure(figure, path, shares.table())
 
 
 def draw_margins(found: Margins, path: Path) -> list[Path]:
@@ -194,7 +194,7 @@ def draw_margins(found: Margins, path: Path) -> list[Path]:
     panel.set_ylabel("inputs")
     panel.set_title(f"{found.network}\n{found.rule}", fontsize=9)
     _legend_below(panel)
-    return save_figure(figure, path)
+    return save_figure(figure, path, found.table())
 
 
 def draw_layers(found: LayerError, path: Path) -> list[Path]:
@@ -207,7 +207,7 @@ def draw_layers(found: LayerError, path: Path) -> list[Path]:
     panel.set_ylabel("share of what the bound uses up [%]")
     panel.set_title(found.title, fontsize=9)
     _legend_below(panel)
-    return save_figure(figure, path)
+    return save_figure(figure, path, found.table())
 
 
 def draw_saturation(found: Saturation, path: Path) -> list[Path]:
@@ -230,7 +230,7 @@ def draw_saturation(found: Saturation, path: Path) -> list[Path]:
     panel.set_xlabel("numbers cut off [%] (their count beside the bar)")
     panel.set_title(found.title, fontsize=9)
     _legend_below(panel)
-    return save_figure(figure, path)
+    return save_figure(figure, path, found.table())
 
 
 def _stacked(axes: Axes, places: FloatArray, parts: FloatArray, styles: Any, width: float = 0.8) -> None:

@@ -92,7 +92,8 @@ def on_grid(program: IntegerProgram, domain: Domain | None = None) -> Inputs:
         count *= len(axis)
     if count > MOST_ENUMERATED:
         raise ResourceError(
-            f"there are {count:.3g} integer inputs, at most {MOST_ENUMERATED:,} are enumerated: give --box without --enumerate"
+            f"there are {count:.3g} integer inputs, at most {MOST_ENUMERATED:,} are enumerated: ask `qrobust compare --box`"
+            " without --enumerate"
         )
     return of_grid(program, np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, program.inputs))
 
@@ -114,7 +115,7 @@ def grid_ends(program: IntegerProgram, domain: Domain | None = None) -> tuple[In
         if domain.inputs != program.inputs:
             raise ShapeError(f"the box has {domain.inputs} sides, the program takes {program.inputs} inputs")
         if domain.inequalities[1].size:
-            raise DomainError("the grid is taken over boxes, without --where")
+            raise DomainError("the grid is taken over boxes, without inequalities (where)")
         reals, box = encoding.real(every), domain.box
         inside = (box.lower[:, None] <= reals) & (reals <= box.upper[:, None])
         if not inside.any(axis=1).all():

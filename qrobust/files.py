@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from qrobust.errors import ModelFileError, OutputError
@@ -51,22 +51,35 @@ def write_whole(path: Path | str, content: bytes | Iterable[bytes]) -> None:
 
     Raises OutputError, and leaves what was there before, when the folder is missing or the disk is full.
     """
-    path = Path(path)
-    temporary: str | None = None
+    write_together({Path(path): content})
+
+
+def write_together(contents: Mapping[Path, bytes | Iterable[bytes]]) -> None:
+    """Write files that belong together, each as `write_whole` does: none is renamed before all of them are on the disk.
+
+    Raises OutputError, and leaves what was there before, when a folder is missing or the disk is full.
+    """
+    check_can_appear(*contents)
+    waiting: list[tuple[Path, Path]] = []
+    path = Path()
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        with os.fdopen(descriptor, "wb") as file:
-            file.writelines([content] if isinstance(content, bytes) else content)
-            file.flush()
-            os.fsync(file.fileno())
+        for path, content in contents.items():
+            descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+            waiting.append((Path(name), path))
+            with os.fdopen(descriptor, "wb") as file:
+                file.writelines([content] if isinstance(content, bytes) else content)
+                file.flush()
+                os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(path)
-        temporary = None
+        while waiting:
+            neighbour, path = waiting[0]
+            neighbour.chmod(0o666 & ~umask)
+            neighbour.replace(path)
+            waiting.pop(0)
     except OSError as error:
         raise OutputError(f"{path} was not written: {error.strerror}; nothing was left half-written") from None
     finally:
-        if temporary is not None:
+        for neighbour, _ in waiting:
             with contextlib.suppress(OSError):
-                Path(temporary).unlink()
+                neighbour.unlink()

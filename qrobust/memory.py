@@ -31,7 +31,8 @@ def check_fits(needed: int, memory: int, part: Part, what: str) -> None:
         enough = math.ceil(needed / part.value / GIB * 1000) / 1000
         raise ResourceError(
             f"{what} would take {needed / GIB:.3g} GiB of {part.name.lower()}, a memory budget of {memory / GIB:.3g} GiB has"
-            f" {memory * part.value / GIB:.3g} GiB for them: give --memory {enough:g} (Budget(memory=...)) or a smaller network"
+            f" {memory * part.value / GIB:.3g} GiB for them: give --memory {enough:g} to a command that has it"
+            " (Budget(memory=...)) or a smaller network"
         )
 
 

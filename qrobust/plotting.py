@@ -17,7 +17,7 @@ import numpy as np
 from qrobust.bounds.local import Status
 from qrobust.domains import Domain, InputBox
 from qrobust.errors import UnsupportedError
-from qrobust.files import write_whole
+from qrobust.files import write_together
 from qrobust.interval import FloatArray
 from qrobust.maps import Quantity, RobustnessMap
 from qrobust.network import Network, Output
@@ -49,19 +49,20 @@ def new_figure(rows: int, columns: int) -> tuple[Figure, Any]:
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def save_figure(figure: Figure, path: Path) -> list[Path]:
-    """Write a figure as PNG and SVG beside each other. Raises OutputError."""
+def save_figure(figure: Figure, path: Path, table: str | None = None) -> list[Path]:
+    """Write a figure as PNG and SVG beside each other, and the numbers drawn as CSV: all or none. Raises OutputError."""
     from matplotlib import rc_context  # slow to import
 
-    written = []
+    written = {}
     for suffix in (".png", ".svg"):
         buffer = io.BytesIO()
         with rc_context({"svg.hashsalt": "qrobust"}):  # the same picture gives the same file
             figure.savefig(buffer, format=suffix[1:], dpi=130, metadata={"Date": None} if suffix == ".svg" else None)
-        target = path.with_suffix(suffix)
-        write_whole(target, buffer.getvalue())
-        written.append(target)
-    return written
+        written[path.with_suffix(suffix)] = buffer.getvalue()
+    if table is not None:
+        written[path.with_suffix(".csv")] = table.encode()
+    write_together(written)
+    return list(written)
 
 
 def draw_map(

@@ -238,7 +238,7 @@ def test_what_cannot_be_compared(models: Path) -> None:
         at_points(program, np.array([[np.nan, 1.0]]))
     with pytest.raises(DomainError, match="no input"):
         on_grid(program, InputBox([0.01, 0.01], [0.02, 0.02]))
-    with pytest.raises(DomainError, match="without --where"):
+    with pytest.raises(DomainError, match="without inequalities"):
         on_grid(program, Polytope(InputBox([0, 0], [9, 9]), [[1.0, 1.0]], [3.0]))
     with pytest.raises(ShapeError, match="3 sides"):
         on_grid(program, InputBox([0, 0, 0], [9, 9, 9]))

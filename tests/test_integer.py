@@ -232,9 +232,9 @@ def test_results_of_more_units_than_64_bits_hold_are_cut_at_the_right_end() -> N
 )
 def test_any_kernels_say_what_they_do_not_bound(operation: Elementwise | Softmax) -> None:
     program = IntegerProgram((operation,))
-    with pytest.raises(UnsupportedError, match="16 bits: use --kernels reference"):
+    with pytest.raises(UnsupportedError, match="16 bits: take the kernels reference"):
         any_kernel.run(program, IntegerInterval.point(np.zeros((1, operation.size), dtype=np.int64)))
-    with pytest.raises(UnsupportedError, match="16 bits: use --kernels reference"):
+    with pytest.raises(UnsupportedError, match="16 bits: take the kernels reference"):
         run(program, np.zeros((1, operation.size), dtype=np.int64), Kernels.XNNPACK)
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
+import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +18,7 @@ import pytest
 
 from qrobust import formats
 from qrobust.formats.native import write_native
+from tests.conftest import ROOT
 from tests.damage import flipped, packed, refusal, survives
 
 KERAS = ("ath_relu", "ath_linear")
@@ -325,3 +329,99 @@ def test_a_zip_bomb_is_refused_before_it_unpacks(models: Path, tmp_path: Path) -
     content = packed(members(models) | {"model.weights.h5": bytes(200_000_000)}, zipfile.ZIP_DEFLATED)
     assert len(content) < 10**6
     assert "model.weights.h5 unpacks to 200,000,000 bytes" in refusal(tmp_path / "m.keras", content)
+
+
+def heaps_of(content: bytearray) -> list[int]:
+    """Where the file's texts of variable length lie."""
+    found = [place for place in range(0, len(content), 8) if content[place : place + 4] == b"GCOL"]
+    assert found
+    return found
+
+
+def endless(content: bytearray) -> None:
+    """Free space of size 0, which HDF5 2.0 reads for ever."""
+    for place in heaps_of(content):
+        content[place + 16 : place + 32] = bytes(16)
+
+
+def bloated(content: bytearray) -> None:
+    """Texts of 4 GiB, which HDF5 2.0 makes room for before it looks for them."""
+    for heap in heaps_of(content):
+        place = content.find(heap.to_bytes(8, "little"))
+        while place >= 0:
+            content[place - 4 : place] = b"\xf0\xff\xff\xff"
+            place = content.find(heap.to_bytes(8, "little"), place + 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux reads the file in a fork first")
+@pytest.mark.parametrize(("damage", "message"), [(endless, "stalls or ends"), (bloated, "over 2 GiB of memory")])
+@pytest.mark.parametrize("packed_in_keras", [False, True])
+def test_what_hdf5_does_not_come_back_from(
+    damage: Callable[[bytearray], None],
+    message: str,
+    packed_in_keras: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("qrobust.formats.hdf5.LEAST_SECONDS", 1)
+    content = bytearray((ROOT / "tests/data/dense.h5").read_bytes())
+    damage(content)
+    if packed_in_keras:
+        with zipfile.ZipFile(ROOT / "tests/data/dense.keras") as archive:
+            config = archive.read("config.json")
+        refused = refusal(tmp_path / "m.keras", packed({"config.json": config, "model.weights.h5": bytes(content)}))
+    else:
+        refused = refusal(tmp_path / "m.h5", bytes(content))
+    assert message in refused
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux reads the file in a fork first")
+def test_a_file_that_ends_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As some damaged files do: by a signal that nothing catches, in the library's own code."""
+    import h5py
+
+    monkeypatch.setattr("qrobust.formats.hdf5._bloats", lambda *_: os.kill(os.getpid(), signal.SIGSEGV))
+    assert "stalls or ends" in refusal(tmp_path / "m.h5", (ROOT / "tests/data/dense.h5").read_bytes())
+    assert h5py.is_hdf5(tmp_path / "m.h5")
+
+
+def test_an_attribute_of_absurd_size_is_refused(tmp_path: Path) -> None:
+    import h5py
+
+    with h5py.File(tmp_path / "m.h5", "w", track_order=True) as file:
+        file.attrs.create("model_config", np.zeros(3 * 2**21), dtype="f8")
+    assert "attribute model_config would take 50,331,648 bytes" in refusal(tmp_path / "m.h5")
+
+
+def moved_out(file: Any, path: Path, how: str) -> None:
+    """Move a layer's kernel, or all of them, to another file."""
+    import h5py
+
+    whole, name = file["model_weights"], "dense/sequential/dense/kernel"
+    values = whole[name][()]
+    if how == "link":
+        del file["model_weights"]
+        file["model_weights"] = h5py.ExternalLink(ROOT / "tests/data/dense.h5", "model_weights")
+        return
+    del whole[name]
+    if how == "external":
+        path.with_name("raw.bin").write_bytes(values.tobytes())
+        whole.create_dataset(name, values.shape, values.dtype, external=[(path.with_name("raw.bin"), 0, values.nbytes)])
+    else:
+        layout = h5py.VirtualLayout(values.shape, values.dtype)
+        layout[:] = h5py.VirtualSource(ROOT / "tests/data/dense.h5", f"model_weights/{name}", values.shape)
+        whole.create_virtual_dataset(name, layout)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"), [("external", "lies in another file"), ("virtual", "lies in another file"), ("link", "not a whole")]
+)
+def test_numbers_in_other_files_are_not_read(how: str, message: str, tmp_path: Path) -> None:
+    import h5py
+
+    path = tmp_path / "m.h5"
+    path.write_bytes((ROOT / "tests/data/dense.h5").read_bytes())
+    formats.load(path)
+    with h5py.File(path, "a") as file:
+        moved_out(file, path, how)
+    assert message in refusal(path)

@@ -350,7 +350,9 @@ def test_what_has_no_rule_for_images_says_so(encoding: Encoding) -> None:
     network = small()
     box = Absolute(0.01).around(network)
     query = qrobust.LocalLabel(network, box, qrobust.Point(np.zeros(16)))
-    with pytest.raises(UnsupportedError, match="the formulas have no rule for Conv2d; use --backend branch-and-bound"):
+    with pytest.raises(
+        UnsupportedError, match="the formulas have no rule for Conv2d; use `qrobust check --backend branch-and-bound`"
+    ):
         encode(query, encoding)
     assert "convolutions" in str(local.why_not(network, confidences=False))
     for backend in ("closed-form", "z3", "dreal"):

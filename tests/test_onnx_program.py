@@ -278,7 +278,7 @@ def test_a_softmax_is_bounded_for_any_kernels(seed: int, tmp_path: Path) -> None
     graph = dense(rng, classes=4)
     program = loaded(tmp_path, graph)
     points = rng.uniform(-5, 5, (POINTS, 6))
-    with pytest.raises(UnsupportedError, match="softmax 4 is not known bit for bit: use --kernels any-kernel"):
+    with pytest.raises(UnsupportedError, match="softmax 4 is not known bit for bit: only the kernels any-kernel bound it"):
         run(program, program.quantized(points))
     found = any_kernel.run(program, any_kernel.IntegerInterval.point(program.quantized(points)))
     expected = runtime(graph, points)

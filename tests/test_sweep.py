@@ -139,7 +139,7 @@ def test_what_cannot_be_swept(models: Path) -> None:
         sweep.sweep(network, program, epsilon=Fraction(-1))
     with pytest.raises(DomainError, match="no input"):
         sweep.sweep(network, program, InputBox([0.01, 0.01], [0.02, 0.02]))
-    with pytest.raises(DomainError, match="without --where"):
+    with pytest.raises(DomainError, match="without inequalities"):
         sweep.sweep(network, program, Polytope(InputBox([0, 0], [9, 9]), [[1.0, 1.0]], [3.0]))
     with pytest.raises(ShapeError, match="4 inputs and has 3 classes"):
         sweep.sweep(formats.load(models / "iris.json"), program)

@@ -141,7 +141,7 @@ class ProgramZonotopes:
         if network.scaling is not None:
             raise UnsupportedError(
                 f"{network} scales its inputs, which the bounds over boxes do not pair with a program: compare at points, or"
-                " with --enumerate over a smaller box"
+                " with `qrobust compare --enumerate` over a smaller box"
             )
         body, self.tail = _parts(program)
         layers = [layer for layer in network.layers if isinstance(layer, Dense) and layer.activation in LINES]

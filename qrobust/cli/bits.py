@@ -19,6 +19,7 @@ from qrobust.cli.arguments import (
     Jobs,
     Json,
     Level,
+    Memory,
     Model,
     PointsFile,
     PointText,
@@ -29,10 +30,9 @@ from qrobust.cli.arguments import (
     TrustPickle,
 )
 from qrobust.cli.exits import EXIT
-from qrobust.cli.options import UsageError, Where, cache_in, check_sharing, decision, domain_of, read_model
+from qrobust.cli.options import UsageError, Where, cache_in, check_sharing, decision, domain_of, read_budget, read_model
 from qrobust.domains import Domain
 from qrobust.files import check_can_appear
-from qrobust.search import Budget
 
 
 def bits(
@@ -56,6 +56,7 @@ def bits(
     level: Level = "1/2",
     backend: BackendName = "auto",
     timeout: Timeout = 60.0,
+    memory: Memory = 4.0,
     jobs: Jobs = 1,
     scheduler: Scheduler = None,
     cache: Cache = None,
@@ -79,7 +80,7 @@ def bits(
         raise UsageError("--per-channel is short for --scheme int-per-channel: give one of them")
     check_sharing(jobs, scheduler)
     family = Family(scheme or ("int-per-channel" if per_channel else "int"))
-    asking = Asking(backend, Budget(timeout), jobs, scheduler, cache_in(cache))
+    asking = Asking(backend, read_budget(timeout, memory, None), jobs, scheduler, cache_in(cache))
     network = read_model(model, trust_pickle)
     domain = domain_of(network, Where(point, points, box, tuple(where or ())))
     found = fewest_bits(

@@ -18,6 +18,7 @@ from qrobust.cli.arguments import (
     DeltaPerLayer,
     Json,
     Level,
+    Memory,
     Model,
     PerChannel,
     Quiet,
@@ -26,14 +27,13 @@ from qrobust.cli.arguments import (
     TrustPickle,
     WeightsOnly,
 )
-from qrobust.cli.options import Rule, UsageError, Where, domain_of, parameter_box, read_model
+from qrobust.cli.options import Rule, UsageError, Where, domain_of, parameter_box, read_budget, read_model
 from qrobust.domains import MOST_SHOWN, ParameterBox, Point
 from qrobust.exact import to_fraction
 from qrobust.network import Network
 from qrobust.perturbations import Absolute, Rounding
 from qrobust.quantization import parse_scheme
 from qrobust.queries import LocalLabel
-from qrobust.search import Budget
 from qrobust.solve import Session
 
 
@@ -54,6 +54,7 @@ def blame_command(
     top: Annotated[int, typer.Option(min=1, help="How many channels, inputs and parameters are listed.")] = 10,
     level: Level = "1/2",
     timeout: Timeout = 10.0,
+    memory: Memory = 4.0,
     json: Json = False,
     quiet: Quiet = False,
     trust_pickle: TrustPickle = False,
@@ -65,7 +66,7 @@ def blame_command(
     \b
     qrobust blame models/iris.json --point "5.9, 3.0, 4.2, 1.5" --scheme int6
     """
-    budget, session = Budget(timeout), Session()
+    budget, session = read_budget(timeout, memory, None), Session()
     network = read_model(model, trust_pickle)
     rule = Rule(delta, delta_per_layer, against, weights_only, bits, per_channel, scheme, copy)
     parameters = parameter_box(network, rule, trust_pickle)

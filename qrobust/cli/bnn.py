@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -183,6 +184,8 @@ def attack(
     qrobust bnn attack model.npz --input image.csv --eps 0.02 --method iprop --target second
     """
     read = load_binarized(model, grid_of(step, reach, rounding), None if scheme is None else parse_scheme(scheme))
+    if eps is None:
+        raise UsageError("say how far inputs may be: give --eps")
     query = _query(((given, row, eps, norm), None), None, read, label, policies_of(tie, zero))
     with show.waiting("attacking", quiet=quiet or json):
         found = run_attack(
@@ -274,22 +277,27 @@ def grid_of(step: str | None, reach: str | None, rounding: str) -> Grid | None:
         raise UsageError("--step and --range go together: write for example --step 1/255 --range 0:1")
     rules = {rule.value: rule for rule in InputRounding}
     if rounding not in rules:
-        raise UsageError(f"--rounding is {rounding!r}, give one of {', '.join(rules)}")
+        raise UsageError(f"the rounding of inputs is {rounding!r}, give one of {', '.join(rules)}")
     lower, upper = reach.split(":")
     return Grid.of(step, lower, upper, 0, rules[rounding])
 
 
+def given_numbers(given: str | None, row: int, table_of: Callable[[Path], FloatArray]) -> FloatArray:
+    """Return the numbers of --input, or of a row of the table that it names. Raises UsageError, NumberError, DatasetError."""
+    if given is None:
+        raise UsageError("say which input: give --input")
+    if Path(given).suffix.lower() != ".csv":
+        return np.array(numbers(given, "--input"))
+    table = table_of(Path(given))
+    if not 1 <= row <= len(table):
+        raise UsageError(f"--row is {row}, {given} has rows 1 to {len(table)}")
+    values: FloatArray = table[row - 1]
+    return values
+
+
 def named_point(given: str | None, row: int, read: ReadNetwork) -> FloatArray:
     """Return the named input in the network's order."""
-    if given is None:
-        raise UsageError("say where: give --input, or --vnnlib")
-    if Path(given).suffix.lower() == ".csv":
-        _, table = read_table(given)
-        if not 1 <= row <= len(table):
-            raise UsageError(f"--row is {row}, {given} has rows 1 to {len(table)}")
-        values = table[row - 1]
-    else:
-        values = np.array(numbers(given, "--input"))
+    values = given_numbers(given, row, lambda path: read_table(path)[1])
     if len(values) != read.network.inputs:
         raise ShapeError(f"an input has {len(values)} numbers, the model takes {read.network.inputs}")
     return np.asarray(values[read.order])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import signal
 import sys
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import numpy as np
 import typer
@@ -56,6 +58,7 @@ BINARIZED: dict[str, Callable[..., None]] = {
     "bracket": bracket,
 }
 GROUPS = {"bnn": bnn, "plot": plots}
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 app = typer.Typer(
     add_completion=False,
@@ -91,18 +94,24 @@ def main() -> None:
     try:
         with np.errstate(all="ignore"):  # what overflows in a forecast proves nothing; bounds look at their own numbers
             code = app(standalone_mode=False)
+        sys.stdout.flush()
     except (UnsoundAnswerError, EnclosureError) as error:
         _fail(str(error), INTERNAL)
     except QRobustError as error:
         _fail(str(error), USAGE)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted; nothing was left half-written", INTERRUPTED)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
+    except (BrokenPipeError, SystemExit) as error:  # whoever read has gone: no verdict was passed on, so no verdict's code
+        if isinstance(error, SystemExit) and error.code != 1:  # of a signal; typer makes 1 of a broken pipe
+            raise
+        _close(sys.stdout)
+        sys.exit(128 + signal.SIGPIPE)
     except Exception as error:
         if hasattr(error, "format_message"):  # click's own usage errors
             _fail(error.format_message(), USAGE)
+        if isinstance(error, OSError) and error.errno in FULL:  # of standard output or error: files have errors of their own
+            _close(sys.stdout)
+            _fail(f"the answer was not printed: {error.strerror}", USAGE)
         import traceback
 
         traceback.print_exc()
@@ -113,5 +122,14 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    try:
+        print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
+    except OSError:  # nobody can be told, and the exit code must not say VIOLATED
+        _close(sys.stderr)
     sys.exit(code)
+
+
+def _close(stream: TextIO) -> None:
+    """Close a stream that takes no more, so that nothing flushes it again at the end."""
+    with contextlib.suppress(OSError):
+        stream.close()

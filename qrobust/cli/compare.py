@@ -13,17 +13,16 @@ import typer
 
 from qrobust.answers import VERSION, Verdict, text_above, text_below
 from qrobust.cli import show
-from qrobust.cli.arguments import Json, Level, PointsFile, PointText, Quiet, TrustPickle
+from qrobust.cli.arguments import Json, Level, Memory, PointsFile, PointText, Quiet, TrustPickle
 from qrobust.cli.compared import box_report, point, witness
 from qrobust.cli.exits import EXIT
-from qrobust.cli.options import UsageError, Where, domain_of, points_of, read_model
+from qrobust.cli.options import UsageError, Where, domain_of, points_of, read_budget, read_model
 from qrobust.comparison import Agreement, Comparison, Inputs, at_points, compare, on_grid
 from qrobust.domains import Point
 from qrobust.exact import to_fraction
 from qrobust.formats import load_program
 from qrobust.integer.program import IntegerProgram, Kernels
 from qrobust.network import Network, Output
-from qrobust.search import Budget
 from qrobust.sweep import sweep
 
 LISTED = 1000  # inputs in a list of the JSON document
@@ -56,6 +55,7 @@ def compare_command(
         typer.Option(help="Whose arithmetic runs the program; reference for .tflite, onnxruntime for .onnx."),
     ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds for each question about a box.")] = 60.0,
+    memory: Memory = 4.0,
     level: Level = "1/2",
     json: Json = False,
     quiet: Quiet = False,
@@ -86,7 +86,7 @@ def compare_command(
                 level=exact_level,
                 epsilon=epsilon,
                 label=label,
-                budget=Budget(timeout),
+                budget=read_budget(timeout, memory, None),
             )
         texts, document, verdicts = box_report(found, domain, epsilon, time.monotonic() - started)
     else:

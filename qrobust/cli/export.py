@@ -28,7 +28,7 @@ from qrobust.cli.arguments import (
     WeightsOnly,
 )
 from qrobust.cli.options import Rule, UsageError, What, Where, decision, domain_of, estimates, parameter_box, read_model
-from qrobust.files import write_whole
+from qrobust.files import check_can_appear, write_whole
 
 
 class EncodingName(StrEnum):
@@ -82,6 +82,7 @@ def export(
     from qrobust.formula import Dialect, Encoding, encode, to_smtlib
     from qrobust.formula.smtlib import text_hash
 
+    check_can_appear(output)
     network = read_model(model, trust_pickle)
     rule = Rule(delta, delta_per_layer, against, weights_only, bits, per_channel, scheme, copy)
     parameters = parameter_box(network, rule, trust_pickle)

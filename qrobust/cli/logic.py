@@ -12,20 +12,21 @@ import typer
 from qrobust.binarized import Ball, BinarizedNetwork, Norm
 from qrobust.binarized.formats import ReadNetwork, load_binarized
 from qrobust.cli import show
-from qrobust.cli.arguments import SchemeText
-from qrobust.cli.bnn import NormName, TieName, grid_of, named_point, policies_of
-from qrobust.cli.options import Rule, UsageError, Where, domain_of, parameter_boxes, read_model
+from qrobust.cli.arguments import SchemeText, TrustPickle
+from qrobust.cli.bnn import NormName, TieName, given_numbers, grid_of, named_point, policies_of
+from qrobust.cli.options import Rule, UsageError, parameter_boxes, read_model
 from qrobust.domains import InputBox
-from qrobust.errors import DomainError, UnsupportedError
+from qrobust.errors import DomainError, NumberError, UnsupportedError
 from qrobust.exact import to_fraction
-from qrobust.files import write_whole
+from qrobust.files import check_can_appear
+from qrobust.formats.table import check_width, read_points
 from qrobust.interval import FloatArray, down, round_fraction_up, up
 from qrobust.logic.counting import Counter, Disagreement, Flips, Influence, Property, count
 from qrobust.logic.diagrams import MOST_NODES, Diagram, region_of
 from qrobust.logic.explanation import Explanation, Size, explain, explanations
 from qrobust.logic.minimal import Method, Order
 from qrobust.logic.oracles import Kind
-from qrobust.logic.pictures import draw_diagram, draw_explanation, named, table
+from qrobust.logic.pictures import draw_diagram, draw_explanation, named
 from qrobust.logic.reals import Promise, RealDecision, RealOracle
 from qrobust.logic.sampling import Precision
 from qrobust.logic.sentential import compile_sentential
@@ -119,6 +120,7 @@ def explain_command(
     timeout: Seconds = 60.0,
     json: Json = False,
     quiet: Quiet = False,
+    trust_pickle: TrustPickle = False,
 ) -> None:
     """Say why an input has its label. Exit code 0 found and checked, 3 time ran out before it was minimal or checked.
 
@@ -128,10 +130,12 @@ def explain_command(
     qrobust bnn explain model.npz --input "0, 1, 1" --all --order size
     qrobust bnn explain models/iris.json --real --input "5.9, 3, 4.2, 1.5" --scheme int8
     """
+    if picture is not None:
+        check_can_appear(*(picture.with_suffix(suffix) for suffix in (".png", ".svg", ".csv")))
     if not real and (scheme is not None or promise is PromiseName.AGREEMENT):
         raise UsageError("--scheme and --promise go with --real: a binarized network has no rounding left")
     oracle, inputs, features, told = (
-        _real_oracle(model, given, eps, scheme, Promise(promise.value))
+        _real_oracle(model, (given, row, eps), scheme, Promise(promise.value), trust_pickle=trust_pickle)
         if real
         else _sign_oracle(load_binarized(model, grid_of(step, reach, "half-even")), (given, row, eps), label, (tie, zero))
     )
@@ -161,8 +165,7 @@ def explain_command(
         show.document(document)
     if picture is not None and found and found[0].features is not None:
         written = draw_explanation(found[0], inputs, features, _sentence(found[0], told, features)[:120], picture)
-        write_whole(picture.with_suffix(".csv"), table(found[0], inputs, features).encode())
-        show.line(f"Wrote {', '.join(map(str, written))}, {picture.with_suffix('.csv')}.", quiet=quiet or json)
+        show.line(f"Wrote {', '.join(map(str, written))}.", quiet=quiet or json)
     raise typer.Exit(0 if complete else 3)
 
 
@@ -179,14 +182,20 @@ def _sign_oracle(
     return SignOracle(decision), inputs, named((), network.inputs), network.class_name(decision.own_label)
 
 
-def _real_oracle(model: Path, given: str | None, eps: str | None, scheme: str | None, promise: Promise) -> Told:
-    network = read_model(model, False)
-    if given is None:
-        raise UsageError("say which input: give --input")
-    inputs = np.asarray(domain_of(network, Where(given)).box.lower)
-    parameters = None if scheme is None else parameter_boxes(network, Rule(scheme=scheme), False)[0]
+def _real_oracle(
+    model: Path, where: tuple[str | None, int, str | None], scheme: str | None, promise: Promise, *, trust_pickle: bool
+) -> Told:
+    given, row, eps = where
+    network = read_model(model, trust_pickle)
+    inputs = given_numbers(given, row, lambda path: read_points(path, network))
+    check_width(inputs[None], network)
+    if not np.isfinite(inputs).all():
+        raise NumberError("--input holds a number that is not finite")
+    parameters = None if scheme is None else parameter_boxes(network, Rule(scheme=scheme), trust_pickle)[0]
     if promise is Promise.AGREEMENT and parameters is None:
         raise UsageError("--promise agreement is about roundings: give --scheme")
+    if eps is None and any(feature.lower is None for feature in network.features or (Feature("x"),)):
+        raise UsageError("the model names no input ranges: say how far the other features range, --eps")
     reach = None if eps is None else round_fraction_up(to_fraction(eps))
     ranges = None if reach is None else InputBox(down(inputs - reach), up(inputs + reach))  # outward: the ball lies within
     decision = RealDecision(network, inputs, ranges, parameters, promise)
@@ -313,6 +322,8 @@ def compile_command(
     qrobust bnn compile model.npz --primes 1 --draw diagram
     qrobust bnn compile model.npz --copy smaller.npz
     """
+    if draw is not None:
+        check_can_appear(*(draw.with_suffix(suffix) for suffix in (".png", ".svg")))
     grid = grid_of(step, reach, "half-even")
     read, sign = load_binarized(model, grid), policies_of(TieName.FIRST, zero)[1]
     network: BinarizedNetwork = read.network

@@ -12,11 +12,14 @@ from qrobust.blame import blame
 from qrobust.charts import draw_bits, draw_layers, draw_margins, draw_saturation
 from qrobust.cli import show
 from qrobust.cli.arguments import (
+    Against,
     Bits,
     CopyOf,
     Delta,
+    DeltaPerLayer,
     Jobs,
     Level,
+    Memory,
     Model,
     PerChannel,
     PointsFile,
@@ -24,20 +27,22 @@ from qrobust.cli.arguments import (
     SchemeText,
     Timeout,
     TrustPickle,
+    WeightsOnly,
 )
-from qrobust.cli.options import Rule, UsageError, Where, domain_of, parameter_box, points_of, read_model
+from qrobust.cli.compare import KernelsName
+from qrobust.cli.options import Rule, UsageError, Where, domain_of, parameter_box, points_of, read_budget, read_model
 from qrobust.comparison import at_points, compare
 from qrobust.domains import Point
-from qrobust.errors import NumberError
+from qrobust.errors import NumberError, UnsupportedError
 from qrobust.exact import to_fraction
-from qrobust.files import check_can_appear, write_whole
+from qrobust.files import check_can_appear
 from qrobust.formats import load_program
+from qrobust.integer.program import Kernels
 from qrobust.interval import FloatArray
 from qrobust.maps import Quantity, robustness_map
 from qrobust.network import Network
 from qrobust.quantization import parse_scheme
 from qrobust.queries import LocalLabel
-from qrobust.search import Budget
 from qrobust.survey import (
     layer_error,
     margins_of,
@@ -64,6 +69,7 @@ def plot_bits(
     most: Annotated[int | None, typer.Option(help="The greatest width: 16, or 8 for pow2.")] = None,
     level: Level = "1/2",
     timeout: Timeout = 10.0,
+    memory: Memory = 4.0,
     jobs: Jobs = 1,
     quiet: Quiet = False,
     trust_pickle: TrustPickle = False,
@@ -80,8 +86,10 @@ def plot_bits(
         raise NumberError(f"widths from {least} to {most} are none: give the least first")
     with show.waiting("proving", quiet=quiet):
         inputs = _inputs(network, points)
-        found = shares_by_width(network, family, inputs, widths, level=to_fraction(level), budget=Budget(timeout), jobs=jobs)
-    _written(draw_bits(found, output), found.table(), output, quiet)
+        found = shares_by_width(
+            network, family, inputs, widths, level=to_fraction(level), budget=read_budget(timeout, memory, None), jobs=jobs
+        )
+    _written(draw_bits(found, output), quiet)
 
 
 @plots.command("margins")
@@ -90,12 +98,16 @@ def plot_margins(
     points: Points,
     output: Output,
     delta: Delta = None,
+    delta_per_layer: DeltaPerLayer = None,
+    against: Against = None,
+    weights_only: WeightsOnly = False,
     bits: Bits = None,
     per_channel: PerChannel = False,
     scheme: SchemeText = None,
     copy: CopyOf = None,
     level: Level = "1/2",
     timeout: Timeout = 10.0,
+    memory: Memory = 4.0,
     jobs: Jobs = 1,
     quiet: Quiet = False,
     trust_pickle: TrustPickle = False,
@@ -107,7 +119,7 @@ def plot_margins(
     """
     _check_places(output)
     network, exact_level = read_model(model, trust_pickle), to_fraction(level)
-    rule = Rule(delta, bits=bits, per_channel=per_channel, scheme=scheme, copy=copy)
+    rule = Rule(delta, delta_per_layer, against, weights_only, bits, per_channel, scheme, copy)
     parameters = parameter_box(network, rule, trust_pickle)
     with show.waiting("proving", quiet=quiet):
         answers = robustness_map(
@@ -116,11 +128,11 @@ def plot_margins(
             _inputs(network, points),
             quantity=Quantity.LABEL,
             level=exact_level,
-            budget=Budget(timeout),
+            budget=read_budget(timeout, memory, None),
             jobs=jobs,
         )
     found = margins_of(answers, exact_level)
-    _written(draw_margins(found, output), found.table(), output, quiet)
+    _written(draw_margins(found, output), quiet)
 
 
 @plots.command("blame")
@@ -129,6 +141,9 @@ def plot_blame(
     point: Annotated[str, typer.Option("--point", help="One input, as in '15, 2'.")],
     output: Output,
     delta: Delta = None,
+    delta_per_layer: DeltaPerLayer = None,
+    against: Against = None,
+    weights_only: WeightsOnly = False,
     bits: Bits = None,
     per_channel: PerChannel = False,
     scheme: SchemeText = None,
@@ -144,12 +159,12 @@ def plot_blame(
     """
     _check_places(output)
     network = read_model(model, trust_pickle)
-    rule = Rule(delta, bits=bits, per_channel=per_channel, scheme=scheme, copy=copy)
+    rule = Rule(delta, delta_per_layer, against, weights_only, bits, per_channel, scheme, copy)
     parameters = parameter_box(network, rule, trust_pickle)
     domain = domain_of(network, Where(point))
     assert isinstance(domain, Point)
     found = layer_error(blame(LocalLabel(network, parameters, domain, to_fraction(level))))
-    _written(draw_layers(found, output), found.table(), output, quiet)
+    _written(draw_layers(found, output), quiet)
 
 
 @plots.command("saturation")
@@ -163,6 +178,9 @@ def plot_saturation(
         Path | None, typer.Option("--program", help="Count values that this .tflite file cuts off, at --points.")
     ] = None,
     points: PointsFile = None,
+    kernels: Annotated[
+        KernelsName | None, typer.Option(help="With --program: whose arithmetic runs it, as for `compare`.")
+    ] = None,
     quiet: Quiet = False,
     trust_pickle: TrustPickle = False,
 ) -> None:
@@ -175,16 +193,21 @@ def plot_saturation(
     _check_places(output)
     if (program is None) == (not scheme) or (program is None) != (points is None):
         raise UsageError("say what is cut off: give --scheme, or --program with --points")
+    if kernels is not None and program is None:
+        raise UsageError("--kernels goes with --program: leave it out")
     network = read_model(model, trust_pickle)
     if program is None:
         found = saturation_of_schemes(network, [parse_scheme(text) for text in scheme or ()])
     else:
         assert points is not None
         integers = load_program(program)
-        counted = saturation_of_program(compare(network, integers, at_points(integers, _inputs(network, points))))
-        assert counted is not None
+        chosen = None if kernels is None else Kernels(kernels.value)
+        found_there = compare(network, integers, at_points(integers, _inputs(network, points)), kernels=chosen)
+        counted = saturation_of_program(found_there)
+        if counted is None:
+            raise UnsupportedError("any-kernel leaves open which values are cut off: name one arithmetic with --kernels")
         found = counted
-    _written(draw_saturation(found, output), found.table(), output, quiet)
+    _written(draw_saturation(found, output), quiet)
 
 
 def _inputs(network: Network, points: Path) -> FloatArray:
@@ -198,7 +221,5 @@ def _check_places(output: Path) -> None:
     check_can_appear(*(output.with_suffix(suffix) for suffix in (".png", ".svg", ".csv")))
 
 
-def _written(pictures: list[Path], table: str, output: Path, quiet: bool) -> None:
-    beside = output.with_suffix(".csv")
-    write_whole(beside, table.encode())
-    show.line(f"Wrote {', '.join(str(path) for path in (*pictures, beside))}.", quiet=quiet)
+def _written(files: list[Path], quiet: bool) -> None:
+    show.line(f"Wrote {', '.join(map(str, files))}.", quiet=quiet)

@@ -31,9 +31,10 @@ from typing import Any
 
 import numpy as np
 
-from qrobust.errors import BackendUnavailableError, ModelFileError, UnsupportedError
+from qrobust.errors import ModelFileError, UnsupportedError
 from qrobust.files import read_bytes
 from qrobust.formats.chain import RATIONAL_NUMBERS, normalized, scaled_inputs
+from qrobust.formats.hdf5 import attribute, numbers_of, open_hdf5
 from qrobust.formats.untrusted import Allowance, parsing, unpacked
 from qrobust.interval import FloatArray
 from qrobust.network import Activation, AveragePool2d, Conv2d, Dense, Layer, MaxPool2d, Network, Output, Scaling
@@ -70,7 +71,7 @@ def read_h5(path: Path | str) -> Network:
         file = open_hdf5(content)
         if "model_config" not in file.attrs:
             raise UnsupportedError("it holds weights without a model: save the whole model, model.save(...)")
-        text = file.attrs["model_config"]
+        text = attribute(file, "model_config")
         return _network(json.loads(text), named_arrays(file["model_weights"]), Path(path).stem)
 
 
@@ -95,7 +96,7 @@ def named_arrays(groups: Any) -> Arrays:
 
     def arrays(kind: str, count: int, settings: dict[str, Any]) -> Sequence[Any]:
         group = groups[settings["name"]]
-        names = group.attrs["weight_names"]
+        names = attribute(group, "weight_names")
         return [group[name.decode() if isinstance(name, bytes) else str(name)] for name in names]
 
     return arrays
@@ -324,8 +325,7 @@ def read_array(dataset: Any, dimensions: int, allowance: Allowance) -> FloatArra
     """Read a dataset of floats after a look at its size."""
     if dataset.shape is None or len(dataset.shape) != dimensions or dataset.dtype.kind not in "fiu":
         raise ModelFileError(f"dataset {dataset.name} is no array of numbers in {dimensions} dimension(s)")
-    allowance.take(dataset.size, f"dataset {dataset.name}")
-    values: FloatArray = dataset[()].astype("float64")
+    values: FloatArray = numbers_of(dataset, allowance).astype("float64")
     return values
 
 
@@ -353,11 +353,3 @@ def _without_output(layers: list[Layer], activations: list[str]) -> tuple[tuple[
         for layer, name in zip(layers[:-1], activations, strict=False)
     ]
     return (*hidden, layers[-1]), Output(activations[-1])
-
-
-def open_hdf5(content: bytes) -> Any:
-    try:
-        import h5py
-    except ImportError:
-        raise BackendUnavailableError("reading .keras and .h5 files needs `pip install qrobust[keras]`") from None
-    return h5py.File(io.BytesIO(content), "r")

@@ -257,7 +257,7 @@ class TermArithmetic:
 
 
 def _no_rule(layer: type[Layer]) -> UnsupportedError:
-    return UnsupportedError(f"the formulas have no rule for {layer.__name__}; use --backend branch-and-bound")
+    return UnsupportedError(f"the formulas have no rule for {layer.__name__}; use `qrobust check --backend branch-and-bound`")
 
 
 def _column(values: list[Term]) -> TermArray:

@@ -21,7 +21,7 @@ import numpy as np
 
 from qrobust.domains import Domain, InputBox, Point, Polytope
 from qrobust.errors import UnsupportedError
-from qrobust.files import write_whole
+from qrobust.files import write_together
 from qrobust.formats.onnx_write import input_shape, onnx_bytes
 from qrobust.formats.untrusted import one_line
 from qrobust.network import Network, Output
@@ -30,7 +30,7 @@ from qrobust.queries import HALF, ConfidenceQuery, LabelQuery, Query
 
 
 def write_vnnlib(query: Query, copy: Network, path: Path) -> tuple[Path, Path, Path]:
-    """Write the text, and beside it NAME_f.onnx and NAME_g.onnx; return the three paths, the text's first.
+    """Write the text, and beside it NAME_f.onnx and NAME_g.onnx, all or none; return the three paths, the text's first.
 
     Numbers are float32 where every one of both networks is, else double, so nothing is rounded.
     Raises    UnsupportedError, ShapeError, OutputError, BackendUnavailableError
@@ -42,9 +42,7 @@ def write_vnnlib(query: Query, copy: Network, path: Path) -> tuple[Path, Path, P
     except UnsupportedError:
         contents = [onnx_bytes(network, logits=logits, double=True) for network in networks]
     files = [path.with_name(f"{path.stem}_{name}.onnx") for name in "fg"]
-    for file, content in zip(files, contents, strict=True):
-        write_whole(file, content)
-    write_whole(path, text.encode())
+    write_together(dict(zip(files, contents, strict=True)) | {path: text.encode()})
     return path, files[0], files[1]
 
 

@@ -74,7 +74,7 @@ def run(program: IntegerProgram, x: IntegerInterval) -> IntegerInterval:
         raise ShapeError(f"the program takes points of {program.inputs} integers, got an array of shape {x.lower.shape}")
     for operation in program.operations:
         if operation.input.bits == 16 and isinstance(operation, Elementwise | Softmax):
-            raise UnsupportedError(f"any-kernel does not bound the {operation} of 16 bits: use --kernels reference")
+            raise UnsupportedError(f"any-kernel does not bound the {operation} of 16 bits: take the kernels reference")
         wanted = _in_pieces(RULES[type(operation)], operation, x)
         x = IntegerInterval(*(operation.output.clamp(operation.bounds.cut(end)) for end in (wanted.lower, wanted.upper)))
     return x

@@ -321,17 +321,17 @@ def _elementwise_onnx(operation: Elementwise, x: IntArray) -> IntArray:
 def _check_onnx(operation: Operation) -> None:
     averages = isinstance(operation, Pool) and operation.average
     if averages or isinstance(operation, Softmax | Requantize):
-        raise UnsupportedError(f"onnxruntime's {operation} is not known bit for bit: use --kernels any-kernel")
+        raise UnsupportedError(f"onnxruntime's {operation} is not known bit for bit: only the kernels any-kernel bound it")
 
 
 def _check_xnnpack(operation: Operation) -> None:
     if operation.input.bits != 8:
-        raise UnsupportedError(f"xnnpack does not take {operation} of {operation.input.bits} bits: use --kernels reference")
+        raise UnsupportedError(f"xnnpack does not take {operation} of {operation.input.bits} bits: take the kernels reference")
     pools = isinstance(operation, Pool) and operation.average
     scales = isinstance(operation, Requantize) and operation.input.scale != operation.output.scale
     odd = isinstance(operation, Affine) and (operation.weight_zero != 0 or operation.factors.min() < 2.0**-30)
     if pools or scales or odd:
-        raise UnsupportedError(f"xnnpack's {operation} is not known bit for bit: use --kernels reference or any-kernel")
+        raise UnsupportedError(f"xnnpack's {operation} is not known bit for bit: take the kernels reference or any-kernel")
 
 
 RULES: dict[Kernels, dict[type, Rule]] = {

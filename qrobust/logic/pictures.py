@@ -44,7 +44,7 @@ def table(found: Explanation, inputs: FloatArray, features: Sequence[Feature]) -
 
 
 def draw_explanation(found: Explanation, inputs: FloatArray, features: Sequence[Feature], title: str, path: Path) -> list[Path]:
-    """Draw an explanation over a square image, else as bars of its features. Shape: inputs (features,). Raises OutputError."""
+    """Draw an explanation over a square image or as bars, with its table. Shape: inputs (features,). Raises OutputError."""
     figure, axes = new_figure(1, 1)
     own, side = found.features or (), math.isqrt(len(inputs))
     colour, shown = COLOURS[found.kind], axes[0, 0]
@@ -59,7 +59,7 @@ def draw_explanation(found: Explanation, inputs: FloatArray, features: Sequence[
         shown.invert_yaxis()
         shown.set_xlabel("value at the explained input")
     shown.set_title(title, fontsize=9)
-    return save_figure(figure, path)
+    return save_figure(figure, path, table(found, inputs, features))
 
 
 def draw_diagram(diagram: Diagram, label: int, path: Path) -> list[Path]:

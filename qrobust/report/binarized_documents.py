@@ -15,7 +15,7 @@ import numpy as np
 
 from qrobust.answers import VERSION, Verdict
 from qrobust.binarized import BinarizedNetwork
-from qrobust.files import write_whole
+from qrobust.files import write_together
 from qrobust.interval import FloatArray
 from qrobust.layers import IntArray
 from qrobust.plotting import new_figure
@@ -61,7 +61,7 @@ def _versions() -> dict[str, str]:
 
 
 def write_report(found: Surveyed, sources: Sources, folder: Path) -> list[Path]:
-    """Write the documents into a folder, each whole or not at all; return their paths. Raises OutputError."""
+    """Write the documents into a folder, all of them or none; return their paths. Raises OutputError."""
     make_folder(folder)
     provenance = sources.to_json()
     shown = {
@@ -77,8 +77,7 @@ def write_report(found: Surveyed, sources: Sources, folder: Path) -> list[Path]:
         "report.md": environment("bnn.md.j2").get_template("bnn.md.j2").render(shown),
         "report.html": environment("bnn.html.j2").get_template("bnn.html.j2").render(shown),
     }
-    for name, text in content.items():
-        write_whole(folder / name, text.encode())
+    write_together({folder / name: text.encode() for name, text in content.items()})
     return [folder / name for name in content]
 
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from qrobust.answers import VERSION, Assurance, Verdict, text_above, text_below
 from qrobust.cache import ResultCache
 from qrobust.errors import OutputError
-from qrobust.files import write_whole
+from qrobust.files import write_together
 from qrobust.network import Output
 from qrobust.report.documents import junit, result, sarif
 from qrobust.report.examples import example_text, number
@@ -103,7 +103,7 @@ def run_signoff(
 
 
 def write_signoff(signoff: Signoff, folder: Path, *, unknown_fails: bool = True) -> list[Path]:
-    """Write the documents of a sign-off into a folder, each whole or not at all; return their paths. Raises OutputError."""
+    """Write the documents of a sign-off into a folder, all of them or none; return their paths. Raises OutputError."""
     make_folder(folder)
     content = {
         "result.json": json.dumps(result(signoff), indent=1, allow_nan=False) + "\n",
@@ -112,8 +112,7 @@ def write_signoff(signoff: Signoff, folder: Path, *, unknown_fails: bool = True)
         "report.md": rendered(signoff, "signoff.md.j2"),
         "report.html": rendered(signoff, "signoff.html.j2"),
     }
-    for name, text in content.items():
-        write_whole(folder / name, text.encode())
+    write_together({folder / name: text.encode() for name, text in content.items()})
     return [folder / name for name in content]
 
 

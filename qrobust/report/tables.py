@@ -40,7 +40,7 @@ class Source:
             raise PlanError(f"{path} has more than {MOST_BYTES:,} bytes or {MOST_LINES:,} lines: split the plan")
         try:
             self.values = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except ValueError as error:  # no TOML, or a whole number of more digits than Python reads
             raise PlanError(f"{path} is not TOML: {one_line(str(error))}") from None
         except RecursionError:
             raise PlanError(f"{path} is not a plan: its values are nested too deep") from None

@@ -15,7 +15,7 @@ from qrobust.binarized.constraints import Constraints
 from qrobust.binarized.engines.base import Found, Nothing, Outcome, Undecided
 from qrobust.binarized.export import dimacs
 from qrobust.errors import BackendUnavailableError, ResourceError
-from qrobust.files import write_whole
+from qrobust.files import write_together
 
 SOLVER = "cadical195"
 SOON_SOLVER = "glucose4"  # that can be stopped after some conflicts
@@ -56,7 +56,7 @@ def decide_here(found: Constraints) -> Outcome:
 
 
 def prove(found: Constraints, stem: Path, encoding: Encoding = Encoding.TOTALIZER) -> bool:
-    """Write stem.cnf and, if no input loses the label, stem.drat; return whether there is such a proof.
+    """Write stem.cnf and, if no input loses the label, stem.drat with it; return whether there is such a proof.
 
     Raises    BackendUnavailableError, ResourceError, OutputError
     """
@@ -65,9 +65,10 @@ def prove(found: Constraints, stem: Path, encoding: Encoding = Encoding.TOTALIZE
     except ImportError:
         raise BackendUnavailableError(INSTALL) from None
     written = formula(found, encoding)
-    write_whole(stem.with_suffix(".cnf"), dimacs(written).encode())
+    files = {stem.with_suffix(".cnf"): dimacs(written).encode()}
     with Solver(name=SOLVER, bootstrap_with=written.clauses, with_proof=True) as solver:
-        if solver.solve():
-            return False
-        write_whole(stem.with_suffix(".drat"), ("\n".join(solver.get_proof()) + "\n").encode())
-        return True
+        proved = not solver.solve()
+        if proved:
+            files[stem.with_suffix(".drat")] = ("\n".join(solver.get_proof()) + "\n").encode()
+    write_together(files)
+    return proved

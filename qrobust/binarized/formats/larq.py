@@ -21,7 +21,8 @@ from qrobust.binarized.formats.parts import Chain, ReadNetwork, split
 from qrobust.binarized.network import BatchNorm, Grid
 from qrobust.errors import ModelFileError, UnsupportedError
 from qrobust.files import read_bytes
-from qrobust.formats.keras import named_arrays, open_hdf5, pair_of, read_array, same_padding
+from qrobust.formats.hdf5 import attribute, open_hdf5
+from qrobust.formats.keras import named_arrays, pair_of, read_array, same_padding
 from qrobust.formats.untrusted import Allowance, one_line, parsing
 from qrobust.interval import FloatArray
 from qrobust.layers import Activation, Conv2d, Dense, Shape
@@ -38,7 +39,7 @@ def read_larq(path: Path | str, grid: Grid) -> ReadNetwork:
         file = open_hdf5(content)
         if "model_config" not in file.attrs:
             raise UnsupportedError("it holds weights without a model: save the whole model, model.save(...)")
-        config = json.loads(file.attrs["model_config"])
+        config = json.loads(attribute(file, "model_config"))
         if config.get("class_name") != "Sequential":
             raise UnsupportedError(f"model class {one_line(repr(config.get('class_name')), 40)} is not read, only Sequential")
         reader = _Reader(file["model_weights"])
