@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import warnings
 from collections.abc import Callable
@@ -35,16 +36,17 @@ class Kind(Enum):
 
 
 class Task(NamedTuple):
-    """One question: a query, what is done with it, who is asked, and how long that may take."""
+    """One question: a query, what is done with it, who is asked, how long that may take, and until when (of `time.time`)."""
 
     query: AnyQuery
     kind: Kind
     backend: str = "auto"
     budget: Budget = Budget()
+    until: float = math.inf
 
     @property
     def key(self) -> str:
-        """Hash of all that the answer depends on, the version of qrobust among it."""
+        """Hash of all that the answer depends on but `until`, the version of qrobust among it."""
         parts = {
             "qrobust": VERSION,
             "network": self.query.network.sha256,

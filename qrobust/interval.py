@@ -141,6 +141,11 @@ class Interval:
         return Interval(np.minimum(self.lower, other.lower), np.maximum(self.upper, other.upper))
 
 
+def enclosed(points: FloatArray | Interval) -> Interval:
+    """Return points as intervals of no width; intervals, of points that are known but for rounding, stay what they are."""
+    return points if isinstance(points, Interval) else Interval.point(points)
+
+
 def _guarded(lower: FloatArray, upper: FloatArray) -> Interval:
     """Replace ends that overflowed into NaN by the infinite end, which is always true."""
     if (lower <= upper).all():  # no NaN, the usual case

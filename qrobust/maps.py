@@ -4,16 +4,18 @@ Accepts   any network and parameter box; points, or a grid over two inputs with 
 Gives     a certified lower and upper end and a status for each
 Method    in closed form where it holds, millions at a time; so, too, the confidences of several classes behind one hidden
           layer (`bounds.softmax_change`); else linear bounds over many together; what these leave open is asked one by one, by
-          as many processes as there are, until the time for all of them is up. Answers are kept as three numbers each
+          as many processes as there are, until the time for the map is up. Of networks that scale their inputs the core is
+          asked, at intervals that hold the scaled inputs. Answers are kept as three numbers each
 Property  as the queries: sound, and undecided where the budget ends
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -26,11 +28,12 @@ import numpy.typing as npt
 from qrobust.answers import VERSION, Estimate, Verdict
 from qrobust.backends import many_boxes
 from qrobust.backends.deep import screen_label_boxes, screen_labels
+from qrobust.backends.many_boxes import Boxes
 from qrobust.backends.many_changes import logit_changes_at, screen_changes
 from qrobust.bounds import local, softmax_change
 from qrobust.bounds.local import Status
 from qrobust.bounds.margins import margins
-from qrobust.cache import Kind, ResultCache, Task
+from qrobust.cache import Kind, ResultCache, Task, key_of
 from qrobust.domains import Domain, InputBox, ParameterBox, Point, Points
 from qrobust.errors import DomainError, NumberError
 from qrobust.interval import BoolArray, FloatArray, Interval, round_fraction_down, round_fraction_up
@@ -38,13 +41,14 @@ from qrobust.leads import Leads
 from qrobust.network import Network, checked_inputs
 from qrobust.parallel import answer_each
 from qrobust.queries import HALF, ChangeOf, GlobalEpsilon, LocalEpsilon, LocalLabel, MarginLabel
-from qrobust.scaled import behind, needs_core, scaled_box, scaled_points
+from qrobust.scaled import behind, needs_core, scaled_box, scaled_inside
 from qrobust.search import Budget
 from qrobust.solve import ENOUGH, Session
 
 IntArray = npt.NDArray[np.integer[Any]]
 NEAR = 0.05  # of the upper end: the gap that settles the change of a raw output, or of anything over a box of inputs
-AT_A_TIME = 2**16  # inputs whose arrays are held at once
+CLOSED_AT_A_TIME = 2**13  # inputs that are answered together in closed form
+OTHERS_AT_A_TIME = 2**8  # and by bounds, which the cache keeps together
 VERDICTS = {Verdict.ROBUST: Status.SAFE, Verdict.VIOLATED: Status.FLIPPABLE, Verdict.UNKNOWN: Status.UNDECIDED}
 
 
@@ -138,71 +142,89 @@ class Question:
     def __post_init__(self) -> None:
         self.parameters.check_fits(self.network)
 
-    def task(self, domain: Point | InputBox) -> Task:
-        """Return the question about one input, or one box of inputs."""
+    def key(self, inputs: Interval) -> str:
+        """Hash of all that `at_once` depends on but the deadline."""
+        ends = hashlib.sha256(inputs.lower.tobytes() + inputs.upper.tobytes()).hexdigest()
+        parts = {"qrobust": VERSION, "network": self.network.sha256, "parameters": self.parameters.sha256, "inputs": ends}
+        parts |= {"quantity": self.quantity.value, "level": str(self.level), "sigma": str(self.sigma), "backend": self.backend}
+        return key_of(parts | {"shape": list(inputs.shape), "budget": [self.budget.memory, str(self.budget.arrays)]})
+
+    def task(self, domain: Point | InputBox, until: float = np.inf) -> Task:
+        """Return the question about one input, or one box of inputs, to be answered until some `time.time`."""
         network, parameters, local_one = self.network, self.parameters, isinstance(domain, Point)
         if self.quantity is not Quantity.LABEL:
             of = ChangeOf.LOGIT if self.quantity is Quantity.LOGIT else ChangeOf.CONFIDENCE
             kind = LocalEpsilon if local_one else GlobalEpsilon
-            return Task(kind(network, parameters, domain, of), Kind.ESTIMATE, self.backend, self.budget)
+            return Task(kind(network, parameters, domain, of), Kind.ESTIMATE, self.backend, self.budget, until)
         label_kind = LocalLabel if local_one else MarginLabel
         query = label_kind(network, parameters, domain, self.level, self.sigma)
-        return Task(query, Kind.CHECK, self.backend, self.budget)
+        return Task(query, Kind.CHECK, self.backend, self.budget, until)
 
-    def at_once(self, inputs: Interval) -> Found:
-        """Answer many inputs (n, inputs) together, as far as that goes."""
-        if needs_core(self.network):
-            return self._of_core(inputs)
-        count, leads = len(inputs), Leads(self.network, self.level)
-        found = Found.open(count, self.quantity, self.backend)
+    @property
+    def closes(self) -> bool:
+        """Whether points have a closed form, thousands of them in less than a second."""
+        network = self.network.core if needs_core(self.network) else self.network
+        confidences = self.quantity is Quantity.EPSILON
+        one_row = local.why_not(network, confidences=confidences) is None
+        return self.quantity is not Quantity.LOGIT and (one_row or (confidences and softmax_change.why_not(network) is None))
+
+    def at_once(self, inputs: Interval, deadline: float = np.inf) -> Found:
+        """Answer many inputs (n, inputs) together, as far as that goes until the deadline (of `time.monotonic`)."""
         points = bool((inputs.width == 0).all())
+        if not needs_core(self.network):
+            return self._together(Boxes.exact(inputs), points, deadline)
+        image = Boxes(scaled_box(self.network, inputs), scaled_inside(self.network, inputs))
+        core = replace(self, network=self.network.core, parameters=behind(self.parameters))
+        return core._together(image, points, deadline)
+
+    def _together(self, boxes: Boxes, points: bool, deadline: float) -> Found:
+        """Answer boxes; with `points` each holds one point, known but for rounding."""
+        inputs = boxes.outer
+        found = Found.open(len(inputs), self.quantity, self.backend)
         reason = local.why_not(self.network, confidences=self.quantity is Quantity.EPSILON)
         closed = self.backend in ("auto", "closed-form") and points and self.quantity is not Quantity.LOGIT and not reason
         if closed and self.quantity is Quantity.EPSILON:
-            change = local.greatest_changes(self.network, self.parameters, inputs.lower, self.budget.memory)
-            status = np.where(change.width <= ENOUGH, Status.SAFE, Status.UNDECIDED)
-            return Found(change.lower.copy(), np.minimum(change.upper, 1.0), status.astype(np.int8), "closed-form")
-        if self.quantity is Quantity.EPSILON and points and self.backend in ("auto", "branch-and-bound"):
-            return self._many_changes(inputs.lower)
+            change = local.greatest_changes(self.network, self.parameters, inputs, self.budget.memory)
+            return self._found(change, points, "closed-form")
         if self.quantity is not Quantity.LABEL:
-            return self._many_bounds(inputs, points) or found
+            return self._many_bounds(boxes, points, deadline) or found
+        leads = Leads(self.network, self.level)
         if closed:
-            status, _ = local.label_changes(leads, self.parameters, inputs.lower, self.budget.memory)
+            status, _ = local.label_changes(leads, self.parameters, inputs, self.budget.memory)
             found = Found(found.lower, found.upper, status.astype(np.int8), "closed-form")
         elif self.backend in ("auto", "branch-and-bound"):
-            screen = screen_labels(leads, self.parameters, inputs.lower, self.budget) if points else None
-            safe = screen_label_boxes(leads, self.parameters, inputs, self.budget) if screen is None else screen
-            found.status[safe] = Status.SAFE
+            screen = screen_labels if points else screen_label_boxes
+            found.status[screen(leads, self.parameters, inputs, self.budget)] = Status.SAFE
             if not points and not self.sigma and local.why_not(self.network, confidences=False) is None:
-                self._refute(found.status, inputs)
+                self._refute(found.status, boxes)
             found = Found(found.lower, found.upper, found.status, "branch-and-bound")
         if self.sigma and points:
-            self._by_margin(found.status, inputs.lower)
+            self._by_margin(found.status, inputs)
         return found
 
-    def _many_changes(self, points: FloatArray) -> Found:
-        """Bound the changes of confidences at points that have no closed form."""
-        if softmax_change.why_not(self.network) is None:
-            change = softmax_change.greatest_changes(self.network, self.parameters, points, self.budget.memory)
+    def _many_bounds(self, boxes: Boxes, points: bool, deadline: float) -> Found | None:
+        """Bound changes that have no closed form, where bounds of many together can."""
+        if self.backend not in ("auto", "branch-and-bound"):
+            return None
+        given, confidences, inputs = (self.network, self.parameters), self.quantity is Quantity.EPSILON, boxes.outer
+        if points and confidences:
+            if softmax_change.why_not(self.network) is None:
+                change = softmax_change.greatest_changes(*given, inputs, self.budget.memory)
+            else:
+                change = screen_changes(*given, inputs, self.budget)
+        elif not self.network.is_dense:
+            return None
+        elif points:
+            change = logit_changes_at(*given, inputs, self.budget)
         else:
-            change = screen_changes(self.network, self.parameters, points, self.budget)
-        status = np.where(change.width <= ENOUGH, Status.SAFE, Status.UNDECIDED).astype(np.int8)
-        return Found(change.lower.copy(), change.upper.copy(), status, "branch-and-bound")
+            over = many_boxes.changes_over if confidences else many_boxes.logit_changes_over
+            change = over(*given, boxes, self.budget, deadline)
+        return self._found(change, points, "branch-and-bound")
 
-    def _many_bounds(self, inputs: Interval, points: bool) -> Found | None:
-        """Bound the changes of raw outputs, and those of confidences over boxes, where bounds of many together can."""
-        if self.backend not in ("auto", "branch-and-bound") or not self.network.is_dense:
-            return None
-        given = self.network, self.parameters
-        if points:
-            change = logit_changes_at(*given, inputs.lower, self.budget)
-        elif many_boxes.why_not(self.network) is not None:
-            return None
-        else:
-            over = many_boxes.changes_over if self.quantity is Quantity.EPSILON else many_boxes.logit_changes_over
-            change = over(*given, inputs, self.budget)
+    def _found(self, change: Interval, points: bool, backend: str) -> Found:
         status = np.where(self.settled(change, points), Status.SAFE, Status.UNDECIDED).astype(np.int8)
-        return Found(change.lower.copy(), change.upper.copy(), status, "branch-and-bound")
+        upper = np.minimum(change.upper, 1.0) if self.quantity is Quantity.EPSILON else change.upper.copy()
+        return Found(change.lower.copy(), upper, status, backend)
 
     def settled(self, change: Interval, points: bool) -> BoolArray:
         """Where the ends of a change are near enough: for confidences at points ENOUGH, else also NEAR of the upper end."""
@@ -211,33 +233,18 @@ class Question:
             return enough
         return np.asarray(enough | (np.isfinite(change.upper) & (change.width <= NEAR * change.upper)))
 
-    def _of_core(self, inputs: Interval) -> Found:
-        """Keep what bounds prove of the labels of all inputs, scaled; the rest, and what rounding may hide, stays open."""
-        count, network, parameters = len(inputs), self.network, self.parameters
-        open_ = Found.open(count, self.quantity, self.backend)
-        if self.quantity is not Quantity.LABEL or parameters.shifted or self.sigma:
-            return open_
-        box = behind(parameters)
-        if (inputs.width == 0).all():
-            seen = scaled_points(network, inputs.lower, box)
-            box, image = seen.parameters, Interval.point(seen.values)
-        else:
-            image = scaled_box(network, inputs)
-        found = replace(self, network=network.core, parameters=box).at_once(image)
-        open_.status[found.status == Status.SAFE] = Status.SAFE
-        return replace(open_, backend=found.backend)
-
-    def _refute(self, status: IntArray, boxes: Interval) -> None:
+    def _refute(self, status: IntArray, boxes: Boxes) -> None:
         """Settle open boxes in which a label changes at the middle or at an end of the diagonal."""
         open_ = np.flatnonzero(status == Status.UNDECIDED)
-        for points in (boxes.middle, boxes.lower, boxes.upper):
+        for points in (boxes.outer.middle, boxes.outer.lower, boxes.outer.upper):
             if not len(open_):
                 return
-            found, _ = local.label_changes(Leads(self.network, self.level), self.parameters, points[open_], self.budget.memory)
+            leads, x = Leads(self.network, self.level), boxes[open_].within(points[open_])
+            found, _ = local.label_changes(leads, self.parameters, x, self.budget.memory)
             status[open_[found == Status.FLIPPABLE]] = Status.FLIPPABLE
             open_ = open_[found != Status.FLIPPABLE]
 
-    def _by_margin(self, status: IntArray, points: FloatArray) -> None:
+    def _by_margin(self, status: IntArray, points: Interval) -> None:
         """Settle what has not the margin that is asked for, and leave open what rounding hides."""
         known = margins(self.network, points, self.level)
         status[(status == Status.FLIPPABLE) & (known.lower < round_fraction_up(self.sigma))] = Status.UNDECIDED
@@ -269,10 +276,28 @@ class Found:
         status = np.full(count, Status.UNDECIDED, dtype=np.int8)
         return cls(np.zeros(count), np.full(count, greatest), status, backend)
 
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON values; ends as text, for the sake of infinity."""
+        ends = {"lower": self.lower, "upper": self.upper}
+        texts = {name: [repr(value) for value in end.tolist()] for name, end in ends.items()}
+        return texts | {"status": self.status.tolist(), "backend": self.backend}
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any] | None, count: int) -> Found | None:
+        """Return what `to_json` gave for so many inputs; None for anything else."""
+        try:
+            assert document is not None
+            lower, upper = (np.array([float(text) for text in document[name]]) for name in ("lower", "upper"))
+            status = np.array([Status(value) for value in document["status"]], dtype=np.int8)
+            alike = lower.shape == upper.shape == status.shape == (count,) and (lower <= upper).all()
+            return cls(lower, upper, status, str(document["backend"])) if alike else None
+        except (AssertionError, KeyError, TypeError, ValueError):
+            return None
+
 
 @dataclass(frozen=True, eq=False)
 class Sharing:
-    """How single questions are answered: as `parallel.answer_all` takes these; `seconds` is for all of them together.
+    """How single questions are answered: as `parallel.answer_all` takes these; `seconds` is for the whole map.
 
     Raises    NumberError if `seconds` is not above 0
     """
@@ -291,26 +316,29 @@ class Sharing:
 def sweep(question: Question, cells: Cells, sharing: Sharing, progress: Callable[[int], None] = lambda _: None) -> Found:
     """Ask everywhere. `progress` is called with the number just done; where the time ends, what is left stays undecided.
 
+    What took long is in the cache, if there is one: asked again, it goes on from there.
     Raises    what `parallel.answer_each` raises
     """
+    seconds = np.inf if sharing.seconds is None else sharing.seconds
+    deadline, until = time.monotonic() + seconds, time.time() + seconds
     found = Found.open(len(cells), question.quantity, question.backend)
     name = question.backend
-    for start in range(0, len(cells), AT_A_TIME):
-        here = slice(start, min(start + AT_A_TIME, len(cells)))
-        part = question.at_once(cells.inputs(here.start, here.stop))
+    for here in _slices(len(cells), CLOSED_AT_A_TIME if question.closes else OTHERS_AT_A_TIME):
+        if time.monotonic() > deadline:
+            return Found(found.lower, found.upper, found.status, name)
+        part = _part(question, cells.inputs(here.start, here.stop), sharing.cache, deadline)
         found.lower[here], found.upper[here], found.status[here], name = part.lower, part.upper, part.status, part.backend
         progress(int((part.status != Status.UNDECIDED).sum()))
     todo = np.flatnonzero(found.status == Status.UNDECIDED)
-    deadline = np.inf if sharing.seconds is None else time.monotonic() + sharing.seconds
     answers = answer_each(
-        _Tasks(question, cells, todo),
+        _Tasks(question, cells, todo, until),
         jobs=sharing.jobs,
         scheduler=sharing.scheduler,
         cache=sharing.cache,
         session=sharing.session,
     )
     with closing(answers):
-        for number, result in answers:
+        for number, result in answers if time.monotonic() < deadline else ():
             index, name = todo[number], result.backend
             if isinstance(result, Estimate):
                 both = Interval(found.lower[[index]], found.upper[[index]]).meet(
@@ -327,6 +355,24 @@ def sweep(question: Question, cells: Cells, sharing: Sharing, progress: Callable
     return Found(found.lower, found.upper, found.status, name)
 
 
+def _slices(count: int, step: int) -> Iterator[slice]:
+    return (slice(start, min(start + step, count)) for start in range(0, count, step))
+
+
+def _part(question: Question, inputs: Interval, cache: ResultCache | None, deadline: float) -> Found:
+    """Answer some inputs together, or find what was answered before. What the deadline cut short is not kept."""
+    if cache is None or question.closes:
+        return question.at_once(inputs, deadline)
+    key = question.key(inputs)
+    kept = Found.from_json(cache.document(key), len(inputs))
+    if kept is not None:
+        return kept
+    found = question.at_once(inputs, deadline)
+    if time.monotonic() < deadline:
+        cache.keep(key, found.to_json())
+    return found
+
+
 def _one(value: float) -> FloatArray:
     return np.array([value])
 
@@ -338,6 +384,7 @@ class _Tasks(Sequence[Task]):
     question: Question
     cells: Cells
     numbers: npt.NDArray[np.intp]
+    until: float
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -352,7 +399,7 @@ class _Tasks(Sequence[Task]):
         number = int(self.numbers[place])
         ends = self.cells.inputs(number, number + 1)[0]
         point = bool((ends.width == 0).all())
-        return self.question.task(Point(ends.lower) if point else InputBox(ends.lower, ends.upper))
+        return self.question.task(Point(ends.lower) if point else InputBox(ends.lower, ends.upper), self.until)
 
 
 @dataclass(frozen=True, eq=False)
@@ -388,8 +435,8 @@ def robustness_map(
     """Ask one local question at every point: in closed form where it holds, else point by point.
 
     Accepts   points (n, inputs); `budget` is for each point; `jobs`, `scheduler`, `cache` and `session` are those of
-              `parallel.answer_all`, for the points that bounds over many leave open, and `seconds` is for all of these
-              together; `progress` is called with the number just done
+              `parallel.answer_all`, for the points that bounds over many leave open, and `seconds` is for the whole map;
+              `progress` is called with the number just done
     Raises    ShapeError, NumberError, and what `Session` and `parallel.answer_all` raise
     """
     started = time.monotonic()

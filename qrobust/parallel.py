@@ -18,7 +18,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from qrobust.answers import VERSION, Answer
+from qrobust.answers import VERSION, Answer, Estimate, Verdict
 from qrobust.cache import Kind, Result, ResultCache, Task
 from qrobust.domains import Points
 from qrobust.errors import BackendUnavailableError, NumberError, QRobustError, UnsupportedError
@@ -29,6 +29,7 @@ from qrobust.solve import Session, of_points, query_at
 MOST_IN_BATCH = 16  # tasks that share one copy of the network, and that a dying worker loses
 BATCHES_A_WORKER = 4  # so that no worker idles while another has much left
 CONNECT_SECONDS = 10
+LEAST_SECONDS = 0.01  # of a search whose time is up before it begins
 RETRIES = 3  # of a batch whose worker died or failed
 
 Numbered = Iterator[tuple[int, Task]]
@@ -92,8 +93,8 @@ def answer_each(
             left.remove(number)
             task = tasks[number]
             result = replace(outcome, query=task.query)  # type: ignore[arg-type]
-            if cache is not None:
-                cache.put(task, result)
+            if cache is not None and (_is_final(result) or time.time() + task.budget.seconds <= task.until):
+                cache.put(task, result)  # what ended early may be asked again
             yield number, result
 
 
@@ -143,12 +144,18 @@ def check_points(
 
 def answer(task: Task, session: Session) -> Result:
     """Answer one task in this process. Raises what `Session` raises."""
-    query, kind, backend, budget = task
+    query, kind, backend, budget, until = task
+    budget = replace(budget, seconds=min(budget.seconds, max(until - time.time(), LEAST_SECONDS)))
     if kind is Kind.ESTIMATE:
         return session.estimate(query, backend=backend, budget=budget, remember=False)
     if isinstance(query, GreatestDelta):
         raise UnsupportedError("the greatest delta is a quantity: use estimate")
     return session.check(query, backend=backend, budget=budget)
+
+
+def _is_final(result: Result) -> bool:
+    """Whether more time would not have changed what a search found."""
+    return not result.reason if isinstance(result, Estimate) else result.verdict is not Verdict.UNKNOWN
 
 
 def _batches(left: Numbered, count: int, workers: int) -> Iterator[bytes]:

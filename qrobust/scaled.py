@@ -27,7 +27,7 @@ from qrobust.bounds.stages import middle_and_radius
 from qrobust.check import Replay
 from qrobust.domains import Bounds, Domain, InputBox, LayerBox, ParameterBox, Point, Points, Polytope
 from qrobust.errors import NumberError
-from qrobust.interval import Expansion, FloatArray, Interval, down, round_fraction_up, up
+from qrobust.interval import Ends, Expansion, FloatArray, Interval, down, round_fraction_up, up
 from qrobust.layers import NONE, Scaling
 from qrobust.network import Network
 from qrobust.queries import ConfidenceQuery, EpsilonEstimate, LabelQuery, Query
@@ -146,6 +146,12 @@ def scaled_box(network: Network, x: Interval) -> Interval:
     if not (np.isfinite(image.lower).all() and np.isfinite(image.upper).all()):
         raise NumberError("a scaled input is beyond float64: give inputs in the model's own units")
     return image
+
+
+def scaled_inside(network: Network, x: Interval) -> Ends:
+    """Return the inner ends of the scaled inputs of boxes. Shapes: x (..., inputs). Raises NumberError."""
+    first, second = (scaled_box(network, Interval.point(end)) for end in (x.lower, x.upper))
+    return Ends(np.minimum(first.upper, second.upper), np.maximum(first.lower, second.lower))
 
 
 def scaled_points(network: Network, points: FloatArray, box: ParameterBox) -> ScaledPoints:

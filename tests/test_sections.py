@@ -23,7 +23,7 @@ from qrobust.exact import float_bounds
 from qrobust.formats import load
 from qrobust.interval import FloatArray, Interval
 from qrobust.leads import Leads
-from qrobust.maps import AT_A_TIME, Quantity, Question, Sharing, robustness_map, sweep
+from qrobust.maps import CLOSED_AT_A_TIME, Quantity, Question, Sharing, robustness_map, sweep
 from qrobust.network import Activation, Network
 from qrobust.perturbations import Copy, Rounding
 from qrobust.quantization import parse_scheme
@@ -203,8 +203,8 @@ def test_a_margin_takes_what_has_less_out_of_account() -> None:
 
 
 def test_large_maps_go_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No more than AT_A_TIME inputs are made at once, and the parts fit together."""
-    monkeypatch.setattr("qrobust.maps.AT_A_TIME", 7)
+    """No more than CLOSED_AT_A_TIME inputs are made at once, and the parts fit together."""
+    monkeypatch.setattr("qrobust.maps.CLOSED_AT_A_TIME", 7)
     seen: list[int] = []
 
     class Watched:
@@ -221,7 +221,7 @@ def test_large_maps_go_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
     found = sweep(Question(IRIS, INT6, Quantity.LABEL), Watched(), Sharing(), done.append)
     assert max(seen) <= 7
     assert sum(done) == 30
-    monkeypatch.setattr("qrobust.maps.AT_A_TIME", AT_A_TIME)
+    monkeypatch.setattr("qrobust.maps.CLOSED_AT_A_TIME", CLOSED_AT_A_TIME)
     assert found.status.tolist() == labels(Watched.section).status.ravel().tolist()
 
 

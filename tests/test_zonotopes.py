@@ -11,8 +11,8 @@ import pytest
 from qrobust.bounds import zonotopes
 from qrobust.bounds.differential import Pair
 from qrobust.bounds.zonotopes import TwinZonotopes, difference_band, relu_band
-from qrobust.domains import ParameterBox, Parameters
-from qrobust.errors import EnclosureError, UnsupportedError
+from qrobust.domains import Parameters
+from qrobust.errors import EnclosureError
 from qrobust.exact import ExactArithmetic, to_exact, to_rational
 from qrobust.interval import FloatArray, Interval
 from qrobust.network import Activation, Dense, Network, Output, logits, perturbed_logits
@@ -207,9 +207,3 @@ def test_bands_hold_what_they_are_around() -> None:
         off = np.abs(value - band.slope * of - band.centre)
         assert (off <= band.reach + 1e-12 * (1 + np.abs(of))).all()
         assert (off > 0.9 * band.reach)[band.reach > 0].any(), "the bands are wider than they need to be"
-
-
-def test_what_has_no_rule_is_refused(random_network: RandomNetwork) -> None:
-    network = random_network(np.random.default_rng(0), (2, 3, 1), Activation.TANH)
-    with pytest.raises(UnsupportedError, match="linear and ReLU"):
-        TwinZonotopes(network, ParameterBox(Absolute(0.1).around(network).layers))

@@ -34,7 +34,7 @@ from qrobust.bounds.tightening import tightened
 from qrobust.check import Replay, violation_fault
 from qrobust.domains import ParameterBox, Parameters
 from qrobust.exact import decide, float_bounds, to_exact
-from qrobust.interval import FloatArray, Interval, up
+from qrobust.interval import FloatArray, Interval, enclosed, up
 from qrobust.leads import Leads
 from qrobust.memory import MEMORY, Part, at_a_time
 from qrobust.network import Activation, Network, Output, activate
@@ -53,7 +53,7 @@ DEFAULT = Budget()
 
 
 def levels_at(
-    network: Network, parameters: ParameterBox, points: FloatArray, *, whole: bool = False, budget: Budget = DEFAULT
+    network: Network, parameters: ParameterBox, points: FloatArray | Interval, *, whole: bool = False, budget: Budget = DEFAULT
 ) -> tuple[Levels, Interval]:
     """Return the network after its first layer that may move, and the range of that layer's pre-activations at each point.
 
@@ -62,7 +62,7 @@ def levels_at(
     Shapes: points (batch, inputs)
     """
     stages = stages_of(network, parameters, budget.memory)
-    return advanced(Levels(Activation.LINEAR, stages), Interval.point(points), whole)
+    return advanced(Levels(Activation.LINEAR, stages), enclosed(points), whole)
 
 
 def advanced(levels: Levels, start: Interval, whole: bool) -> tuple[Levels, Interval]:
@@ -197,7 +197,7 @@ def stored_label(leads: Leads, x: FloatArray, memory: int = MEMORY) -> int | Non
     return label if label >= 0 else _stored(leads.network, x).label(False, leads.level)
 
 
-def stored_labels(leads: Leads, points: FloatArray, memory: int = MEMORY) -> npt.NDArray[np.int64]:
+def stored_labels(leads: Leads, points: FloatArray | Interval, memory: int = MEMORY) -> npt.NDArray[np.int64]:
     """Return the stored network's labels where bounds settle them, else -1. Shapes: points (n, inputs); result (n,)."""
     logits = stored_logits(leads.network, points, memory)
     gains, losses = np.maximum(leads.directions, 0.0), np.minimum(leads.directions, 0.0)
@@ -209,9 +209,9 @@ def stored_labels(leads: Leads, points: FloatArray, memory: int = MEMORY) -> npt
     return labels
 
 
-def stored_logits(network: Network, points: FloatArray, memory: int = MEMORY) -> Interval:
+def stored_logits(network: Network, points: FloatArray | Interval, memory: int = MEMORY) -> Interval:
     """Enclose the stored network's logits. Shapes: points (batch, inputs); result (batch, logits)."""
-    z, activation = Interval.point(points), Activation.LINEAR
+    z, activation = enclosed(points), Activation.LINEAR
     for stage in stored_stages(network, memory):
         z, activation = interval_step(stage, activate(activation, z, INTERVALS)), stage.activation
     return z
@@ -298,11 +298,12 @@ def _explored(
 
 
 def screen_labels(
-    leads: Leads, parameters: ParameterBox, points: FloatArray, budget: Budget = DEFAULT
+    leads: Leads, parameters: ParameterBox, points: FloatArray | Interval, budget: Budget = DEFAULT
 ) -> npt.NDArray[np.bool_]:
     """Return which points' labels surely hold, by linear bounds alone, many together. Shapes: points (n, inputs); (n,)."""
     step = inputs_at_a_time(leads.network, budget)
-    return np.concatenate([_screened(leads, parameters, points[i : i + step], budget) for i in range(0, len(points), step)])
+    x = enclosed(points)
+    return np.concatenate([_screened(leads, parameters, x[i : i + step], budget) for i in range(0, len(x), step)])
 
 
 def inputs_at_a_time(network: Network, budget: Budget) -> int:
@@ -311,9 +312,9 @@ def inputs_at_a_time(network: Network, budget: Budget) -> int:
     return at_a_time(each, budget.memory, Part.INPUTS, "one input", AT_A_TIME)
 
 
-def _screened(leads: Leads, parameters: ParameterBox, points: FloatArray, budget: Budget) -> npt.NDArray[np.bool_]:
-    labels = stored_labels(leads, points, budget.memory)
-    levels, start = levels_at(leads.network, parameters, points, budget=budget)
+def _screened(leads: Leads, parameters: ParameterBox, x: Interval, budget: Budget) -> npt.NDArray[np.bool_]:
+    labels = stored_labels(leads, x, budget.memory)
+    levels, start = levels_at(leads.network, parameters, x, budget=budget)
     bounds = pre_activations(levels, start, Tuning(0), budget=budget)
     boxes, pairs = np.nonzero(leads.pairs[:, 0][None] == labels[:, None])
     upper = top_bounds(levels, bounds, leads.directions[pairs], leads.offset.upper[pairs], boxes, ROOT_TUNING, budget)

@@ -1,27 +1,28 @@
 """The greatest change of a confidence, or of a raw output, over many boxes of inputs at once, all bisected together.
 
-Accepts   dense networks of linear and ReLU units; any parameter box; batches of boxes of inputs
+Accepts   dense networks; any parameter box; batches of boxes of inputs
 Gives     enclosures of the greatest change over each box: the lower end at an input in it, the upper end over all of it
 Method    The parts of all boxes are bounded in batches by differential zonotopes (`twin_confidences`, `zonotopes`). A part is
-          halved until its bound is near what its box is known to reach, or the box has had its share of parts. At the middle
-          of each part the change is bounded from below by parameters that attack it, evaluated in intervals
+          halved until its bound is near what its box is known to reach, or the box has had its share of parts. At the middles
+          of the foremost parts the change is bounded from below by parameters that attack it, evaluated in intervals
 Property  sound; not complete: a box that needs more than its share keeps a gap
 """
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from qrobust.backends.many_changes import logit_changes_at, screen_changes
+from qrobust.backends.many_changes import attained_changes, logit_changes_at
 from qrobust.bounds import local, softmax_change
 from qrobust.bounds.twin_confidences import TwinConfidences
-from qrobust.bounds.zonotopes import LINES, TwinZonotopes
+from qrobust.bounds.zonotopes import TwinZonotopes
 from qrobust.domains import ParameterBox
-from qrobust.interval import FloatArray, Interval
+from qrobust.interval import Ends, FloatArray, Interval
 from qrobust.memory import Part, at_a_time
 from qrobust.network import Network
 from qrobust.search import Budget, halved_along
@@ -30,6 +31,7 @@ NEAR = 0.04  # of the upper end: the gap at which a box is done
 LEAST = 5e-7  # and the gap below which no box is split further
 SHARE = 2**10  # parts that one box may be split into
 TOGETHER = 256  # boxes, at most
+TRIED = 8  # parts of a box whose middles are tried at each halving, those of the greatest bounds
 ARRAYS = 8  # float64 arrays over inputs that one part takes while others are bounded
 DEFAULT = Budget()
 IntArray = npt.NDArray[np.intp]
@@ -41,65 +43,107 @@ class _Measure(Protocol):
     def upper(self, parts: Interval) -> tuple[FloatArray, IntArray]:
         """Return certified bounds of parts, and the input to halve each along. Shapes: parts (n, inputs); both (n,)."""
 
-    def reached(self, points: FloatArray) -> FloatArray:
-        """Return a change that surely is made at each point. Shapes: (n, inputs), (n,)."""
+    def reached(self, points: Interval) -> FloatArray:
+        """Return a change that surely is made at each point, wherever it lies in its interval. Shapes: (n, inputs), (n,)."""
 
 
-def why_not(network: Network) -> str | None:
-    """Return None if the changes can be bounded, else the reason."""
-    if network.is_dense and all(layer.activation in LINES for layer in network.layers):
-        return None
-    return "changes over many boxes are bounded for dense networks of linear and ReLU units"
+@dataclass(frozen=True, eq=False)
+class Boxes:
+    """Boxes of inputs, whose ends may be known but for rounding: `outer` holds each, `inner` has the ends on its inner side.
+
+    Shapes    outer and inner (n, inputs)
+    """
+
+    outer: Interval
+    inner: Ends
+
+    @classmethod
+    def exact(cls, boxes: Interval) -> Boxes:
+        """Return boxes whose ends are the floats that they are."""
+        return cls(boxes, Ends(boxes.lower, boxes.upper))
+
+    def __len__(self) -> int:
+        return len(self.outer)
+
+    def __getitem__(self, index: slice | IntArray) -> Boxes:
+        return Boxes(self.outer[index], Ends(self.inner.least[index], self.inner.greatest[index]))
+
+    def within(self, points: FloatArray) -> Interval:
+        """Return a point surely in each box near a given one, or where a side is as narrow as rounding, all of that side."""
+        wide = self.inner.least > self.inner.greatest
+        near = np.clip(points, self.inner.least, np.maximum(self.inner.least, self.inner.greatest))
+        return Interval(np.where(wide, self.outer.lower, near), np.where(wide, self.outer.upper, near))
 
 
-def changes_over(network: Network, parameters: ParameterBox, boxes: Interval, budget: Budget = DEFAULT) -> Interval:
-    """Enclose the greatest change of any confidence over each box. Shapes: boxes (n, inputs); result (n,)."""
-    found = _together(_Confidences(network, TwinConfidences(network, parameters), parameters, budget), network, boxes, budget)
+def changes_over(
+    network: Network, parameters: ParameterBox, boxes: Boxes, budget: Budget = DEFAULT, deadline: float = np.inf
+) -> Interval:
+    """Enclose the greatest change of any confidence over each box. Shapes: boxes (n, inputs); result (n,).
+
+    Where the deadline (of `time.monotonic`) passes, the ends are what is known then
+    """
+    measure = _Confidences(network, TwinConfidences(network, parameters), parameters, budget)
+    found = _together(measure, network, boxes, budget, deadline)
     return Interval(np.minimum(found.lower, 1.0), np.minimum(found.upper, 1.0))
 
 
-def logit_changes_over(network: Network, parameters: ParameterBox, boxes: Interval, budget: Budget = DEFAULT) -> Interval:
-    """Enclose the greatest change of any raw output over each box. Shapes: boxes (n, inputs); result (n,)."""
-    return _together(_Logits(network, TwinZonotopes(network, parameters), parameters, budget), network, boxes, budget)
+def logit_changes_over(
+    network: Network, parameters: ParameterBox, boxes: Boxes, budget: Budget = DEFAULT, deadline: float = np.inf
+) -> Interval:
+    """Enclose the greatest change of any raw output over each box; see `changes_over`."""
+    measure = _Logits(network, TwinZonotopes(network, parameters), parameters, budget)
+    return _together(measure, network, boxes, budget, deadline)
 
 
-def _together(measure: _Measure, network: Network, boxes: Interval, budget: Budget) -> Interval:
+def _together(measure: _Measure, network: Network, boxes: Boxes, budget: Budget, deadline: float) -> Interval:
     each = 8 * ARRAYS * network.inputs * SHARE
     step = at_a_time(each, budget.memory, Part.INPUTS, "one box of inputs", TOGETHER)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        parts = [_bisected(measure, boxes[start : start + step]) for start in range(0, len(boxes), step)]
+        parts = [_bisected(measure, boxes[start : start + step], deadline) for start in range(0, len(boxes), step)]
     return Interval(np.concatenate([p.lower for p in parts]), np.concatenate([p.upper for p in parts]))
 
 
-def _bisected(measure: _Measure, boxes: Interval) -> Interval:
+def _bisected(measure: _Measure, whole: Boxes, deadline: float) -> Interval:
     """Halve the parts of all boxes until each box is done."""
+    boxes = whole.outer
+    if time.monotonic() > deadline:
+        return Interval(np.zeros(len(boxes)), np.full(len(boxes), np.inf))
     count = len(boxes)
     upper, spent = np.zeros(count), np.zeros(count, dtype=np.int64)
     points = boxes.middle.copy()
-    best = measure.reached(points)
+    best = measure.reached(whole.within(points))
     parts, own, bound = boxes, np.arange(count), np.full(count, np.inf)
     while len(own):
         found, axis = measure.upper(parts)
         bound = np.minimum(bound, np.where(np.isnan(found), np.inf, found))
-        _improve(measure, parts, own, best, points)
+        tried = _foremost(bound, own)
+        _improve(measure, parts[tried].middle, whole, own[tried], best, points)
         spent += np.bincount(own, minlength=count)
         near = bound <= np.maximum(best / (1 - NEAR), best + LEAST)[own]
         middle, rows = parts.middle, np.arange(len(own))
         splits = ((parts.lower < middle) & (middle < parts.upper))[rows, axis]
         done = near | ~splits | (spent + 2 * np.bincount(own[~near], minlength=count) > SHARE)[own]
+        done |= time.monotonic() > deadline
         np.maximum.at(upper, own[done], bound[done])
         left = np.flatnonzero(~done)
         halves = halved_along(parts[left], axis[left])
         assert halves is not None
         parts, own, bound = halves, np.tile(own[left], 2), np.tile(bound[left], 2)
-    lower = measure.reached(points)
+    lower = measure.reached(whole.within(points))
     return Interval(lower, upper)
 
 
-def _improve(measure: _Measure, parts: Interval, own: IntArray, best: FloatArray, points: FloatArray) -> None:
-    """Take new best points of boxes among those of their parts."""
-    tried = parts.middle
-    values = measure.reached(tried)
+def _foremost(bound: FloatArray, own: IntArray) -> IntArray:
+    """Return the TRIED parts of each box that have the greatest bounds."""
+    order = np.lexsort((-bound, own))
+    starts = np.flatnonzero(np.diff(own[order], prepend=-1))
+    places = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
+    return np.asarray(order[places < TRIED], dtype=np.intp)
+
+
+def _improve(measure: _Measure, tried: FloatArray, whole: Boxes, own: IntArray, best: FloatArray, points: FloatArray) -> None:
+    """Take new best points of boxes among some that are tried, each of which belongs to one box."""
+    values = measure.reached(whole[own].within(tried))
     order = np.lexsort((values, own))
     last = np.flatnonzero(np.diff(own[order], append=-1))  # of each box the part of greatest value
     chosen = order[last]
@@ -120,13 +164,13 @@ class _Confidences:
         bound, influence = self.bounds.changes(parts)
         return bound, _axes(parts, influence)
 
-    def reached(self, points: FloatArray) -> FloatArray:
+    def reached(self, points: Interval) -> FloatArray:
         network, parameters, memory = self.network, self.parameters, self.budget.memory
         if local.why_not(network, confidences=True) is None:
             return local.greatest_changes(network, parameters, points, memory).lower
         if softmax_change.why_not(network) is None:
             return softmax_change.greatest_changes(network, parameters, points, memory).lower
-        return screen_changes(network, parameters, points, self.budget).lower
+        return attained_changes(network, parameters, points, self.budget)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +186,7 @@ class _Logits:
         found = self.zonotopes.changes(parts)
         return found.greatest, _axes(parts, found.influence)
 
-    def reached(self, points: FloatArray) -> FloatArray:
+    def reached(self, points: Interval) -> FloatArray:
         return logit_changes_at(self.network, self.parameters, points, self.budget).lower
 
 

@@ -1,6 +1,7 @@
 """The greatest change of a confidence at many inputs of networks with several hidden layers, by linear bounds.
 
-Accepts   every network; any parameter box; batches of points
+Accepts   every network; any parameter box; batches of points, or of intervals around them where these are known but for
+          rounding
 Gives     enclosures of the greatest change of any confidence (equation 11); the lower end is 0 where there are convolutions
 Method    One sigmoid: the ends of its logit. k classes: first the differences of two logits, one by one; then two rows a class
           over all logits, whose weights are those that Jensen's inequality and chords of exp give there (see `bounds.odds`),
@@ -24,7 +25,8 @@ from qrobust.bounds.softmax_change import confidence, ends_at
 from qrobust.bounds.stages import stages_of
 from qrobust.bounds.substitution import Levels
 from qrobust.domains import ParameterBox
-from qrobust.interval import FloatArray, Interval, down, sum_slack, up
+from qrobust.errors import UnsupportedError
+from qrobust.interval import TINY, FloatArray, Interval, down, enclosed, sum_slack, up
 from qrobust.network import Activation, Network, Output, activate
 from qrobust.search import Budget
 
@@ -34,15 +36,17 @@ DEFAULT = Budget()
 _Greatest = Callable[[FloatArray, Tuning], FloatArray]
 
 
-def screen_changes(network: Network, parameters: ParameterBox, points: FloatArray, budget: Budget = DEFAULT) -> Interval:
+def screen_changes(
+    network: Network, parameters: ParameterBox, points: FloatArray | Interval, budget: Budget = DEFAULT
+) -> Interval:
     """Enclose the greatest change of any confidence at each point. Shapes: points (n, inputs); result (n,)."""
     step = inputs_at_a_time(network, budget)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        parts = [_screened(network, parameters, points[i : i + step], budget) for i in range(0, len(points), step)]
+        parts = [_screened(network, parameters, enclosed(points[i : i + step]), budget) for i in range(0, len(points), step)]
     return Interval(np.concatenate([p.lower for p in parts]), np.concatenate([p.upper for p in parts]))
 
 
-def _screened(network: Network, parameters: ParameterBox, points: FloatArray, budget: Budget) -> Interval:
+def _screened(network: Network, parameters: ParameterBox, points: Interval, budget: Budget) -> Interval:
     levels, start = levels_at(network, parameters, points, budget=budget)
     bounds = pre_activations(levels, start, Tuning(0), budget=budget)
 
@@ -116,7 +120,7 @@ def _on_grid(values: FloatArray) -> FloatArray:
 
 
 def _attained(
-    network: Network, parameters: ParameterBox, points: FloatArray, rows: FloatArray, before: Interval, budget: Budget
+    network: Network, parameters: ParameterBox, points: Interval, rows: FloatArray, before: Interval, budget: Budget
 ) -> FloatArray:
     """Return a change that some parameters surely make, at each point. Shapes: rows (n, rows, logits); result (n,)."""
     least, greatest = _ends(network, parameters, points, rows, budget)
@@ -136,7 +140,7 @@ def _attained(
 
 
 def _ends(
-    network: Network, parameters: ParameterBox, points: FloatArray, rows: FloatArray, budget: Budget
+    network: Network, parameters: ParameterBox, points: Interval, rows: FloatArray, budget: Budget
 ) -> tuple[Interval, Interval]:
     """Enclose the least and the greatest logits at hidden values that parameters reach which push a row up.
 
@@ -144,10 +148,10 @@ def _ends(
     """
     count, number = rows.shape[:2]
     levels = Levels(Activation.LINEAR, stages_of(network, parameters, budget.memory))
-    nu, x = rows.reshape(count * number, -1), np.repeat(points, number, axis=0)
+    nu, x = rows.reshape(count * number, -1), points[np.repeat(np.arange(count), number)]
     ends = [np.ones((len(nu), layer.inputs)) for layer in network.layers]
-    found = climb(levels, Interval.point(x), nu, np.zeros(len(nu)), ends, arrays=budget.arrays)
-    h = Interval.point(x)
+    found = climb(levels, x, nu, np.zeros(len(nu)), ends, arrays=budget.arrays)
+    h = x
     for layer, box, t in zip(network.hidden_layers, parameters.layers, found.positions[1:], strict=False):
         least, greatest = ends_at(box, h)
         z = Interval(np.where(t > 0, greatest.lower, least.lower), np.where(t > 0, greatest.upper, least.upper))
@@ -159,15 +163,48 @@ def _ends(
     return least, greatest
 
 
-def logit_changes_at(network: Network, parameters: ParameterBox, points: FloatArray, budget: Budget = DEFAULT) -> Interval:
+def attained_changes(
+    network: Network, parameters: ParameterBox, points: FloatArray | Interval, budget: Budget = DEFAULT
+) -> FloatArray:
+    """Return a change of a confidence that some parameters surely make, at each point. Shapes: points (n, inputs); result (n,).
+
+    Raises    UnsupportedError if the network is not dense
+    """
+    if not network.is_dense:
+        raise UnsupportedError("parameters are attacked in dense networks")
+    step = inputs_at_a_time(network, budget)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        parts = [_attacked(network, parameters, enclosed(points[i : i + step]), budget) for i in range(0, len(points), step)]
+    return np.concatenate(parts)
+
+
+def _attacked(network: Network, parameters: ParameterBox, points: Interval, budget: Budget) -> FloatArray:
+    logits = stored_logits(network, points, budget.memory)
+    if network.output is Output.SIGMOID:
+        rows = np.broadcast_to(np.array([[[1.0], [-1.0]]]), (len(points), 2, 1))
+        return _attained(network, parameters, points, rows, interval.sigmoid(logits), budget)
+    share = np.exp(logits.middle - logits.middle.max(axis=1, keepdims=True))
+    share = np.where(np.isnan(share), 1.0, share)
+    one = np.eye(network.class_count)
+    others = share[:, None, :] * (1 - one)  # the rivals' shares among themselves, class by class
+    raised = one - others / np.maximum(others.sum(axis=2, keepdims=True), TINY)
+    rows = np.concatenate([raised, -raised], axis=1)
+    return _attained(network, parameters, points, rows, interval.softmax(logits), budget)
+
+
+def logit_changes_at(
+    network: Network, parameters: ParameterBox, points: FloatArray | Interval, budget: Budget = DEFAULT
+) -> Interval:
     """Enclose the greatest change of any raw output of a dense network. Shapes: points (n, inputs); result (n,)."""
     step = inputs_at_a_time(network, budget)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        parts = [_logit_changes(network, parameters, points[i : i + step], budget) for i in range(0, len(points), step)]
+        parts = [
+            _logit_changes(network, parameters, enclosed(points[i : i + step]), budget) for i in range(0, len(points), step)
+        ]
     return Interval(np.concatenate([p.lower for p in parts]), np.concatenate([p.upper for p in parts]))
 
 
-def _logit_changes(network: Network, parameters: ParameterBox, points: FloatArray, budget: Budget) -> Interval:
+def _logit_changes(network: Network, parameters: ParameterBox, points: Interval, budget: Budget) -> Interval:
     count, width = len(points), network.layers[-1].outputs
     nu = np.concatenate([np.eye(width), -np.eye(width)])
     levels, start = levels_at(network, parameters, points, budget=budget)

@@ -1,6 +1,7 @@
 """Exact ranges at points, in closed form, for many points at once.
 
-Accepts   networks with at most one hidden layer; any parameter box; batches of points
+Accepts   networks with at most one hidden layer; any parameter box; batches of points, or of intervals around them where they
+          are known but for rounding: what is claimed then holds at every point of each interval
 Gives     enclosures of the least and the greatest value of every logit or lead, of the greatest change of the confidence,
           and whether the label can change
 Method    the interval formula layer by layer is the exact range of one row (THEORY.md, section 3); it is computed once
@@ -21,7 +22,7 @@ import numpy.typing as npt
 from qrobust import interval
 from qrobust.bounds.ibp import INTERVALS, nominal_logits
 from qrobust.domains import Bounds, ParameterBox
-from qrobust.interval import Ends, FloatArray, Interval
+from qrobust.interval import Ends, FloatArray, Interval, enclosed
 from qrobust.leads import Leads
 from qrobust.memory import MEMORY, Part, at_a_time
 from qrobust.network import Activation, Network, Output, activate, stored_parameters
@@ -73,9 +74,9 @@ def _inner(bounds: Bounds) -> Ends:
     return Ends(bounds.lower.round_up(), bounds.upper.round_down())
 
 
-def hidden_reach(network: Network, parameters: ParameterBox, points: FloatArray) -> tuple[Interval, Ends]:
-    """Return outer and inner ends of the last hidden layer. Shapes: points (batch, inputs); result (batch, n)."""
-    outer, inner = Interval.point(points), Ends(points, points)
+def hidden_reach(network: Network, parameters: ParameterBox, x: Interval) -> tuple[Interval, Ends]:
+    """Return outer and inner ends of the last hidden layer at every point of x. Shapes: x (batch, inputs); (batch, n)."""
+    outer, inner = x, Ends(x.upper, x.lower)
     for layer, box in zip(network.hidden_layers, parameters.layers, strict=False):
         outer = interval.affine(box.weight.interval, outer, box.bias.interval)
         inner = interval.affine_inner(_inner(box.weight), inner, _inner(box.bias))
@@ -83,17 +84,17 @@ def hidden_reach(network: Network, parameters: ParameterBox, points: FloatArray)
     return outer, inner
 
 
-def _logit_reach(network: Network, parameters: ParameterBox, points: FloatArray) -> Reach:
-    """Return the reach of all logits. Shapes: points (batch, inputs); result (batch, logits)."""
-    outer, inner = hidden_reach(network, parameters, points)
+def _logit_reach(network: Network, parameters: ParameterBox, x: Interval) -> Reach:
+    """Return the reach of all logits. Shapes: x (batch, inputs); result (batch, logits)."""
+    outer, inner = hidden_reach(network, parameters, x)
     last = parameters.layers[-1]
     ends = interval.affine_inner(_inner(last.weight), inner, _inner(last.bias))
     return Reach(interval.affine(last.weight.interval, outer, last.bias.interval), ends)
 
 
-def _greatest_leads(leads: Leads, parameters: ParameterBox, points: FloatArray) -> Interval:
-    """Enclose the greatest lead of each pair. Shapes: points (batch, inputs); result (batch, pairs)."""
-    outer, inner = hidden_reach(leads.network, parameters, points)
+def _greatest_leads(leads: Leads, parameters: ParameterBox, x: Interval) -> Interval:
+    """Enclose the greatest lead of each pair. Shapes: x (batch, inputs); result (batch, pairs)."""
+    outer, inner = hidden_reach(leads.network, parameters, x)
     last = parameters.layers[-1]
     weight, bias = leads.rows(last.weight.interval, last.bias.interval)
     weight_inner, bias_inner = _lead_ends(leads, _inner(last.weight), _inner(last.bias))
@@ -141,19 +142,21 @@ def _points_at_a_time(network: Network, memory: int) -> int:
     return at_a_time(point_bytes(network), memory, Part.INPUTS, "one point in closed form", CHUNK)
 
 
-def greatest_changes(network: Network, parameters: ParameterBox, points: FloatArray, memory: int = MEMORY) -> Interval:
+def greatest_changes(
+    network: Network, parameters: ParameterBox, points: FloatArray | Interval, memory: int = MEMORY
+) -> Interval:
     """Enclose max over p of abs(f_p0(x) - f_p(x)), the greatest over the classes, at each point (equation 11).
 
     Shapes    points (n, inputs); result (n,)
     """
-    step = _points_at_a_time(network, memory)
-    parts = [_changes(network, parameters, points[i : i + step]) for i in range(0, len(points), step)]
+    step, x = _points_at_a_time(network, memory), enclosed(points)
+    parts = [_changes(network, parameters, x[i : i + step]) for i in range(0, len(x), step)]
     return Interval(np.concatenate([p.lower for p in parts]), np.concatenate([p.upper for p in parts]))
 
 
-def _changes(network: Network, parameters: ParameterBox, points: FloatArray) -> Interval:
-    logits = nominal_logits(network, Interval.point(points))
-    reach = _logit_reach(network, parameters, points)
+def _changes(network: Network, parameters: ParameterBox, x: Interval) -> Interval:
+    logits = nominal_logits(network, x)
+    reach = _logit_reach(network, parameters, x)
     if network.output is Output.SIGMOID:
         before = interval.sigmoid(logits)
         top, bottom = interval.sigmoid(reach.greatest), interval.sigmoid(reach.least)
@@ -177,33 +180,33 @@ def _extreme_softmax(own: Interval, rivals: Interval) -> Interval:
 
 
 def label_changes(
-    leads: Leads, parameters: ParameterBox, points: FloatArray, memory: int = MEMORY
+    leads: Leads, parameters: ParameterBox, points: FloatArray | Interval, memory: int = MEMORY
 ) -> tuple[IntArray, IntArray]:
     """Return for each point its label's status (Status) and label; a label that rounding hides is -1 and UNDECIDED.
 
     Shapes    points (n, inputs); result statuses (n,), labels (n,)
     """
-    step = _points_at_a_time(leads.network, memory)
-    parts = [_label_changes(leads, parameters, points[i : i + step]) for i in range(0, len(points), step)]
+    step, x = _points_at_a_time(leads.network, memory), enclosed(points)
+    parts = [_label_changes(leads, parameters, x[i : i + step]) for i in range(0, len(x), step)]
     return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
 
 
-def _label_changes(leads: Leads, parameters: ParameterBox, points: FloatArray) -> tuple[IntArray, IntArray]:
-    greatest = _greatest_leads(leads, parameters, points)
+def _label_changes(leads: Leads, parameters: ParameterBox, x: Interval) -> tuple[IntArray, IntArray]:
+    greatest = _greatest_leads(leads, parameters, x)
     overtaken = np.where(leads.strict, greatest.lower > 0, greatest.lower >= 0)
     held = np.where(leads.strict, greatest.upper <= 0, greatest.upper < 0)
-    labels = nominal_labels(leads, points)
+    labels = nominal_labels(leads, x)
     own = leads.pairs[:, 0][None] == labels[:, None]
     safe = (held | ~own).all(axis=1) & (labels >= 0)
     flips = (overtaken & own).any(axis=1)
     return np.where(safe, Status.SAFE, np.where(flips, Status.FLIPPABLE, Status.UNDECIDED)), labels
 
 
-def nominal_labels(leads: Leads, points: FloatArray) -> IntArray:
+def nominal_labels(leads: Leads, points: FloatArray | Interval) -> IntArray:
     """Return the labels of the stored network where bounds settle them, else -1. Shapes: points (n, inputs); result (n,)."""
     network = leads.network
     *hidden, last = stored_parameters(network, INTERVALS)
-    h = Interval.point(points)
+    h = enclosed(points)
     for layer, (weight, bias) in zip(network.hidden_layers, hidden, strict=True):
         h = activate(layer.activation, interval.affine(weight, h, bias), INTERVALS)
     rows = leads.rows(*last)

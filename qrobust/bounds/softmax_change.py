@@ -1,6 +1,7 @@
 """The greatest change of the confidences of k classes at points, for one hidden layer and many points at once.
 
-Accepts   dense networks with one hidden layer and several classes; any parameter box; batches of points
+Accepts   dense networks with one hidden layer and several classes; any parameter box; batches of points, or of intervals around
+          them (see `local`)
 Gives     enclosures of the greatest change of any confidence (equation 11)
 Method    The hidden values reach exactly a box, and no two rows of the last layer share a parameter. At a hidden value h the
           confidence of a class is greatest with its own logit at its upper end and its rivals' at their lower ends, which are
@@ -23,7 +24,7 @@ from qrobust.bounds.ibp import nominal_logits
 from qrobust.bounds.local import CHUNK, hidden_reach
 from qrobust.bounds.odds import Odds
 from qrobust.domains import Bounds, LayerBox, ParameterBox
-from qrobust.interval import Ends, FloatArray, Interval, down, up
+from qrobust.interval import Ends, FloatArray, Interval, down, enclosed, up
 from qrobust.memory import MEMORY, Part, at_a_time
 from qrobust.network import Network, Output
 
@@ -42,14 +43,17 @@ def point_bytes(network: Network) -> int:
     return 8 * POINT_ARRAYS * network.class_count * (network.inputs + network.hidden_layers[0].outputs + 4)
 
 
-def greatest_changes(network: Network, parameters: ParameterBox, points: FloatArray, memory: int = MEMORY) -> Interval:
+def greatest_changes(
+    network: Network, parameters: ParameterBox, points: FloatArray | Interval, memory: int = MEMORY
+) -> Interval:
     """Enclose max over p and the classes c of abs(f_p0(x)_c - f_p(x)_c) at each point.
 
     Shapes    points (n, inputs); result (n,)
     """
     step = at_a_time(point_bytes(network), memory, Part.INPUTS, "one point of several classes", CHUNK)
+    x = enclosed(points)
     with np.errstate(over="ignore", invalid="ignore"):
-        parts = [_changes(_Hidden.at(network, parameters, points[i : i + step])) for i in range(0, len(points), step)]
+        parts = [_changes(_Hidden.at(network, parameters, x[i : i + step])) for i in range(0, len(x), step)]
     return Interval(np.concatenate([p.lower for p in parts]), np.concatenate([p.upper for p in parts]))
 
 
@@ -68,10 +72,10 @@ class _Hidden:
     last: LayerBox
 
     @classmethod
-    def at(cls, network: Network, parameters: ParameterBox, points: FloatArray) -> _Hidden:
-        outer, inner = hidden_reach(network, parameters, points)
+    def at(cls, network: Network, parameters: ParameterBox, x: Interval) -> _Hidden:
+        outer, inner = hidden_reach(network, parameters, x)
         last = parameters.layers[-1]
-        before = interval.softmax(nominal_logits(network, Interval.point(points)))
+        before = interval.softmax(nominal_logits(network, x))
         low, high = (last.weight.interval[None] * Interval.point(h[:, None, :]) for h in (outer.lower, outer.upper))
         return cls(outer, inner, before, (low, high), last)
 

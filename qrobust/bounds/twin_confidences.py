@@ -4,8 +4,10 @@ Accepts   dense networks of linear and ReLU units; any parameter box; batches of
 Gives     an upper end of the change of any confidence over each box, and how much of it comes from each input
 Method    The last layer's rows are subtracted first, so that what a hidden value moves in two logits cancels. With margins m_j
           of a class over its rivals, its odds are o = sum exp(-m_j); they grow by the mean of exp(-d_j), d_j the changes of the
-          margins, weighed by the rivals' shares exp(-m_j) / o, which the stored margins bound
-Property  sound, not complete: every margin's parameters move by themselves
+          margins, weighed by the rivals' shares exp(-m_j) / o, which the stored margins bound. The mean of d_j by these shares
+          bounds how far the log odds rise (Jensen's inequality) and fall (exp's chord): one row of all rivals, which see the
+          same hidden values, with fixed weights near the shares
+Property  sound, not complete
 Source    THEORY.md, sections 3 and 4; `zonotopes`
 """
 
@@ -19,10 +21,12 @@ from qrobust import interval
 from qrobust.bounds.differential import Pair
 from qrobust.bounds.objectives import greatest_rise_of
 from qrobust.bounds.softmax_change import confidence
-from qrobust.bounds.zonotopes import Form, TwinLayer, TwinZonotopes, affine, ball, changed
+from qrobust.bounds.zonotopes import Form, Reached, TwinLayer, TwinZonotopes, affine, ball, ends_of_change
 from qrobust.domains import ParameterBox
 from qrobust.interval import UNDERFLOW, FloatArray, Interval, down, sum_slack, up
-from qrobust.network import Network, Output
+from qrobust.network import Activation, Network, Output
+
+GRID = 2.0**30  # weights are multiples of 1 / GRID: their sums are exact
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,15 +53,19 @@ class _Margins:
         layer = TwinLayer(last.activation, (weight, bias), perturbed, reach, change, change_reach)
         return cls(layer, (lost, bias_lost))
 
-    def of_hidden(self, stored: Form, perturbed: Form, change: Form, inputs: int) -> tuple[Pair, Form, Form]:
-        """Enclose the margins, (rows, boxes); return also the forms of the stored ones and of their change."""
-        before = affine(self.layer.stored, self.lost, stored)
-        after = affine(self.layer.perturbed, self.layer.perturbed_reach, perturbed)
-        moved = changed(self.layer, change, perturbed, inputs)
-        more = self.lost[0] @ change.size
-        radius = up(moved.radius + more + sum_slack(len(change.centre) + 2, moved.radius + more) + UNDERFLOW)
-        moved = Form(moved.centre, moved.generators, radius)
-        return Pair(before.range, after.range, moved.range).tightened(), before, moved
+    def of_hidden(self, hidden: Reached, activation: Activation) -> tuple[Pair, Form, tuple[Form, Form]]:
+        """Enclose the margins, (rows, boxes), after hidden values of this activation; return also the forms of the stored ones
+        and of their change, from above and from below."""
+        before = affine(self.layer.stored, self.lost, hidden.stored)
+        after = affine(self.layer.perturbed, self.layer.perturbed_reach, hidden.perturbed)
+        more = self.lost[0] @ hidden.change.size
+        more = up(more + sum_slack(len(hidden.change.centre) + 2, more) + UNDERFLOW)
+        ends = ends_of_change(self.layer, hidden, activation)
+        above, below = (Form(form.centre, form.generators, up(form.radius + more)) for form in ends)
+        least, most = below.range.lower, above.range.upper
+        whole = (least <= most).all()  # else a sum overflowed
+        moved = Interval(least, most) if whole else Interval(np.full_like(least, -np.inf), np.full_like(most, np.inf))
+        return Pair(before.range, after.range, moved).tightened(), before, (above, below)
 
 
 class TwinConfidences:
@@ -76,7 +84,8 @@ class TwinConfidences:
 
     def _changes(self, boxes: Interval) -> tuple[FloatArray, FloatArray]:
         hidden = self.zonotopes.hidden(boxes)
-        pair, stored, _ = self.margins.of_hidden(hidden.stored, hidden.perturbed, hidden.change, self.network.inputs)
+        activation = self.network.hidden_layers[-1].activation if self.network.hidden_layers else Activation.LINEAR
+        pair, stored, (above, below) = self.margins.of_hidden(hidden, activation)
         shape = (self.classes, max(1, self.classes - 1), len(boxes))
         before, after, change = (
             Interval(x.lower.reshape(shape), x.upper.reshape(shape)) for x in (pair.stored, pair.perturbed, pair.difference)
@@ -86,20 +95,26 @@ class TwinConfidences:
             rise, fall = change.upper[0, 0], -change.lower[0, 0]
             bound = self._bound(first, second, rise, fall)
         else:
-            bound = np.max([self._of_class(before[c], after[c], change[c]) for c in range(self.classes)], axis=0)
+            rise, drop = _by_means(before, change, above), _by_means(before, -change, -below)
+            fall = [_chord(c.lower.min(axis=0), c.upper.max(axis=0), mean) for c, mean in zip(change, drop, strict=True)]
+            each = zip(before, after, change, rise, fall, strict=True)
+            bound = np.max([self._of_class(*of_class) for of_class in each], axis=0)
         moves = np.abs(stored.generators[:, : self.network.inputs]).sum(axis=0).T
         return bound, hidden.influence + bound[:, None] * moves
 
-    def _of_class(self, before: Interval, after: Interval, change: Interval) -> FloatArray:
-        """Bound the change of one confidence, given its margins over its rivals. Shapes: (rivals, boxes); (boxes,)."""
+    def _of_class(self, before: Interval, after: Interval, change: Interval, rise: FloatArray, fall: FloatArray) -> FloatArray:
+        """Bound the change of one confidence, given its margins over its rivals, and bounds of what its log odds move by.
+
+        Shapes    margins (rivals, boxes); rise, fall, result (boxes,)
+        """
         shares = _least_shares(before)
         powers = [interval.exp(Interval.point(-end)) for end in (change.lower, change.upper)]
         most = _mean(powers[0].upper, shares, powers[0].upper.max(axis=0))
         least = _mean(powers[1].lower, shares, powers[1].lower.min(axis=0))
         slack = sum_slack(4 * len(shares), 2 * powers[0].upper.sum(axis=0))
-        fall = np.minimum((-change.lower).max(axis=0), _log_above(up(most + slack)))
+        fall = np.fmin(fall, np.minimum((-change.lower).max(axis=0), _log_above(up(most + slack))))
         slack = sum_slack(4 * len(shares), 2 * powers[1].lower.sum(axis=0))
-        rise = np.minimum(change.upper.max(axis=0), -_log_below(down(least - slack)))
+        rise = np.fmin(rise, np.minimum(change.upper.max(axis=0), -_log_below(down(least - slack))))
         return self._bound(confidence(_turned(-before)), confidence(_turned(-after)), rise, fall)
 
     def _bound(self, before: Interval, after: Interval, rise: FloatArray, fall: FloatArray) -> FloatArray:
@@ -112,6 +127,61 @@ class TwinConfidences:
 
 def _turned(x: Interval) -> Interval:
     return Interval(np.ascontiguousarray(x.lower.T), np.ascontiguousarray(x.upper.T))
+
+
+def _by_means(margins: Interval, change: Interval, moved: Form) -> list[FloatArray]:
+    """Bound the rise of each class's log odds by the mean of its margins' changes, weighed by shares that margins give.
+
+    Shapes    margins, change (classes, rivals, boxes); moved: the form of change, (classes * rivals) rows; results (boxes,)
+    """
+    classes, rivals, boxes = margins.shape
+    if rivals == 1:
+        return list(change.upper[:, 0])
+    leads = np.zeros((2, classes, classes, boxes))  # of a class over another, both ends
+    leads[:, ~np.eye(classes, dtype=bool)] = margins.lower.reshape(-1, boxes), margins.upper.reshape(-1, boxes)
+    powers = interval.exp(Interval(-leads[1], -leads[0]))
+    forms = [part.reshape(classes, rivals, *part.shape[1:]) for part in (moved.centre, moved.generators, moved.radius)]
+    found = []
+    for own in range(classes):
+        others = np.delete(np.arange(classes), own)
+        weight, off = _weights(powers[others][:, others])
+        centre, generators, radius = (form[own] for form in forms)
+        mean = Form(
+            (weight * centre).sum(axis=0)[None],
+            np.einsum("jb,jsb->sb", weight, generators)[None],
+            (weight * radius).sum(axis=0)[None],
+        )
+        lost = sum_slack(2 * rivals, (weight * Form(centre, generators, radius).size).sum(axis=0)) + UNDERFLOW
+        aside = up(np.maximum(up(change.upper[own] - mean.centre), up(mean.centre - change.lower[own])))
+        more = (off * aside).sum(axis=0)
+        more = up(more + sum_slack(rivals + 1, more) + UNDERFLOW)
+        found.append(up(up(mean.range.upper[0] + up(lost)) + more))
+    return found
+
+
+def _chord(low: FloatArray, high: FloatArray, drop: FloatArray) -> FloatArray:
+    """Bound the log of a mean of exp(-d), all d from low to high and their mean at least -drop, by exp's chord."""
+    ends = [interval.exp(Interval.point(-end)).upper for end in (low, high)]
+    part = down(down(-drop - low) / up(high - low))
+    part = np.where(np.isfinite(part), np.clip(part, 0.0, 1.0), 0.0)
+    return _log_above(up(ends[0] - down(part * np.maximum(down(ends[0] - ends[1]), 0.0))))
+
+
+def _weights(powers: Interval) -> tuple[FloatArray, FloatArray]:
+    """Return weights near the shares 1 / sum_k powers[j, k], whose sum is 1 exactly, and how far the shares may be from them.
+
+    Shapes    powers (rivals, rivals, boxes); results (rivals, boxes)
+    """
+    rivals = len(powers)
+    least, most = powers.lower.sum(axis=1), powers.upper.sum(axis=1)
+    low = np.clip(down(1 / up(most + sum_slack(rivals, most))), 0.0, 1.0)
+    high = np.clip(up(1 / down(least - sum_slack(rivals, least))), 0.0, 1.0)
+    middle = 0.5 * low + 0.5 * np.where(np.isfinite(high), high, 1.0)
+    middle = np.where(np.isfinite(middle), middle, 0.0) + 1 / GRID
+    weight = np.floor(middle / middle.sum(axis=0) * GRID) / GRID
+    weight[0] += 1.0 - weight.sum(axis=0)
+    off = np.maximum(up(np.where(np.isfinite(high), high, 1.0) - weight), up(weight - np.where(np.isfinite(low), low, 0.0)))
+    return weight, off
 
 
 def _least_shares(margins: Interval) -> FloatArray:

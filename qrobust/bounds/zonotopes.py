@@ -1,14 +1,15 @@
 """Differential zonotopes: the stored network, a perturbed one and their difference as affine forms over a box of inputs.
 
-Accepts   dense layers; linear and ReLU; any parameter box, a single copy among them; batches of boxes of inputs
+Accepts   dense layers; any activation; any parameter box, a single copy among them; batches of boxes of inputs
 Gives     enclosures of every logit of both networks and of its change; what part of it the neurons that may switch cost,
           shared among the inputs; the corner of the box that the form of the greatest change favours
 Method    A value is centre + generators @ e + d with e in [-1, 1]**symbols and abs(d) <= radius. The first symbols are the
-          inputs; each neuron that may be on and off adds one to its network's form. For the difference, with W' = W + D:
-          z' - z = W (h' - h) + D h', in which symbols that h' has besides the inputs count as radius (D is small). A ReLU's
-          chords have slopes in [0, 1], so h' - h lies within abs(z' - z) / 2 of (z' - z) / 2, and between -max(h) and
-          max(h'); the narrower band is taken. The three enclosures then narrow each other. Both networks' ranges before the
-          last hidden ReLU are narrowed by linear bounds (`near_ends`) for the boxes that are worth it
+          inputs; each neuron that may be on and off, or whose parameters move, adds one to its network's form. For the
+          difference, with W' = W + D: z' - z = W (h' - h) + D h', in which symbols that h' has besides the inputs count as
+          radius (D is small). A ReLU's chords have slopes in [0, 1], so h' - h lies within abs(z' - z) / 2 of (z' - z) / 2,
+          and between -max(h) and max(h'); the narrower band is taken, what it carries of the radius counted. Bands of
+          sigmoid and tanh: `curves`. The three enclosures then narrow each other. Both networks' ranges before the last
+          hidden ReLU are narrowed by linear bounds (`near_ends`) for the boxes that are worth it
 Property  sound. For a single copy the bounds converge to the greatest change as the boxes shrink; over a wider parameter box
           each row of a layer moves by itself, so they converge to something larger. A smaller box may be bounded less
           tightly where a neuron changes its band
@@ -27,6 +28,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from qrobust.bounds.curves import difference_line, value_line
 from qrobust.bounds.differential import Pair
 from qrobust.bounds.near_ends import nearer_ends
 from qrobust.bounds.stages import stages_of, stored_stages
@@ -47,6 +49,19 @@ class Form:
     centre: FloatArray
     generators: FloatArray
     radius: FloatArray
+
+    def __neg__(self) -> Form:
+        return Form(-self.centre, -self.generators, self.radius)
+
+    def __add__(self, other: Form) -> Form:
+        """Enclose the sum of two values with the same symbols."""
+        slack = sum_slack(2, self.size + other.size) + UNDERFLOW
+        radius = up(self.radius + other.radius + slack)
+        return Form(self.centre + other.centre, self.generators + other.generators, radius)
+
+    def times(self, signs: FloatArray) -> Form:
+        """Return values times -1, 0 or 1. Shape: signs (neurons, boxes)."""
+        return Form(signs * self.centre, signs[:, None] * self.generators, np.abs(signs) * self.radius)
 
     @property
     def size(self) -> FloatArray:
@@ -83,15 +98,20 @@ class Band:
     centre: FloatArray
     reach: FloatArray
 
-    def of(self, form: Form) -> tuple[Form, Symbols]:
-        """Return the form of what lies in the band around a form, and its new symbols."""
+    def of(self, form: Form, absorbs: bool = False) -> tuple[Form, Symbols]:
+        """Return the form of what lies in the band around a form, and its new symbols.
+
+        With `absorbs` the form's radius goes into the neurons' own symbols: all rows that see a neuron see the same value.
+        """
         neurons, symbols, boxes = form.generators.shape
-        new = Symbols.of(self.reach > 0)
+        carried = up(self.slope * form.radius)
+        reach = np.where(self.slope > 0, up(self.reach + carried), self.reach) if absorbs else self.reach
+        new = Symbols.of(reach > 0)
         generators = np.zeros((neurons, symbols + new.count, boxes))
         np.multiply(form.generators, self.slope[:, None], out=generators[:, :symbols])
-        generators[new.neurons, symbols + new.places, new.boxes] = self.reach[new.neurons, new.boxes]
+        generators[new.neurons, symbols + new.places, new.boxes] = reach[new.neurons, new.boxes]
         slack = sum_slack(2, self.slope * form.size + np.abs(self.centre)) + UNDERFLOW
-        radius = up(self.slope * form.radius + slack)
+        radius = up(slack if absorbs else self.slope * form.radius + slack)
         return Form(self.slope * form.centre + self.centre, generators, radius), new
 
     def widened(self, noise: Interval) -> Band:
@@ -125,19 +145,22 @@ class Symbols:
         return laid
 
 
-def relu_band(z: Interval) -> Band:
+def relu_band(z: Interval, radius: FloatArray | float = 0.0) -> Band:
     """Enclose max(z, 0): where z changes sign, max(z, 0) - slope z lies in [0, most], most the lesser of -lower and upper.
 
-    The slope is 1 where z is mostly above 0, and 0 where it is not: h then falls below 0 by little, or not at all.
+    The slope is 1 where z is mostly above 0, and 0 where it is not: h then falls below 0 by little, or not at all. Where the
+    slope would carry more of the form's radius than that gains, it is 0, and h between 0 and upper
     """
     switches = (z.lower < 0) & (z.upper > 0)
     most = np.where(switches, np.minimum(-z.lower, z.upper), 0.0)
     slope = np.where(switches, z.upper > -z.lower, z.lower >= 0).astype(np.float64)
+    flat = switches & (slope > 0) & (0.5 * z.upper < 0.5 * most + radius)
+    most, slope = np.where(flat, z.upper, most), np.where(flat, 0.0, slope)
     return Band(slope, 0.5 * most, np.where(switches, up(0.5 * most), 0.0))
 
 
-def difference_band(z: Pair) -> Band:
-    """Enclose max(z', 0) - max(z, 0) by a band around z' - z; see the module."""
+def difference_band(z: Pair, radius: FloatArray | float = 0.0) -> Band:
+    """Enclose max(z', 0) - max(z, 0) by a band around z' - z, a form of this radius; see the module."""
     on = (z.stored.lower >= 0) & (z.perturbed.lower >= 0)
     off = (z.stored.upper <= 0) & (z.perturbed.upper <= 0)
     switches = ~(on | off)
@@ -146,7 +169,7 @@ def difference_band(z: Pair) -> Band:
     greatest = np.minimum(np.maximum(z.difference.upper, 0.0), np.maximum(z.perturbed.upper, 0.0))
     middle = 0.5 * least + 0.5 * greatest
     reach = up(np.maximum(greatest - middle, middle - least))
-    flat = switches & (reach < half)
+    flat = switches & (reach < half + 0.5 * radius)
     slope = np.where(flat, 0.0, np.where(switches, 0.5, on.astype(np.float64)))
     return Band(slope, np.where(flat, middle, 0.0), np.where(switches, np.where(flat, reach, up(half)), 0.0))
 
@@ -223,19 +246,20 @@ class Changes:
 @dataclass(frozen=True, eq=False)
 class Reached:
     """Both networks and their difference at some level, and whose symbols are whose: of the stored network's (known) and of
-    the difference's (shares, layer by layer), the inputs' shares. Shapes: shares (inputs, symbols, boxes)."""
+    the difference's (shares, layer by layer), the inputs' shares, (inputs, symbols, boxes). `moves`: whether parameters do."""
 
     stored: Form
     perturbed: Form
     change: Form
     known: FloatArray
+    moves: bool
     shares: tuple[FloatArray, ...] = ()
 
     @classmethod
-    def inputs(cls, boxes: Interval) -> Reached:
+    def inputs(cls, boxes: Interval, moves: bool) -> Reached:
         form, inputs = input_form(boxes), boxes.shape[1]
         change = Form(np.zeros_like(form.centre), np.zeros_like(form.generators), np.zeros_like(form.radius))
-        return cls(form, form, change, np.repeat(np.eye(inputs)[:, :, None], len(boxes), axis=2))
+        return cls(form, form, change, np.repeat(np.eye(inputs)[:, :, None], len(boxes), axis=2), moves)
 
     @property
     def influence(self) -> FloatArray:
@@ -255,7 +279,7 @@ class Reached:
         """Return what belongs to some of the boxes."""
         shares = tuple(share[:, :, boxes] for share in self.shares)
         forms = self.stored.take(boxes), self.perturbed.take(boxes), self.change.take(boxes)
-        return Reached(forms[0], forms[1], forms[2], self.known[:, :, boxes], shares)
+        return Reached(forms[0], forms[1], forms[2], self.known[:, :, boxes], self.moves, shares)
 
     def before(self, layer: TwinLayer) -> Reached:
         """Go on to a layer's pre-activations."""
@@ -268,27 +292,67 @@ class Reached:
         """Go on from pre-activations in these ranges to the activation's values."""
         if activation is Activation.LINEAR:
             return self
-        bands = difference_band(z), relu_band(z.stored), relu_band(z.perturbed)
+        radii = [form.radius if self.moves else 0.0 for form in (self.change, self.stored, self.perturbed)]
+        bands = _bands(activation, z, radii)
         share = shared_among(self.stored, self.known, (bands[0].reach > 0) | (bands[1].reach > 0))
-        change, moved = bands[0].of(self.change)
+        change, moved = bands[0].of(self.change, self.moves)
         stored, switched = bands[1].of(self.stored)
-        perturbed, _ = bands[2].of(self.perturbed)
+        perturbed, _ = bands[2].of(self.perturbed, self.moves)
         known = np.concatenate([self.known, switched.spread(share)], axis=1)
-        return Reached(stored, perturbed, change, known, (*self.shares, moved.spread(share)))
+        return Reached(stored, perturbed, change, known, self.moves, (*self.shares, moved.spread(share)))
+
+
+def _bands(activation: Activation, z: Pair, radii: Sequence[FloatArray | float]) -> tuple[Band, Band, Band]:
+    """Return the bands of the difference, of the stored and of the perturbed values, given the radii of their forms."""
+    if activation is Activation.RELU:
+        return difference_band(z, radii[0]), relu_band(z.stored, radii[1]), relu_band(z.perturbed, radii[2])
+    stored, perturbed = (value_line(activation, *each) for each in ((z.stored, radii[1]), (z.perturbed, radii[2])))
+    return Band(*difference_line(activation, z, radii[0])), Band(*stored), Band(*perturbed)
+
+
+def ends_of_change(layer: TwinLayer, reached: Reached, activation: Activation) -> tuple[Form, Form]:
+    """Enclose z' - z from above and from below, where every row's parameters are where they make it greatest and least.
+
+    Method    D h' within its reach R is R abs(h') at most, and abs(h') = s h' where h' has the sign s, as after a ReLU or a
+              sigmoid; h' is h + (h' - h), so that the symbols of the change are shared. Where h' may have both signs: R times
+              its size. Of a single copy both are the same
+    """
+    inputs, (reach, bias) = len(reached.known), layer.change_reach
+    if not (layer.perturbed_reach[0].any() or layer.perturbed_reach[1].any()):
+        both = changed(layer, reached.change, reached.perturbed, inputs)
+        return both, both
+    still = replace(layer, change_reach=(np.zeros_like(reach), np.zeros_like(bias)))
+    base = changed(still, reached.change, reached.perturbed, inputs)
+    if activation in (Activation.RELU, Activation.SIGMOID):
+        signs = np.ones(reached.perturbed.centre.shape)
+    else:
+        ends = reached.perturbed.range
+        signs = (ends.lower >= 0).astype(np.float64) - (ends.upper <= 0)
+    change, stored = reached.change.times(signs), reached.stored.times(signs)
+    (centre, generators), (more_centre, more_generators) = change.product(reach), stored.product(reach)
+    generators[:, :inputs] += more_generators[:, :inputs]
+    mixed = np.where(signs == 0, reached.perturbed.size, 0.0)
+    own = np.abs(stored.generators[:, inputs:]).sum(axis=1) + stored.radius
+    sizes = reach @ (change.size + stored.size + mixed) + bias
+    slack = _slack(change, sizes) + _slack(stored, sizes) + _slack(reached.perturbed, sizes)
+    radius = up(reach @ (change.radius + own + mixed) + slack)
+    moved = Form(centre + more_centre + bias, generators, radius)
+    return base + moved, base + -moved
 
 
 class TwinZonotopes:
     """A network and a box of its parameters, prepared for bounding batches of input boxes.
 
-    Raises    UnsupportedError if a layer is not dense, or its activation neither linear nor ReLU
+    Raises    UnsupportedError if a layer is not dense
     """
 
     def __init__(self, network: Network, parameters: ParameterBox) -> None:
         self.network, self.layers = network, []
         for layer, box in zip(network.layers, parameters.layers, strict=True):
-            if not isinstance(layer, Dense) or layer.activation not in LINES:
-                raise UnsupportedError("differential zonotopes have rules for dense layers of linear and ReLU units")
+            if not isinstance(layer, Dense):
+                raise UnsupportedError("differential zonotopes have rules for dense layers")
             self.layers.append(TwinLayer.of(layer, box.weight.interval, box.bias.interval))
+        self.moves = any(part.any() for layer in self.layers for part in layer.perturbed_reach)
         stages = stored_stages(network), stages_of(network, parameters)
         self.levels = tuple(Levels(Activation.LINEAR, each) for each in stages)
 
@@ -304,7 +368,7 @@ class TwinZonotopes:
 
     def hidden(self, boxes: Interval) -> Reached:
         """Return the forms of the last hidden values over boxes (boxes, inputs), or of the inputs where no layer is hidden."""
-        reached = Reached.inputs(boxes)
+        reached = Reached.inputs(boxes, self.moves)
         for layer in self.layers[:-1]:
             reached = reached.before(layer)
             reached = reached.after(layer.activation, reached.ranges)
@@ -317,7 +381,7 @@ class TwinZonotopes:
         return (slice(start, start + step) for start in range(0, boxes, step))
 
     def _changes(self, boxes: Interval, wanted: BoolArray, limit: float) -> Changes:
-        reached, ranges, hidden = Reached.inputs(boxes), [(boxes, boxes)], self.layers[:-1]
+        reached, ranges, hidden = Reached.inputs(boxes, self.moves), [(boxes, boxes)], self.layers[:-1]
         for layer in hidden[:-1]:
             reached = reached.before(layer)
             z = reached.ranges
@@ -329,7 +393,7 @@ class TwinZonotopes:
         z = reached.ranges
         found = self._outcome(boxes, reached.after(hidden[-1].activation, z))
         chosen = np.flatnonzero(wanted & (found.greatest > limit))
-        if len(ranges) == 1 or hidden[-1].activation is Activation.LINEAR or not len(chosen):
+        if len(ranges) == 1 or hidden[-1].activation is not Activation.RELU or not len(chosen):
             return found
         z = self._narrowed(_of_boxes(z, chosen), [(before[chosen], after[chosen]) for before, after in ranges])
         again = self._outcome(boxes[chosen], reached.take(chosen).after(hidden[-1].activation, z))
@@ -347,6 +411,10 @@ class TwinZonotopes:
         """Go on from the last hidden values to the logits."""
         last = hidden.before(self.layers[-1])
         change, ends = last.change, last.ranges.difference
+        activation = self.layers[-2].activation if len(self.layers) > 1 else Activation.LINEAR
+        if self.moves:
+            high, low = (form.range for form in ends_of_change(self.layers[-1], hidden, activation))
+            ends = Interval(np.fmax(ends.lower, low.lower), np.fmin(ends.upper, high.upper))
         inputs, each = self.network.inputs, np.arange(len(boxes))
         row = np.maximum(-ends.lower, ends.upper).argmax(axis=0)
         slopes = change.generators[row, :, each]

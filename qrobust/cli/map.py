@@ -92,7 +92,7 @@ def map_command(
     backend: BackendName = "auto",
     timeout: Timeout = 10.0,
     total: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Time for all single searches together; the rest stays undecided.")
+        float | None, typer.Option(metavar="SECONDS", help="Time for the whole map; the rest stays undecided.")
     ] = None,
     memory: Memory = 4.0,
     arrays: ArraysText = None,
