@@ -25,7 +25,7 @@ from qrobust.comparison import at_points, compare, on_grid
 from qrobust.errors import UnsoundAnswerError
 from qrobust.integer.kernels import run
 from qrobust.quantization import parse_scheme
-from qrobust.report import documents, obligations, programs
+from qrobust.report import documents, obligations, pictures, programs
 from qrobust.report.documents import SCHEMA, junit, result, sarif
 from qrobust.report.plan import read_plan
 from qrobust.report.signoff import Signoff, rendered, run_signoff, write_signoff
@@ -462,6 +462,51 @@ def test_a_browser_shows_verdict_and_scope_in_the_first_screen(filed: tuple[Sign
     pixels = imread(picture)
     assert pixels.shape[:2] == (seen["height"], 1280)
     assert 0.02 < (pixels[..., :3].min(axis=2) < 0.9).mean() < 0.6  # neither blank nor black
+
+
+def test_a_page_of_a_phones_width_is_read_without_scrolling_sideways(filed: tuple[Signoff, Path], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.browser", str(filed[1] / "report.html"), str(tmp_path / "page.png"), "390", "844"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    seen = json.loads(done.stdout)
+    assert seen["overflow"] == 0
+    assert 0 < seen["bottoms"]["scope"] <= seen["height"]
+    assert seen["narrowest"] > 60, "a text is broken into columns of a few letters"
+
+
+@pytest.mark.parametrize("ask", [{"ask": "margin", "sigma": 0.2}, {"ask": "eps", "eps": 0.06}], ids=["label", "eps"])
+def test_titles_of_pictures_lie_inside_them(ask: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(pictures, "png", lambda figure: drawn.append(figure) or b"")
+    signed(folder, obligation("x", scheme="int8", domain="seen", **ask))
+    (figure,) = drawn
+    figure.canvas.draw()
+    for axes in figure.axes:
+        box = axes.title.get_window_extent()
+        assert figure.bbox.x0 <= box.x0
+        assert box.x1 <= figure.bbox.x1
+
+
+def test_names_of_files_and_trust_are_in_the_reproduction(folder: Path) -> None:
+    """A plan's name is a URI reference in SARIF (RFC 3986), and a pickle that was trusted must be trusted again."""
+    from sklearn.linear_model import LogisticRegression
+
+    joblib = pytest.importorskip("joblib")
+    rows = np.random.default_rng(0).normal(size=(40, 2))
+    joblib.dump(LogisticRegression().fit(rows, rows[:, 0] > 0), folder / "m.joblib")
+    (folder / "my plan 100%.toml").write_text(
+        '[model]\nfile = "m.joblib"\n[domains.near]\nbox = [[0, 1], [0, 1]]\n'
+        + obligation("x", ask="eps", eps=0.5, scheme="int8", domain="near")
+    )
+    script = [sys.executable, "-m", "qrobust", "signoff", "my plan 100%.toml", "--trust-pickle", "--quiet"]
+    assert subprocess.run(script, cwd=folder, check=False, timeout=60).returncode == 0
+    place = json.loads((folder / "signoff/report.sarif").read_text())["runs"][0]["results"][0]["locations"][0]
+    assert place["physicalLocation"]["artifactLocation"]["uri"] == "my%20plan%20100%25.toml"
+    command = json.loads((folder / "signoff/result.json").read_text())["command"]
+    (folder / "signoff").rename(folder / "first")
+    again = subprocess.run(f"{sys.executable} -m {command} --quiet", shell=True, cwd=folder, check=False, timeout=60)
+    assert again.returncode == 0, command
+    assert (folder / "signoff/report.html").is_file()
 
 
 @pytest.mark.parametrize(

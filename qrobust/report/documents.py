@@ -59,6 +59,7 @@ from __future__ import annotations
 
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 from xml.etree import ElementTree as Xml
 
 from qrobust.answers import VERSION, Verdict
@@ -188,7 +189,7 @@ def sarif(signoff: Signoff) -> dict[str, Any]:
         obligation = finding.obligation
         kind, level = SARIF_KINDS[finding.verdict]
         place = {
-            "artifactLocation": {"uri": PurePath(uri).as_posix()},
+            "artifactLocation": {"uri": quote(PurePath(uri).as_posix())},  # RFC 3986, as the standard asks
             "region": {"startLine": signoff.plan.source.line(obligation.keys)},
         }
         rules.append({"id": obligation.id, "shortDescription": {"text": obligation.text}})
