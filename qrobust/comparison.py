@@ -36,7 +36,7 @@ from qrobust.integer import any_kernel
 from qrobust.integer.any_kernel import IntegerInterval
 from qrobust.integer.kernels import run
 from qrobust.integer.program import IntegerProgram, Kernels
-from qrobust.interval import FloatArray, Interval, round_fraction_down, round_fraction_up
+from qrobust.interval import BoolArray, FloatArray, Interval, round_fraction_down, round_fraction_up
 from qrobust.layers import IntArray
 from qrobust.network import Dense, Network, Output, Scaling, confidence
 
@@ -151,6 +151,32 @@ class Comparison:
         differ = np.where(self.labels == self.program_labels, Agreement.SAME, Agreement.CHANGED)
         return np.where(known, differ, Agreement.UNDECIDED)
 
+    def agreement_of(self, margin: Fraction) -> IntArray:
+        """The `Agreement` of each label that in the network has a margin; SAME where it surely has less. Shape: (points,).
+
+        The margin is that of `queries`. Of one sigmoid it is abs(f - level); of several classes f_a / (f_a + f_j) - 1/2 of the
+        label a over every rival j, here without the division.
+        """
+        if not margin:
+            return self.agreement
+        surely, perhaps = self._margins(margin)
+        doubtful = (self.agreement == Agreement.CHANGED) & ~surely
+        return np.where(perhaps, np.where(doubtful, Agreement.UNDECIDED, self.agreement), Agreement.SAME)
+
+    def _margins(self, margin: Fraction) -> tuple[BoolArray, BoolArray]:
+        """Return where the network's margin is surely, and where it is perhaps, at least this. Shapes: (points,) both."""
+        values, half = self.confidences, Fraction(1, 2)
+        if self.network.output is Output.SIGMOID:
+            excess = interval.magnitude(values - _enclosed(self.level))[:, 0] - _enclosed(margin)
+            return excess.lower >= 0, excess.upper >= 0
+        own = np.where(self.labels == UNDECIDED, 0, self.labels)
+        mine = Interval(*(np.take_along_axis(end, own[:, None], axis=1) for end in (values.lower, values.upper)))
+        gaps = mine * _enclosed(half - margin) - values * _enclosed(half + margin)
+        rivals = np.arange(values.shape[1]) != own[:, None]
+        surely = np.where(rivals, gaps.lower >= 0, True).all(axis=1) & (self.labels != UNDECIDED)
+        perhaps = np.where(rivals, gaps.upper >= 0, True).all(axis=1) | (self.labels == UNDECIDED)
+        return surely, perhaps
+
     @property
     def greatest(self) -> tuple[float, float]:
         """Both ends of the greatest change of a confidence."""
@@ -172,11 +198,12 @@ class Comparison:
         exact = self.level / Fraction(self.program.result.scale) + self.program.result.zero_point
         return 0 if exact.denominator != 1 else int((values[:, 0] == exact.numerator).sum())
 
-    def label_verdict(self) -> Verdict:
-        """Whether every label agrees."""
-        if (self.agreement == Agreement.CHANGED).any():
+    def label_verdict(self, margin: Fraction = Fraction(0)) -> Verdict:
+        """Whether every label that has a margin agrees."""
+        agreement = self.agreement_of(margin)
+        if (agreement == Agreement.CHANGED).any():
             return Verdict.VIOLATED
-        return Verdict.UNKNOWN if (self.agreement == Agreement.UNDECIDED).any() else Verdict.ROBUST
+        return Verdict.UNKNOWN if (agreement == Agreement.UNDECIDED).any() else Verdict.ROBUST
 
     def epsilon_verdict(self, epsilon: Fraction) -> tuple[Verdict, IntArray]:
         """Whether no confidence changes by more than epsilon, and the inputs where one certainly does. Raises NumberError."""
@@ -205,6 +232,10 @@ class Comparison:
 
         signs = [decide(excess(place, sign)) for place in range(len(values)) for sign in (1, -1)]
         return True if 1 in signs else None if None in signs else False
+
+
+def _enclosed(value: Fraction) -> Interval:
+    return Interval(np.array([round_fraction_down(value)]), np.array([round_fraction_up(value)]))
 
 
 def exactly_at(network: Network, x: FloatArray) -> Replay:

@@ -52,6 +52,12 @@ def point(found: Comparison, index: int) -> dict[str, Any]:
     }
 
 
+def claims_of(epsilon: Fraction | None, margin: Fraction) -> dict[str, str]:
+    """Return what is asked, by the name of the question."""
+    had = f" that had margin {float(margin):g}" if margin else ""
+    return {"eps": f"confidence is off by more than {float(epsilon or 0):g}", "label": f"label{had} is another"}
+
+
 def box_report(
     found: Sweep, domain: Domain, epsilon: Fraction | None, seconds: float
 ) -> tuple[list[str], dict[str, Any], list[Verdict]]:
@@ -73,8 +79,7 @@ def _sentences(found: Sweep, domain: Domain, epsilon: Fraction | None, seconds: 
         else "it lies within the rounding of the bounds: ask about another eps"
     )
     for question, verdict in found.verdicts.items():
-        changes = question is Question.CHANGE and epsilon is not None
-        what = f"confidence is off by more than {float(epsilon or 0):g}" if changes else "label is another"
+        what = claims_of(epsilon, found.margin)[question.value]
         every = f"at every one of the {_count(found.points)} integer inputs in the box"
         says = {
             Verdict.ROBUST: f"{every}, no {what}",
@@ -82,7 +87,7 @@ def _sentences(found: Sweep, domain: Domain, epsilon: Fraction | None, seconds: 
             Verdict.UNKNOWN: f"{every}, whether no {what} is undecided ({found.reason or left})",
         }
         lines.append(f"{verdict.value}: {says[verdict]}: {names}. {tail}")
-        worst = found.worst if changes else found.changed
+        worst = found.worst if question is Question.CHANGE else found.changed
         if verdict is Verdict.VIOLATED and worst is not None:
             lines += witness(worst, 0)
     if not lines:
@@ -157,6 +162,7 @@ def _document(found: Sweep, domain: Domain, epsilon: Fraction | None, seconds: f
         "executed": found.executed,
         "boxes": found.boxes,
         "eps": None if epsilon is None else str(epsilon),
+        "sigma": str(found.margin),
         "verdicts": {question.value: verdict.value for question, verdict in found.verdicts.items()},
         "reason": found.reason,
         "greatest_change": {"lower": low, "upper": high, "at": point(found.worst, 0)},
