@@ -135,8 +135,8 @@ def _keras() -> Iterator[Measured]:
 
 
 def _sklearn() -> Iterator[Measured]:
-    import skops.io
     import sklearn
+    import skops.io
     from sklearn.datasets import load_digits
     from sklearn.neural_network import MLPClassifier
     from sklearn.pipeline import make_pipeline
