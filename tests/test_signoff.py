@@ -374,6 +374,14 @@ def test_junit_says_what_failed(filed: tuple[Signoff, Path]) -> None:
     assert suite.get("failures") == str(filed[0].count(Verdict.VIOLATED))
     lenient = Xml.fromstring(junit(filed[0], unknown_fails=False))
     assert lenient[0].get("errors") == "0"
+    allowed = {  # Jenkins' xUnit plugin, junit-10.xsd
+        "testsuites": {"name", "time", "tests", "failures", "errors"},
+        "testsuite": {"name", "time", "tests", "failures", "errors", "skipped", "timestamp"},
+        "testcase": {"name", "classname", "time"},
+        **dict.fromkeys(("failure", "error", "skipped"), {"type", "message"}),
+    }
+    for element in (*suites.iter(), *lenient.iter()):
+        assert set(element.attrib) <= allowed[element.tag]
 
 
 def test_sarif_has_what_the_standard_requires(filed: tuple[Signoff, Path]) -> None:
