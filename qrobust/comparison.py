@@ -29,7 +29,7 @@ from qrobust import interval
 from qrobust.answers import Counterexample, Verdict
 from qrobust.bounds.ibp import INTERVALS, nominal_logits
 from qrobust.check import Replay
-from qrobust.domains import Domain
+from qrobust.domains import MOST_SHOWN, Domain
 from qrobust.errors import DomainError, NumberError, ResourceError, ShapeError
 from qrobust.exact import ExactArithmetic, decide, logit_bounds, to_exact
 from qrobust.integer import any_kernel
@@ -120,6 +120,29 @@ def grid_ends(program: IntegerProgram, domain: Domain | None = None) -> tuple[In
         if not inside.any(axis=1).all():
             raise DomainError("the box holds no input of the program's grid: give a wider one")
     return every[inside.argmax(axis=1)], every[len(every) - 1 - inside[:, ::-1].argmax(axis=1)]
+
+
+def sides_outside(network: Network, program: IntegerProgram, domain: Domain) -> list[str]:
+    """Name the sides of a domain's box that leave the calibrated range, beyond which the program cuts inputs off."""
+    least, greatest = _range(program)
+    parts = []
+    for index, (low, high) in enumerate(zip(domain.box.lower.tolist(), domain.box.upper.tolist(), strict=True)):
+        name = network.feature_name(index)
+        parts += [f"{name} down to {low:g}"] if low < least else []
+        parts += [f"{name} up to {high:g}"] if high > greatest else []
+    return parts if len(parts) <= MOST_SHOWN else [*parts[:MOST_SHOWN], f"and {len(parts) - MOST_SHOWN} more"]
+
+
+def outside_text(program: IntegerProgram, sides: list[str]) -> str:
+    """Say which sides leave the range."""
+    least, greatest = _range(program)
+    return f"inputs outside the program's calibrated range [{least:.6g}, {greatest:.6g}]: {', '.join(sides)}, not looked at"
+
+
+def _range(program: IntegerProgram) -> tuple[float, float]:
+    encoding = program.input
+    ends: list[float] = encoding.real(np.array([encoding.least, encoding.greatest])).tolist()
+    return ends[0], ends[1]
 
 
 @dataclass(frozen=True, eq=False)

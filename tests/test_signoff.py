@@ -203,6 +203,17 @@ def test_ends_against_a_limit_are_compared_exactly(lower: float, upper: float, e
     assert obligations._limit_verdict(lower, upper, eps) is verdict
 
 
+def test_sides_of_a_domain_beyond_the_calibrated_range_are_named(folder: Path) -> None:
+    """The program holds hearts up to 20.5 g: of a box up to 99 g, the rest is not looked at, and the report says so."""
+    (folder / "plan.toml").write_text(
+        HEAD.replace("20.5]", "99]") + obligation("x", ask="eps", eps=0.5, program="int8", domain="seen")
+    )
+    (finding,) = run_signoff(read_plan(folder / "plan.toml")).findings
+    assert "inputs outside the program's calibrated range [0, 20.5]: heart weight up to 99, not looked at" in finding.notes
+    (inside,) = signed(folder, obligation("x", ask="eps", eps=0.5, program="int8", domain="seen")).findings
+    assert not any("outside" in note for note in inside.notes)
+
+
 def test_any_kernels_may_leave_an_obligation_open(folder: Path) -> None:
     found = signed(folder, obligation("x", ask="label", program="int8", domain="seen", kernels="any-kernel"))
     (finding,) = found.findings
@@ -311,6 +322,7 @@ box = {json.dumps([[0.5, 0.55]] * 70)}
     assert (labels.verdict, len(labels.examples)) == (Verdict.VIOLATED, 1)
     assert (margin.verdict, margin.assurance) == (Verdict.ROBUST, Assurance.ROUNDED)
     assert "2**" in loose.claim
+    assert not any("outside" in note for note in loose.notes)
     resumed = run_signoff(read_plan(tmp_path / "plan.toml"), cache=cache)
     assert [f.verdict for f in resumed.findings] == [f.verdict for f in found.findings]
     assert resumed.seconds < 2
@@ -378,7 +390,7 @@ def test_junit_says_what_failed(filed: tuple[Signoff, Path]) -> None:
         "testsuites": {"name", "time", "tests", "failures", "errors"},
         "testsuite": {"name", "time", "tests", "failures", "errors", "skipped", "timestamp"},
         "testcase": {"name", "classname", "time"},
-        **dict.fromkeys(("failure", "error", "skipped"), {"type", "message"}),
+        **{name: {"type", "message"} for name in ("failure", "error", "skipped")},
     }
     for element in (*suites.iter(), *lenient.iter()):
         assert set(element.attrib) <= allowed[element.tag]

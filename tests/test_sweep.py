@@ -181,7 +181,7 @@ BOX = ("--box", "6.3:20.5, 2:3.9")
     ((*BOX, "--sigma", "0.05"), 0, "integer inputs in the box, no label that had margin 0.05 is another"),
     ((*BOX, "--eps", "0.0096", "--kernels", "any-kernel"), 3, "UNKNOWN"),
     ((*BOX,), 0, "greatest change of a confidence"),
-    (("--box", "6.3:99, 2:3.9", "--eps", "0.5"), 0, "inputs outside the program's range [0, 20.5]: heart weight up to 99"),
+    (("--box", "6.3:99, 2:3.9", "--eps", "0.5"), 0, "outside the program's calibrated range [0, 20.5]: heart weight up to 99"),
     (("--box", "15:16, 2.2:2.5", "--label"), 0, "at the ends of a tensor's type: none, proved"),
     (("--box", "15:16, 2.2:2.5", "--label"), 0, "ties in the program: none, proved"),
     (("--box", "6:10, 2:2.5", "--label"), 1, "ties in the program: seen"),

@@ -17,7 +17,7 @@ from qrobust.cli.arguments import Json, Level, PointsFile, PointText, Quiet, Tru
 from qrobust.cli.compared import box_report, claims_of, point, witness
 from qrobust.cli.exits import EXIT
 from qrobust.cli.options import UsageError, Where, domain_of, points_of, read_model
-from qrobust.comparison import Agreement, Comparison, Inputs, at_points, compare, on_grid
+from qrobust.comparison import Agreement, Comparison, Inputs, at_points, compare, on_grid, outside_text, sides_outside
 from qrobust.domains import Point
 from qrobust.errors import NumberError
 from qrobust.exact import to_fraction
@@ -101,7 +101,9 @@ def compare_command(
             asked = _verdicts(each, epsilon, margin if label else None)
         seconds = time.monotonic() - started
         claims = claims_of(epsilon, margin)
-        texts, document = _sentences(each, asked, claims, seconds), _document(each, asked, epsilon, margin, seconds)
+        sides = [] if box is None else sides_outside(network, integers, domain_of(network, where))
+        texts = _sentences(each, asked, claims, seconds) + ([outside_text(integers, sides)] if sides else [])
+        document = _document(each, asked, epsilon, margin, seconds) | {"sides_outside_input_range": sides}
         verdicts = [verdict for verdict, _ in asked.values()]
     if json:
         show.document(document)

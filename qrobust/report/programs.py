@@ -27,6 +27,8 @@ from qrobust.comparison import (
     grid_ends,
     of_grid,
     on_grid,
+    outside_text,
+    sides_outside,
 )
 from qrobust.domains import Points
 from qrobust.errors import UnsoundAnswerError
@@ -201,7 +203,7 @@ def _executed(plan: Plan, obligation: Obligation) -> Outcome:
         "kernels may differ there, or no precision settles it" if verdict is Verdict.UNKNOWN else "",
         rows,
         tuple(worst if of_points else [inputs.integers[index].tolist() for index in worst]),
-        tuple(_program_notes(found, obligation)),
+        (*_program_notes(found, obligation), *_outside_notes(plan, obligation)),
         shown,
     )
 
@@ -232,7 +234,7 @@ def _swept(plan: Plan, obligation: Obligation) -> Outcome:
         BOUNDED,
         reason=reason if verdict is Verdict.UNKNOWN else "",
         places=(worst.inputs.integers[0].tolist(),) if worst is not None and verdict is Verdict.VIOLATED else (),
-        notes=tuple(_sweep_notes(found, obligation)),
+        notes=(*_sweep_notes(found, obligation), *_outside_notes(plan, obligation)),
     )
 
 
@@ -321,6 +323,14 @@ def _steps_notes(program: IntegerProgram, obligation: Obligation) -> list[str]:
     if obligation.eps is not None and obligation.eps < Fraction(step_out) / 2:
         notes.append(f"eps {float(obligation.eps):g} is below half the confidence's own step")
     return notes
+
+
+def _outside_notes(plan: Plan, obligation: Obligation) -> list[str]:
+    """Say which sides of a domain the program cannot hold."""
+    assert obligation.where is not None
+    domain, program = obligation.where.domain, _program(obligation)
+    sides = [] if isinstance(domain, Points) else sides_outside(plan.network, program, domain)
+    return [outside_text(program, sides)] if sides else []
 
 
 def _sweep_notes(found: Sweep, obligation: Obligation) -> list[str]:
