@@ -97,6 +97,12 @@ def on_grid(program: IntegerProgram, domain: Domain | None = None) -> Inputs:
     return of_grid(program, np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, program.inputs))
 
 
+def is_enumerable(program: IntegerProgram, domain: Domain | None = None) -> bool:
+    """Whether `on_grid` returns the inputs of a domain, which are not too many. Raises as `grid_ends`."""
+    lower, upper = grid_ends(program, domain)
+    return float(np.prod((upper - lower + 1).astype(np.float64))) <= MOST_ENUMERATED
+
+
 def of_grid(program: IntegerProgram, integers: IntArray) -> Inputs:
     """Return integer inputs (points, inputs) with the reals that they mean."""
     return Inputs(program.input.real(integers), integers, np.zeros(len(integers), dtype=bool), enumerated=True)

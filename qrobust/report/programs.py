@@ -19,12 +19,12 @@ from qrobust.answers import VERSION, Assurance, Verdict
 from qrobust.bounds.local import Status
 from qrobust.cache import ResultCache, key_of
 from qrobust.comparison import (
-    MOST_ENUMERATED,
     Comparison,
     at_points,
     compare,
     exactly_at,
     grid_ends,
+    is_enumerable,
     of_grid,
     on_grid,
     outside_text,
@@ -174,10 +174,7 @@ def _is_large(obligation: Obligation) -> bool:
     """Say whether the obligation is about more integer inputs than are run one by one."""
     assert obligation.where is not None
     domain = obligation.where.domain
-    if isinstance(domain, Points):
-        return False
-    lower, upper = grid_ends(_program(obligation), domain)
-    return float(np.prod((upper - lower + 1).astype(np.float64))) > MOST_ENUMERATED
+    return not isinstance(domain, Points) and not is_enumerable(_program(obligation), domain)
 
 
 def _executed(plan: Plan, obligation: Obligation) -> Outcome:
