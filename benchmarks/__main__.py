@@ -153,11 +153,14 @@ def lirpa_rows(limit: float) -> Rows:
 
 def reader_rows(limit: float) -> Rows:
     """How far each reader is from the format's own runtime."""
-    unit = "of the greatest output, or of 1"
-    floats = [
-        row(f"readers-{what}", "max_difference", worst, unit, aim=readers.AIM, peer=peer, name="readers")
-        for what, peer, worst in readers.measured()
-    ]
+    floats = []
+    for each in readers.measured():
+        work = f"readers-{each.what}"
+        floats.append(row(work, "max_difference", each.worst, each.unit, aim=readers.AIM, peer=each.peer, name="readers"))
+        if each.exact is not None:
+            ours, theirs = each.exact
+            metric = "difference from exact arithmetic"
+            floats.append(row(work, metric, ours, each.unit, peer=each.peer, peer_value=theirs, name="readers"))
     return floats + [
         row(f"readers-{what}", "differing_outputs", wrong, f"of {total:,} outputs", aim=0.0, peer=peer, name="readers")
         for what, peer, wrong, total in readers.counted()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,7 +31,7 @@ from qrobust.quantization import FixedPoint, OneFormat, PerLayerScheme, Scheme, 
 from qrobust.quantization.grids import Kept
 from qrobust.queries import LabelQuery, Query
 from qrobust.search import Budget
-from qrobust.solve import Session
+from qrobust.solve import Session, query_at
 
 FLOAT_BITS = 32  # of a parameter that stays in float, and of every one before
 LEAST, MOST = 2, 16  # widths that are tried unless said otherwise
@@ -275,7 +275,7 @@ class _Search:
     def result(self, uniform: Trial | None, below: Trial | None, layers: Trial | None, started: float) -> FewestBits:
         """Return what was found, with the certificate of the best widths where one can be had."""
         proof = None
-        if layers is not None and certificate_why_not(layers.answer.query) is None:
+        if layers is not None and certificate_why_not(layers.answer.query) is None and is_of_one_input(layers.answer.query):
             _, proof = self.session.certify(layers.answer.query, self.asking.budget)
         trials = tuple(self.trials.values())
         return FewestBits(self.network, self.family, uniform, below, layers, trials, proof, time.monotonic() - started)
@@ -286,12 +286,25 @@ def certificate_why_not(query: Query) -> str | None:
     network = query.network
     if not isinstance(query, LabelQuery) or query.sigma:
         return "certificates are kept for labels without a margin alone"
-    if not isinstance(query.domain, Point):
-        return "certificates are kept for one input alone"
+    if not isinstance(query.domain, Point | Points):
+        return "certificates are kept for one input, and for the rows of a data set"
     piecewise = all(layer.activation in (Activation.LINEAR, Activation.RELU) for layer in network.core.layers)
     if not (network.core.is_dense and piecewise):
         return "certificates are kept for dense ReLU networks alone"
     return None
+
+
+def is_of_one_input(query: Query) -> bool:
+    """Whether one certificate proves all of it."""
+    return isinstance(query.domain, Point)
+
+
+def row_certificates(found: FewestBits, asking: Asking) -> Iterator[tuple[int, Certificate | None]]:
+    """Yield each row of the data set, from 1, with the certificate of the best widths there; None if none was found in time."""
+    query, session = None if found.layers is None else found.layers.answer.query, Session()
+    if query is not None and isinstance(query.domain, Points) and certificate_why_not(query) is None:
+        for index in range(len(query.domain.values)):
+            yield index + 1, session.certify(query_at(query, index), asking.budget)[1]
 
 
 def _with_parameters(network: Network) -> list[Layer]:

@@ -29,14 +29,14 @@ from qrobust import interval
 from qrobust.answers import Counterexample, Verdict
 from qrobust.bounds.ibp import INTERVALS, nominal_logits
 from qrobust.check import Replay
-from qrobust.domains import Domain
+from qrobust.domains import MOST_SHOWN, Domain
 from qrobust.errors import DomainError, NumberError, ResourceError, ShapeError
 from qrobust.exact import ExactArithmetic, decide, logit_bounds, to_exact
 from qrobust.integer import any_kernel
 from qrobust.integer.any_kernel import IntegerInterval
 from qrobust.integer.kernels import run
 from qrobust.integer.program import IntegerProgram, Kernels
-from qrobust.interval import FloatArray, Interval, round_fraction_down, round_fraction_up
+from qrobust.interval import BoolArray, FloatArray, Interval, round_fraction_down, round_fraction_up
 from qrobust.layers import IntArray
 from qrobust.network import Dense, Network, Output, Scaling, confidence
 
@@ -98,6 +98,12 @@ def on_grid(program: IntegerProgram, domain: Domain | None = None) -> Inputs:
     return of_grid(program, np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, program.inputs))
 
 
+def is_enumerable(program: IntegerProgram, domain: Domain | None = None) -> bool:
+    """Whether `on_grid` returns the inputs of a domain, which are not too many. Raises as `grid_ends`."""
+    lower, upper = grid_ends(program, domain)
+    return float(np.prod((upper - lower + 1).astype(np.float64))) <= MOST_ENUMERATED
+
+
 def of_grid(program: IntegerProgram, integers: IntArray) -> Inputs:
     """Return integer inputs (points, inputs) with the reals that they mean."""
     return Inputs(program.input.real(integers), integers, np.zeros(len(integers), dtype=bool), enumerated=True)
@@ -121,6 +127,29 @@ def grid_ends(program: IntegerProgram, domain: Domain | None = None) -> tuple[In
         if not inside.any(axis=1).all():
             raise DomainError("the box holds no input of the program's grid: give a wider one")
     return every[inside.argmax(axis=1)], every[len(every) - 1 - inside[:, ::-1].argmax(axis=1)]
+
+
+def sides_outside(network: Network, program: IntegerProgram, domain: Domain) -> list[str]:
+    """Name the sides of a domain's box that leave the calibrated range, beyond which the program cuts inputs off."""
+    least, greatest = _range(program)
+    parts = []
+    for index, (low, high) in enumerate(zip(domain.box.lower.tolist(), domain.box.upper.tolist(), strict=True)):
+        name = network.feature_name(index)
+        parts += [f"{name} down to {low:g}"] if low < least else []
+        parts += [f"{name} up to {high:g}"] if high > greatest else []
+    return parts if len(parts) <= MOST_SHOWN else [*parts[:MOST_SHOWN], f"and {len(parts) - MOST_SHOWN} more"]
+
+
+def outside_text(program: IntegerProgram, sides: list[str]) -> str:
+    """Say which sides leave the range."""
+    least, greatest = _range(program)
+    return f"inputs outside the program's calibrated range [{least:.6g}, {greatest:.6g}]: {', '.join(sides)}, not looked at"
+
+
+def _range(program: IntegerProgram) -> tuple[float, float]:
+    encoding = program.input
+    ends: list[float] = encoding.real(np.array([encoding.least, encoding.greatest])).tolist()
+    return ends[0], ends[1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,6 +181,32 @@ class Comparison:
         differ = np.where(self.labels == self.program_labels, Agreement.SAME, Agreement.CHANGED)
         return np.where(known, differ, Agreement.UNDECIDED)
 
+    def agreement_of(self, margin: Fraction) -> IntArray:
+        """The `Agreement` of each label that in the network has a margin; SAME where it surely has less. Shape: (points,).
+
+        The margin is that of `queries`. Of one sigmoid it is abs(f - level); of several classes f_a / (f_a + f_j) - 1/2 of the
+        label a over every rival j, here without the division.
+        """
+        if not margin:
+            return self.agreement
+        surely, perhaps = self._margins(margin)
+        doubtful = (self.agreement == Agreement.CHANGED) & ~surely
+        return np.where(perhaps, np.where(doubtful, Agreement.UNDECIDED, self.agreement), Agreement.SAME)
+
+    def _margins(self, margin: Fraction) -> tuple[BoolArray, BoolArray]:
+        """Return where the network's margin is surely, and where it is perhaps, at least this. Shapes: (points,) both."""
+        values, half = self.confidences, Fraction(1, 2)
+        if self.network.output is Output.SIGMOID:
+            excess = interval.magnitude(values - _enclosed(self.level))[:, 0] - _enclosed(margin)
+            return excess.lower >= 0, excess.upper >= 0
+        own = np.where(self.labels == UNDECIDED, 0, self.labels)
+        mine = Interval(*(np.take_along_axis(end, own[:, None], axis=1) for end in (values.lower, values.upper)))
+        gaps = mine * _enclosed(half - margin) - values * _enclosed(half + margin)
+        rivals = np.arange(values.shape[1]) != own[:, None]
+        surely = np.where(rivals, gaps.lower >= 0, True).all(axis=1) & (self.labels != UNDECIDED)
+        perhaps = np.where(rivals, gaps.upper >= 0, True).all(axis=1) | (self.labels == UNDECIDED)
+        return surely, perhaps
+
     @property
     def greatest(self) -> tuple[float, float]:
         """Both ends of the greatest change of a confidence."""
@@ -173,11 +228,12 @@ class Comparison:
         exact = self.level / Fraction(self.program.result.scale) + self.program.result.zero_point
         return 0 if exact.denominator != 1 else int((values[:, 0] == exact.numerator).sum())
 
-    def label_verdict(self) -> Verdict:
-        """Whether every label agrees."""
-        if (self.agreement == Agreement.CHANGED).any():
+    def label_verdict(self, margin: Fraction = Fraction(0)) -> Verdict:
+        """Whether every label that has a margin agrees."""
+        agreement = self.agreement_of(margin)
+        if (agreement == Agreement.CHANGED).any():
             return Verdict.VIOLATED
-        return Verdict.UNKNOWN if (self.agreement == Agreement.UNDECIDED).any() else Verdict.ROBUST
+        return Verdict.UNKNOWN if (agreement == Agreement.UNDECIDED).any() else Verdict.ROBUST
 
     def epsilon_verdict(self, epsilon: Fraction) -> tuple[Verdict, IntArray]:
         """Whether no confidence changes by more than epsilon, and the inputs where one certainly does. Raises NumberError."""
@@ -206,6 +262,10 @@ class Comparison:
 
         signs = [decide(excess(place, sign)) for place in range(len(values)) for sign in (1, -1)]
         return True if 1 in signs else None if None in signs else False
+
+
+def _enclosed(value: Fraction) -> Interval:
+    return Interval(np.array([round_fraction_down(value)]), np.array([round_fraction_up(value)]))
 
 
 def exactly_at(network: Network, x: FloatArray) -> Replay:

@@ -28,7 +28,7 @@ from qrobust.errors import NumberError
 from qrobust.integer.program import Affine, IntegerProgram, Kernels
 from qrobust.interval import FloatArray, Interval, round_fraction_down
 from qrobust.layers import IntArray
-from qrobust.network import Network
+from qrobust.network import Network, Output
 from qrobust.search import BATCH, Budget, Nodes, Outcome, explore, polished
 
 FEW_POINTS = 64  # inputs of a box that are compared one by one
@@ -44,7 +44,7 @@ class Question(Enum):
     """What is searched for: the greatest change of a confidence, or an input whose label changes."""
 
     CHANGE = "eps"
-    LABEL = "label"
+    LABEL = "label"  # that had the margin
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,13 +53,15 @@ class Sweep:
 
     Shapes    lower, upper (inputs,): its corners in integers; cut_off, seen (layers,): whether bounds leave it possible that
               a value is cut off at the ends of its type, and whether one that was run was; ties and ties_seen likewise
-    `worst` and `changed` are comparisons at one input: of the greatest change found, and of a changed label, if there is one
+    `worst` and `changed` are comparisons at one input: of the greatest change found, and of a changed label that had the
+    margin, if there is one
     """
 
     network: Network
     program: IntegerProgram
     kernels: Kernels
     level: Fraction
+    margin: Fraction
     lower: IntArray
     upper: IntArray
     greatest: tuple[float, float]
@@ -93,21 +95,24 @@ def sweep(
     level: Fraction = Fraction(1, 2),
     epsilon: Fraction | None = None,
     label: bool = False,
+    margin: Fraction = Fraction(0),
     budget: Budget | None = None,
     seed: int = 0,
 ) -> Sweep:
     """Decide about every integer input whose real meaning lies in the domain's box, or estimate the greatest change.
 
+    Accepts   margin: of the network's labels, those are asked about that have it
     Raises    ShapeError, DomainError, NumberError, UnsupportedError (see `bounds.programs`)
     """
     if epsilon is not None and epsilon < 0:
         raise NumberError(f"eps is {float(epsilon):g}: give a number >= 0")
     kernels, budget = kernels or program.runtime.kernels[0], budget or Budget()
+    started, questions = time.monotonic(), max(1, (epsilon is not None) + label)
     budget = replace(budget, boxes=min(budget.boxes, max(1, MOST_NUMBERS // program.inputs)))
     lower, upper = grid_ends(program, domain)
-    runs = _Runs(network, program, kernels, level)
+    runs = _Runs(network, program, kernels, level, margin)
     runs.at(_samples(lower, upper, np.random.default_rng(seed)))  # first, so that what does not fit is named
-    bounds = ProgramZonotopes(network, program, kernels, level)
+    bounds = ProgramZonotopes(network, program, kernels, level, margin)
     verdicts, boxes, reasons = {}, 0, []
     greatest = min(1.0, float(bounds.bounds(_reals(program, lower[None], upper[None])).change[0]))
     if epsilon is not None or not label:
@@ -121,12 +126,14 @@ def sweep(
         boxes, reasons = boxes + outcome.boxes, [*reasons, outcome.reason]
         verdicts[Question.LABEL] = _verdict(outcome.upper <= 0, runs.changed is not None)
     assert runs.worst is not None
-    cover = _cover(bounds, lower, upper)
+    late = time.monotonic() - started > questions * budget.seconds
+    cover = _cover(bounds, lower, upper, 1 if late else COVER)
     return Sweep(
         network=network,
         program=program,
         kernels=kernels,
         level=level,
+        margin=margin,
         lower=lower,
         upper=upper,
         greatest=(runs.least, max(greatest, runs.least)),
@@ -161,10 +168,10 @@ def _samples(lower: IntArray, upper: IntArray, rng: np.random.Generator) -> IntA
     return np.unique(points, axis=0)
 
 
-def _cover(bounds: ProgramZonotopes, lower: IntArray, upper: IntArray) -> Bounded:
-    """Bound boxes that cover the whole."""
+def _cover(bounds: ProgramZonotopes, lower: IntArray, upper: IntArray, boxes: int) -> Bounded:
+    """Bound so many boxes, or a few more, that cover the whole."""
     low, high = lower[None], upper[None]
-    while len(low) < min(COVER, bounds.batch) and (low < high).any():
+    while len(low) < min(boxes, bounds.batch) and (low < high).any():
         low, high = _halved(low, high, ((high - low) / (1 + upper - lower)).argmax(axis=1))
     return bounds.bounds(_reals(bounds.program, low, high))
 
@@ -182,8 +189,8 @@ def _halved(lower: IntArray, upper: IntArray, axis: npt.NDArray[np.intp]) -> tup
 class _Runs:
     """What running both at integer inputs has shown so far."""
 
-    def __init__(self, network: Network, program: IntegerProgram, kernels: Kernels, level: Fraction) -> None:
-        self.network, self.program, self.kernels, self.level = network, program, kernels, level
+    def __init__(self, network: Network, program: IntegerProgram, kernels: Kernels, level: Fraction, margin: Fraction) -> None:
+        self.network, self.program, self.kernels, self.level, self.margin = network, program, kernels, level, margin
         self.least = -np.inf
         self.worst: Comparison | None = None
         self.changed: Comparison | None = None
@@ -200,7 +207,7 @@ class _Runs:
             self.seen = self.seen | (found.saturated > 0)
         if found.greatest[0] > self.least:
             self.least, self.worst = found.greatest[0], self._compared(points[[found.witness]])
-        changes = np.flatnonzero(found.agreement == Agreement.CHANGED)
+        changes = np.flatnonzero(found.agreement_of(self.margin) == Agreement.CHANGED)
         if self.changed is None and changes.size:
             self.changed = self._compared(points[changes[:1]])
         return found
@@ -221,6 +228,7 @@ class _Tree:
         self.runs, self.bounds, self.question = runs, bounds, question
         self.lower, self.upper = lower, upper
         self.best: float = -np.inf
+        self.height: float = -np.inf
         self.point: Any = None
         points = _samples(lower, upper, np.random.default_rng(seed + 1))
         self._offer(points)
@@ -230,15 +238,16 @@ class _Tree:
         return Interval(self.lower.astype(np.float64), self.upper.astype(np.float64))
 
     def value(self, points: FloatArray) -> FloatArray:
-        """The objective at the integers nearest to points. Shapes: (batch, inputs); (batch,)."""
-        return self._objective(np.rint(points).astype(np.int64))
+        """What is climbed, at the integers nearest to points. Shapes: (batch, inputs); (batch,)."""
+        return self._height(self.runs.at(np.rint(points).astype(np.int64)))
 
     def searched(self, budget: Budget, limit: float | None) -> Outcome:
         """Search until the question is settled (of eps, against a limit), or the ends of an estimate are near."""
         start = time.monotonic()
         deadline = start + budget.seconds
-        if self.question is Question.CHANGE:
-            self.best, self.point = polished(self, self.point, self.best, start + budget.seconds / 4)
+        if self.question is Question.CHANGE or (self.runs.changed is None and self.roots().upper.max() > 0):
+            self.height, self.point = polished(self, self.point, self.height, start + budget.seconds / 4)
+            self._offer(self.point.round().astype(np.int64)[None])
         return explore(self, budget, tolerance=0.0, stop=lambda o: self._settled(o, limit), deadline=deadline, batch=BATCH)
 
     def _settled(self, outcome: Outcome, limit: float | None) -> bool:
@@ -260,18 +269,22 @@ class _Tree:
         halves = _halved(lower, upper, axis)
         return self._bounded(*halves, np.tile(nodes.upper, 2))
 
-    def _objective(self, points: IntArray) -> FloatArray:
-        found = self.runs.at(points)
+    def _objective(self, found: Comparison) -> FloatArray:
         if self.question is Question.CHANGE:
             return found.changes.upper
-        return np.array([AGREES[kind] for kind in Agreement])[found.agreement]
+        return np.array([AGREES[kind] for kind in Agreement])[found.agreement_of(self.runs.margin)]
+
+    def _height(self, found: Comparison) -> FloatArray:
+        """The change or, of labels, by how much the one that has the margin is lost: above 0 where it is."""
+        return found.changes.upper if self.question is Question.CHANGE else _loss(found, float(self.runs.margin))
 
     def _offer(self, points: IntArray) -> FloatArray:
-        """Compare at inputs, and keep the best."""
-        values = self._objective(points)
-        index = int(values.argmax())
-        if values[index] > self.best:
-            self.best, self.point = float(values[index]), points[index].astype(np.float64)
+        """Compare at inputs, and keep the best; return their objectives."""
+        found = self.runs.at(points)
+        values, heights = self._objective(found), self._height(found)
+        self.best, index = max(self.best, float(values.max())), int(heights.argmax())
+        if heights[index] > self.height:
+            self.height, self.point = float(heights[index]), points[index].astype(np.float64)
         return values
 
     def _bounded(self, lower: IntArray, upper: IntArray, parents: FloatArray) -> Nodes:
@@ -291,6 +304,20 @@ class _Tree:
             points, starts = _expanded(lower[small], upper[small])
             bound[small] = np.maximum.reduceat(self._offer(points), starts)
         return Nodes(bound, (lower, upper, axis))
+
+
+def _loss(found: Comparison, margin: float) -> FloatArray:
+    """The lesser of what the network's label has beyond the margin and the program's lead of another label; a heuristic."""
+    before, after = found.confidences.middle, found.program.result.real(found.results.lower)
+    if found.network.output is Output.SIGMOID:
+        level = float(found.level)
+        lead, lost = np.abs(before[:, 0] - level), np.where(before[:, 0] > level, level - after[:, 0], after[:, 0] - level)
+        return np.asarray(np.minimum(lead - margin, lost))
+    rows, own = np.arange(len(before)), before.argmax(axis=1)
+    rivals = np.where(np.arange(before.shape[1]) == own[:, None], -1.0, 1.0)
+    strongest, other = (np.where(rivals > 0, values, -1.0).max(axis=1) for values in (before, after))
+    lead = before[rows, own] / (before[rows, own] + strongest) - 0.5
+    return np.asarray(np.minimum(lead - margin, other - after[rows, own]))
 
 
 def _expanded(lower: IntArray, upper: IntArray) -> tuple[IntArray, IntArray]:

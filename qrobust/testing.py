@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from qrobust.answers import Verdict
 from qrobust.bounds.local import Status
-from qrobust.comparison import at_points, compare, on_grid
+from qrobust.comparison import at_points, compare, is_enumerable, on_grid
 from qrobust.domains import Domain, ParameterBox, Point, Points
 from qrobust.errors import NumberError
 from qrobust.exact import to_fraction
@@ -38,6 +38,7 @@ from qrobust.report.findings import summed
 from qrobust.report.programs import statuses_of
 from qrobust.search import Budget
 from qrobust.solve import Session
+from qrobust.sweep import sweep
 
 __all__ = ["Change", "assert_robust"]
 
@@ -71,7 +72,10 @@ def assert_robust(
     if exact is not None and _exact(margin):
         raise NumberError("eps and margin do not go together: ask twice")
     if isinstance(change, IntegerProgram):
-        _assert_program(network, change, domain, exact, _exact(margin), _exact(level), kernels)
+        if not isinstance(domain, Point | Points) and not is_enumerable(change, domain):
+            _assert_over_box(network, change, domain, exact, _exact(margin), _exact(level), kernels, seconds)
+        else:
+            _assert_program(network, change, domain, exact, _exact(margin), _exact(level), kernels)
         return
     query = _query(network, _box(network, change), domain, exact, _exact(margin), _exact(level))
     answer = Session().check(query, backend=backend, budget=Budget(seconds))
@@ -132,11 +136,43 @@ def _assert_program(
     verdict, counts, _ = summed(statuses)
     if verdict is Verdict.ROBUST:
         return
-    kept = f"every confidence within {float(eps):g}" if eps is not None else f"every label of margin {float(margin):g}"
+    kept = _kept(eps, margin)
     bad = np.flatnonzero(statuses == (Status.FLIPPABLE if verdict is Verdict.VIOLATED else Status.UNDECIDED))
     worst = int(bad[found.changes.lower[bad].argmax()])
     raise AssertionError(
         f"{verdict.value}: {program} ({found.kernels.value} kernels) does not keep {kept} of {network}"
         f" at {counts.violated:,} of {counts.total:,} inputs ({counts.unknown:,} undecided).\n"
         f"  {example_text(program_example(found, worst))}"
+    )
+
+
+def _kept(eps: Fraction | None, margin: Fraction) -> str:
+    return f"every confidence within {float(eps):g}" if eps is not None else f"every label of margin {float(margin):g}"
+
+
+def _assert_over_box(
+    network: Network,
+    program: IntegerProgram,
+    domain: Domain,
+    eps: Fraction | None,
+    margin: Fraction,
+    level: Fraction,
+    kernels: Kernels | None,
+    seconds: float,
+) -> None:
+    """Assert about a box of too many integer inputs to run them all, by bounds."""
+    budget, label = Budget(seconds), eps is None
+    found = sweep(
+        network, program, domain, kernels=kernels, level=level, epsilon=eps, label=label, margin=margin, budget=budget
+    )
+    (verdict,) = found.verdicts.values()
+    if verdict is Verdict.ROBUST:
+        return
+    example = found.changed if label else found.worst
+    said = f" ({found.reason})."
+    if verdict is Verdict.VIOLATED and example is not None:
+        said = f".\n  {example_text(program_example(example, 0))}"
+    raise AssertionError(
+        f"{verdict.value}: {program} ({found.kernels.value} kernels) does not keep {_kept(eps, margin)} of {network} at every"
+        f" integer input in {domain}{said}"
     )

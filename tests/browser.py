@@ -1,6 +1,6 @@
 """Open a page in Chromium (Qt's WebEngine, without a screen) and print what a reader would meet, as JSON.
 
-    python -m tests.browser report.html picture.png
+    python -m tests.browser report.html picture.png [width height]
 
 A process of its own, since a browser cannot be started twice in one. Every request that leaves the file is refused, and
 listed.
@@ -20,6 +20,8 @@ FACTS = """JSON.stringify({
   title: document.title,
   text: document.body.innerText,
   bottoms: Object.fromEntries([...document.querySelectorAll('[id]')].map(e => [e.id, e.getBoundingClientRect().bottom])),
+  narrowest: Math.min(...[...document.querySelectorAll('td')].filter(e => e.innerText.length > 20)
+    .map(e => e.getBoundingClientRect().width)),
   images: [...document.images].map(i => ({complete: i.complete, width: i.naturalWidth})),
   overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth,
   colour: getComputedStyle(document.querySelector('#verdict') ?? document.querySelector('h1')).color,
@@ -28,7 +30,7 @@ FACTS = """JSON.stringify({
 })"""
 
 
-def main(page_path: Path, picture: Path) -> int:
+def main(page_path: Path, picture: Path, width: int = WIDTH, height: int = HEIGHT) -> int:
     """Print the facts and take a picture of the first screen."""
     os.environ["QT_QPA_PLATFORM"] = "offscreen"
     os.environ["QTWEBENGINE_CHROMIUM_FLAGS"] = "--no-sandbox --disable-gpu"
@@ -58,7 +60,7 @@ def main(page_path: Path, picture: Path) -> int:
     view = QWebEngineView()
     page = Page(profile, view)
     view.setPage(page)
-    view.resize(WIDTH, HEIGHT)
+    view.resize(width, height)
     found: dict[str, Any] = {}
 
     def look(facts: str) -> None:
@@ -75,11 +77,11 @@ def main(page_path: Path, picture: Path) -> int:
     view.show()
     QTimer.singleShot(LIMIT_MILLISECONDS, application.quit)
     application.exec()
-    print(json.dumps(found | {"requests": requests, "messages": messages, "height": HEIGHT}))
+    print(json.dumps(found | {"requests": requests, "messages": messages, "height": height}))
     shiboken6.delete(view)
     shiboken6.delete(page)  # before its profile
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2])))
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:])))

@@ -7,6 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from qrobust.certificates import load_certificate
+from qrobust.check import certificate_fault
+from qrobust.formats import load
+from qrobust.perturbations import Rounding
+from qrobust.quantization import parse_scheme
 from tests.test_cli import CAT, IRIS, refused, run
 
 POINT = ("--point", "5.9, 3.0, 4.2, 1.5")
@@ -194,3 +199,27 @@ def test_a_plot_of_a_program(capsys: pytest.CaptureFixture[str], tmp_path: Path)
 def test_a_plot_of_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: tuple[str, ...]) -> None:
     assert "say what is cut off" in refused(capsys, "plot", "saturation", IRIS, *arguments, "--output", str(tmp_path / "x"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_certificate_a_row(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Each is about the widths that were found, and its own row."""
+    rows = tmp_path / "rows.csv"
+    rows.write_text("sepal length,sepal width,petal length,petal width\n5.9,3,4.2,1.5\n5.1,3.5,1.4,0.2\n")
+    asked = ("bits", IRIS, "--label", "--points", str(rows), "--per-channel")
+    code, out, _ = run(capsys, *asked)
+    assert code == 0
+    assert "certificate: --certificate FILE writes one a row" in out
+    code, out, _ = run(capsys, *asked, "--certificate", str(tmp_path / "proof.cert"))
+    assert code == 0
+    assert "2 of 2 rows have one, checked in exact arithmetic: proof-1.cert to proof-2.cert" in out
+    scheme = out.split("--scheme ")[1].split()[0]
+    box = Rounding(parse_scheme(scheme)).around(load(IRIS))
+    for row, x in (("1", 5.9), ("2", 5.1)):
+        proof = load_certificate(tmp_path / f"proof-{row}.cert")
+        assert certificate_fault(proof) is None
+        assert proof.query.parameters.sha256 == box.sha256
+        assert proof.query.domain.box.lower[0] == x
+    box_and_file = ("--box", "5:5.1, 3.5:3.6, 1.4:1.5, 0.2:0.3", "--certificate", str(tmp_path / "no"))
+    code, _, err = run(capsys, "bits", IRIS, "--label", *box_and_file)
+    assert code == 0
+    assert "was not written: certificates are kept for one input, and for the rows of a data set" in err

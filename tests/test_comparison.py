@@ -283,9 +283,12 @@ BOX = ("--enumerate", "--box", "6.3:20.5, 2:3.9")
     ((*BOX, "--eps", "0.005"), 1, "VIOLATED: at the 4,224 integer inputs, a confidence is off by more than 0.005"),
     ((*BOX, "--label"), 1, "label: male in float, female in integers"),
     ((*BOX, "--label", "--eps", "0.01"), 1, "VIOLATED"),
+    ((*BOX, "--sigma", "0.005"), 1, "VIOLATED: at the 4,224 integer inputs, a label that had margin 0.005 is another"),
+    ((*BOX, "--sigma", "0.05"), 0, "ROBUST: at the 4,224 integer inputs, no label that had margin 0.05 is another"),
     ((*BOX, "--eps", "0.01", "--kernels", "any-kernel"), 3, "UNKNOWN"),
     ((*BOX,), 0, "greatest change of a confidence"),
     (("--point", "15, 2", "--label"), 0, "ROBUST: at the point, no label is another"),
+    (("--enumerate", "--box", "6.3:99, 2:3.9"), 0, "calibrated range [0, 20.5]: heart weight up to 99, not looked at"),
     (("--point", "25, 2"), 0, "outside the program's range [0, 20.5]: 1 of 1"),
 ])  # fmt: skip
 def test_the_command(

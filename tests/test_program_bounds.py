@@ -194,6 +194,40 @@ def test_labels_may_differ_at_the_least_logit_of_one_and_the_greatest_of_the_oth
         assert ending.bounds(Margins(*ends))[1].tolist() == [differ]
 
 
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("sizes", SIZES)
+def test_labels_that_have_a_margin(sizes: tuple[int, ...], kernels: Kernels) -> None:
+    """Where one is lost, the bounds leave it possible; and they clear boxes in which labels of less margin are lost."""
+    cleared = 0
+    for seed in range(8):
+        network, program = random_pair(sizes, seed)
+        boxes = random_boxes(program, np.random.default_rng(seed), 12)
+        reals = Interval(*(program.input.real(np.array(ends)) for ends in zip(*boxes, strict=True)))
+        trues = [exhaustive(network, program, box, kernels) for box in boxes]
+        for margin in (Fraction(1, 100), Fraction(1, 20), Fraction(3, 10), Fraction(1, 2)):
+            found = ProgramZonotopes(network, program, kernels, margin=margin).bounds(reals).differs
+            lost = np.array([bool((true.agreement_of(margin) == Agreement.CHANGED).any()) for true in trues])
+            assert (found >= lost).all()
+            less = np.array([bool((true.agreement == Agreement.CHANGED).any()) for true in trues])
+            cleared += int((less & ~found).sum()) if margin < Fraction(1, 2) else 0
+    assert kernels is Kernels.ANY or cleared > 0
+
+
+def test_a_margin_moves_where_the_networks_label_counts() -> None:
+    """By hand: with level 1/2 and margin 1/4, label 1 needs a logit of log 3, label 0 one of -log 3."""
+    network, program = random_pair((3, 5, 4, 1), 1)
+    ending = ProgramZonotopes(network, program, margin=Fraction(1, 4)).ending
+    assert isinstance(ending, _Logistic)
+    for stored, found, differ in (
+        (1.0986, ending.falls, False),
+        (1.0987, ending.falls, True),
+        (-1.0986, ending.rises, False),
+        (-1.0987, ending.rises, True),
+    ):
+        ends = (Interval.point(np.full((1, 1, 1), value)) for value in (stored, found, found - stored))
+        assert ending.bounds(Margins(*ends))[1].tolist() == [differ]
+
+
 @pytest.mark.parametrize(("share", "near"), [(0.5, True), (1.5, False)])
 def test_shares_may_tie_where_logits_are_near(share: float, near: bool) -> None:
     """A lead that rounding may hide lets the label be another, and the program's a tie; a greater one does not."""

@@ -25,7 +25,7 @@ from qrobust.comparison import at_points, compare, on_grid
 from qrobust.errors import UnsoundAnswerError
 from qrobust.integer.kernels import run
 from qrobust.quantization import parse_scheme
-from qrobust.report import documents, obligations, programs
+from qrobust.report import documents, obligations, pictures, programs
 from qrobust.report.documents import SCHEMA, junit, result, sarif
 from qrobust.report.plan import read_plan
 from qrobust.report.signoff import Signoff, rendered, run_signoff, write_signoff
@@ -181,7 +181,7 @@ def test_margins_of_several_classes() -> None:
     values = np.sort(network.confidences(points), axis=1)[:, ::-1]
     margin = values[:, 0] / (values[:, 0] + values[:, 1]) - 0.5
     middle = float(np.median(margin))  # between two of an even number of points
-    surely, perhaps = programs._margins(found, Fraction(middle))
+    surely, perhaps = found._margins(Fraction(middle))
     assert np.array_equal(surely, margin >= middle)
     assert np.array_equal(perhaps, margin >= middle)
     assert 0 < surely.sum() < len(points)
@@ -201,6 +201,17 @@ def test_margins_of_several_classes() -> None:
 )
 def test_ends_against_a_limit_are_compared_exactly(lower: float, upper: float, eps: Fraction, verdict: Verdict) -> None:
     assert obligations._limit_verdict(lower, upper, eps) is verdict
+
+
+def test_sides_of_a_domain_beyond_the_calibrated_range_are_named(folder: Path) -> None:
+    """The program holds hearts up to 20.5 g: of a box up to 99 g, the rest is not looked at, and the report says so."""
+    (folder / "plan.toml").write_text(
+        HEAD.replace("20.5]", "99]") + obligation("x", ask="eps", eps=0.5, program="int8", domain="seen")
+    )
+    (finding,) = run_signoff(read_plan(folder / "plan.toml")).findings
+    assert "inputs outside the program's calibrated range [0, 20.5]: heart weight up to 99, not looked at" in finding.notes
+    (inside,) = signed(folder, obligation("x", ask="eps", eps=0.5, program="int8", domain="seen")).findings
+    assert not any("outside" in note for note in inside.notes)
 
 
 def test_any_kernels_may_leave_an_obligation_open(folder: Path) -> None:
@@ -309,8 +320,9 @@ box = {json.dumps([[0.5, 0.55]] * 70)}
     assert tight.ends is not None
     assert tight.ends[0] > 0.0001
     assert (labels.verdict, len(labels.examples)) == (Verdict.VIOLATED, 1)
-    assert margin.verdict in (Verdict.ROBUST, Verdict.UNKNOWN)
+    assert (margin.verdict, margin.assurance) == (Verdict.ROBUST, Assurance.ROUNDED)
     assert "2**" in loose.claim
+    assert not any("outside" in note for note in loose.notes)
     resumed = run_signoff(read_plan(tmp_path / "plan.toml"), cache=cache)
     assert [f.verdict for f in resumed.findings] == [f.verdict for f in found.findings]
     assert resumed.seconds < 2
@@ -374,6 +386,14 @@ def test_junit_says_what_failed(filed: tuple[Signoff, Path]) -> None:
     assert suite.get("failures") == str(filed[0].count(Verdict.VIOLATED))
     lenient = Xml.fromstring(junit(filed[0], unknown_fails=False))
     assert lenient[0].get("errors") == "0"
+    allowed = {  # Jenkins' xUnit plugin, junit-10.xsd
+        "testsuites": {"name", "time", "tests", "failures", "errors"},
+        "testsuite": {"name", "time", "tests", "failures", "errors", "skipped", "timestamp"},
+        "testcase": {"name", "classname", "time"},
+        **{name: {"type", "message"} for name in ("failure", "error", "skipped")},
+    }
+    for element in (*suites.iter(), *lenient.iter()):
+        assert set(element.attrib) <= allowed[element.tag]
 
 
 def test_sarif_has_what_the_standard_requires(filed: tuple[Signoff, Path]) -> None:
@@ -462,6 +482,56 @@ def test_a_browser_shows_verdict_and_scope_in_the_first_screen(filed: tuple[Sign
     pixels = imread(picture)
     assert pixels.shape[:2] == (seen["height"], 1280)
     assert 0.02 < (pixels[..., :3].min(axis=2) < 0.9).mean() < 0.6  # neither blank nor black
+
+
+def test_a_page_of_a_phones_width_is_read_without_scrolling_sideways(filed: tuple[Signoff, Path], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.browser", str(filed[1] / "report.html"), str(tmp_path / "page.png"), "390", "844"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    seen = json.loads(done.stdout)
+    assert seen["overflow"] == 0
+    assert 0 < seen["bottoms"]["scope"] <= seen["height"]
+    assert seen["narrowest"] > 60, "a text is broken into columns of a few letters"
+
+
+@pytest.mark.parametrize("ask", [{"ask": "margin", "sigma": 0.2}, {"ask": "eps", "eps": 0.06}], ids=["label", "eps"])
+def test_titles_of_pictures_lie_inside_them(ask: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+
+    def kept(figure: Any) -> bytes:
+        drawn.append(figure)
+        return b""
+
+    monkeypatch.setattr(pictures, "png", kept)
+    signed(folder, obligation("x", scheme="int8", domain="seen", **ask))
+    (figure,) = drawn
+    figure.canvas.draw()
+    for axes in figure.axes:
+        box = axes.title.get_window_extent()
+        assert figure.bbox.x0 <= box.x0
+        assert box.x1 <= figure.bbox.x1
+
+
+def test_names_of_files_and_trust_are_in_the_reproduction(folder: Path) -> None:
+    """A plan's name is a URI reference in SARIF (RFC 3986), and a pickle that was trusted must be trusted again."""
+    from sklearn.linear_model import LogisticRegression
+
+    joblib = pytest.importorskip("joblib")
+    rows = np.random.default_rng(0).normal(size=(40, 2))
+    joblib.dump(LogisticRegression().fit(rows, rows[:, 0] > 0), folder / "m.joblib")
+    (folder / "my plan 100%.toml").write_text(
+        '[model]\nfile = "m.joblib"\n[domains.near]\nbox = [[0, 1], [0, 1]]\n'
+        + obligation("x", ask="eps", eps=0.5, scheme="int8", domain="near")
+    )
+    script = [sys.executable, "-m", "qrobust", "signoff", "my plan 100%.toml", "--trust-pickle", "--quiet"]
+    assert subprocess.run(script, cwd=folder, check=False, timeout=60).returncode == 0
+    place = json.loads((folder / "signoff/report.sarif").read_text())["runs"][0]["results"][0]["locations"][0]
+    assert place["physicalLocation"]["artifactLocation"]["uri"] == "my%20plan%20100%25.toml"
+    command = json.loads((folder / "signoff/result.json").read_text())["command"]
+    (folder / "signoff").rename(folder / "first")
+    again = subprocess.run(f"{sys.executable} -m {command} --quiet", shell=True, cwd=folder, check=False, timeout=60)
+    assert again.returncode == 0, command
+    assert (folder / "signoff/report.html").is_file()
 
 
 @pytest.mark.parametrize(

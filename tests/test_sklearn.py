@@ -16,7 +16,7 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from qrobust import formats
 from qrobust.errors import QRobustError, UnsupportedError
-from qrobust.formats.sklearn import from_sklearn
+from qrobust.formats import from_sklearn
 from qrobust.network import Network
 from tests.damage import flipped, packed, refusal, survives
 

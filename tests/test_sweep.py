@@ -50,10 +50,11 @@ def check_against_all(network: Network, program: IntegerProgram, domain: InputBo
     for eps, verdict in wanted.items():
         asked = sweep.sweep(network, program, domain, kernels=kernels, epsilon=eps)
         assert asked.verdicts == {Question.CHANGE: verdict}
-    labels = sweep.sweep(network, program, domain, kernels=kernels, label=True)
-    assert labels.verdicts[Question.LABEL] is true.label_verdict()
-    if labels.changed is not None:
-        assert labels.changed.agreement.tolist() == [Agreement.CHANGED]
+    for margin in (Fraction(0), Fraction(1, 100), Fraction(1, 10)):
+        labels = sweep.sweep(network, program, domain, kernels=kernels, label=True, margin=margin)
+        assert labels.verdicts[Question.LABEL] is true.label_verdict(margin)
+        if labels.changed is not None:
+            assert labels.changed.agreement_of(margin).tolist() == [Agreement.CHANGED]
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
@@ -97,6 +98,21 @@ def test_thirty_inputs(models: Path) -> None:
     again = compare(network, program, found.worst.inputs)
     assert again.greatest == found.worst.greatest
     assert found.greatest[0] < found.greatest[1] <= 0.5
+
+
+def test_a_lost_label_that_had_a_margin_is_climbed_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels with a margin of 0.05 are lost at so few of 2**180 inputs that neither samples nor boxes meet one."""
+    network, program = random_pair((30, 12, 1), 0)
+    domain, margin = hull(program, [-40] * 30, [30] * 30), Fraction(1, 20)
+    found = sweep.sweep(network, program, domain, label=True, margin=margin, budget=Budget(seconds=20, boxes=64))
+    assert found.verdicts == {Question.LABEL: Verdict.VIOLATED}
+    assert found.changed is not None
+    again = compare(network, program, found.changed.inputs)
+    assert again.agreement_of(margin).tolist() == [Agreement.CHANGED]
+    assert abs(network.confidences(again.inputs.reals)[0, 0] - 0.5) > 0.05
+    monkeypatch.setattr(sweep, "polished", lambda tree, point, value, deadline: (value, point))
+    alone = sweep.sweep(network, program, domain, label=True, margin=margin, budget=Budget(seconds=20, boxes=64))
+    assert alone.verdicts == {Question.LABEL: Verdict.UNKNOWN}
 
 
 def test_a_budget_ends_as_unknown() -> None:
@@ -161,9 +177,11 @@ BOX = ("--box", "6.3:20.5, 2:3.9")
     ((*BOX, "--eps", "0.005"), 1, "VIOLATED: at an integer input in the box, a confidence is off by more than 0.005"),
     ((*BOX, "--label"), 1, "label: male in float, female in integers"),
     ((*BOX, "--label", "--eps", "0.01"), 1, "VIOLATED"),
+    ((*BOX, "--sigma", "0.005"), 1, "VIOLATED: at an integer input in the box, a label that had margin 0.005 is another"),
+    ((*BOX, "--sigma", "0.05"), 0, "integer inputs in the box, no label that had margin 0.05 is another"),
     ((*BOX, "--eps", "0.0096", "--kernels", "any-kernel"), 3, "UNKNOWN"),
     ((*BOX,), 0, "greatest change of a confidence"),
-    (("--box", "6.3:99, 2:3.9", "--eps", "0.5"), 0, "inputs outside the program's range [0, 20.5]: heart weight up to 99"),
+    (("--box", "6.3:99, 2:3.9", "--eps", "0.5"), 0, "outside the program's calibrated range [0, 20.5]: heart weight up to 99"),
     (("--box", "15:16, 2.2:2.5", "--label"), 0, "at the ends of a tensor's type: none, proved"),
     (("--box", "15:16, 2.2:2.5", "--label"), 0, "ties in the program: none, proved"),
     (("--box", "6:10, 2:2.5", "--label"), 1, "ties in the program: seen"),
@@ -190,6 +208,8 @@ def test_json(pair: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.parametrize(("arguments", "words"), [
     (("--box", "6:20, 2:3", "--point", "15, 2"), "--box goes alone"),
     (("--box", "6:20"), "2"),
+    ((*BOX, "--sigma", "0.1", "--label"), "give one of them"),
+    ((*BOX, "--sigma", "2"), "sigma is 2: give a number from 0 to below 1"),
     ((*BOX, "--timeout", "0"), "above 0"),
 ])  # fmt: skip
 def test_wrong_commands(

@@ -52,6 +52,19 @@ def test_a_program_in_the_network_s_place() -> None:
     assert "(integer " in message
 
 
+def test_a_program_over_a_box_of_too_many_inputs_to_run() -> None:
+    data = Path(__file__).parent / "data/tflite"
+    network, program = qrobust.load(data / "wide_float.tflite"), qrobust.load_program(data / "wide_int8.tflite")
+    near = qrobust.InputBox([0.5] * 70, [0.55] * 70)
+    assert_robust(network, program, near, eps=0.5)
+    assert_robust(network, program, near, margin=0.3)
+    with pytest.raises(AssertionError, match=r"VIOLATED: wide_int8 .* does not keep every confidence within 0\.001") as caught:
+        assert_robust(network, program, near, eps=0.001)
+    assert "(integer " in str(caught.value)
+    with pytest.raises(AssertionError, match=r"UNKNOWN: .* time limit of 0\.2 s"):
+        assert_robust(network, program, qrobust.InputBox([0.0] * 70, [1.0] * 70), margin=0.3, seconds=0.2)
+
+
 def test_what_is_undecided_fails_too() -> None:
     network = qrobust.load(MODELS / "breast_cancer_50.json")
     with pytest.raises(AssertionError, match=r"^(UNKNOWN|VIOLATED): "):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from qrobust.errors import UnsupportedError
-from qrobust.formats.torch import from_torch
+from qrobust.formats import from_torch
 from qrobust.network import Activation, Conv2d, Dense, MaxPool2d, Network, Output
 from tests.conftest import ROOT
 

@@ -132,11 +132,17 @@ class Bounded:
 class ProgramZonotopes:
     """A float network and its integer program, prepared for bounding batches of input boxes.
 
+    Accepts   margin: labels of which the network has less count as kept
     Raises    UnsupportedError, naming what the bounds have no rule for
     """
 
     def __init__(
-        self, network: Network, program: IntegerProgram, kernels: Kernels = Kernels.REFERENCE, level: Fraction = Fraction(1, 2)
+        self,
+        network: Network,
+        program: IntegerProgram,
+        kernels: Kernels = Kernels.REFERENCE,
+        level: Fraction = Fraction(1, 2),
+        margin: Fraction = Fraction(0),
     ) -> None:
         if network.scaling is not None:
             raise UnsupportedError(
@@ -156,7 +162,9 @@ class ProgramZonotopes:
         if self.classes > MOST_CLASSES:
             raise UnsupportedError(f"bounds over boxes take at most {MOST_CLASSES} classes, not {self.classes}")
         self.ending: _Logistic | _Shares = (
-            _Logistic(program, self.tail, kernels, level) if self.classes == 1 else _Shares(program, self.tail, kernels)
+            _Logistic(program, self.tail, kernels, level, margin)
+            if self.classes == 1
+            else _Shares(program, self.tail, kernels, margin)
         )
 
     @property
@@ -282,10 +290,21 @@ def greatest_rise(u: Interval, rise: FloatArray) -> FloatArray:
     return (interval.sigmoid(start + Interval.point(rise)) - interval.sigmoid(start)).upper
 
 
+def _logit(level: Fraction) -> tuple[float, float]:
+    """Enclose the logit of a level, infinite where no confidence reaches it."""
+    if not 0 < level < 1:
+        end = -math.inf if level <= 0 else math.inf
+        return end, end
+    low, high = logit_bounds(level)
+    return round_fraction_down(low), round_fraction_up(high)
+
+
 class _Logistic:
     """The end of a binary program: what its table makes of each logit."""
 
-    def __init__(self, program: IntegerProgram, tail: IntegerProgram, kernels: Kernels, level: Fraction) -> None:
+    def __init__(
+        self, program: IntegerProgram, tail: IntegerProgram, kernels: Kernels, level: Fraction, margin: Fraction
+    ) -> None:
         encoding = tail.input
         every = np.arange(encoding.least, encoding.greatest + 1, dtype=np.int64)[:, None]
         if kernels is Kernels.ANY:
@@ -301,8 +320,8 @@ class _Logistic:
         ones, zeros = found.upper[:, 0] > whole, found.lower[:, 0] <= whole
         self.rises = self.logits[ones].min(initial=np.inf)  # the least logit that may be of class 1
         self.falls = self.logits[zeros].max(initial=-np.inf)  # the greatest that may be of class 0
-        low, high = logit_bounds(level)
-        self.level = round_fraction_down(low), round_fraction_up(high)
+        # The network's logit where its label is 1, and has the margin, is at least the first, where it is 0 at most the second.
+        self.level = _logit(level + margin)[0], _logit(level - margin)[1]
 
     def bounds(self, margins: Margins) -> tuple[FloatArray, BoolArray, BoolArray]:
         """Return the greatest change of the confidence, whether labels may differ, and be ties. Shapes: (boxes,) each."""
@@ -313,9 +332,9 @@ class _Logistic:
         inside = (low[:, None] <= places) & (places < high[:, None])
         error = np.where(inside, self.errors, 0.0).max(axis=1)
         found = np.minimum(up(margins.greatest_change()[0] + error), 1.0)
-        below, above = self.level
-        rising = (stored.lower <= above) & (after.upper >= self.rises) & (change.upper >= down(self.rises - above))
-        falling = (stored.upper >= below) & (after.lower <= self.falls) & (change.lower <= up(self.falls - below))
+        ones, zeros = self.level
+        rising = (stored.lower <= zeros) & (after.upper >= self.rises) & (change.upper >= down(self.rises - zeros))
+        falling = (stored.upper >= ones) & (after.lower <= self.falls) & (change.lower <= up(self.falls - ones))
         return found, rising | falling, np.asarray((inside & self.ties).any(axis=1))
 
 
@@ -326,7 +345,7 @@ class _Shares:
     most MOST_CLASSES terms, each off by 2**-20 of the greatest, under 2**-6 units.
     """
 
-    def __init__(self, program: IntegerProgram, tail: IntegerProgram, kernels: Kernels) -> None:
+    def __init__(self, program: IntegerProgram, tail: IntegerProgram, kernels: Kernels, margin: Fraction) -> None:
         softmax, result = tail.operations[0], program.result
         assert isinstance(softmax, Softmax)
         if softmax.beta != 1:
@@ -338,7 +357,9 @@ class _Shares:
         least = 1 / program.class_count - 2 * self.allowance  # the real share of the class that the program finds greatest
         whole = result.zero_point == result.least and self.greatest >= 1 - self.allowance and least > 0
         # Shares that come out equal, or in the other order, are of logits that are no farther apart than this.
+        self.lead = _logit(Fraction(1, 2) + margin)[0]  # of the network's label over every rival
         self.tie = math.log1p(2 * self.allowance / least) * (1 + 2.0**-40) if whole else math.inf
+        self.fall = float(up(np.array(self.tie - self.lead)))  # the lead must change by as much at least to be lost
 
     def bounds(self, margins: Margins) -> tuple[FloatArray, BoolArray, BoolArray]:
         """Return the greatest change of a confidence, whether labels may differ, and be ties. Shapes: (boxes,) each."""
@@ -346,6 +367,7 @@ class _Shares:
         noise = np.maximum(self.allowance, up(most - self.greatest))
         found = np.minimum(up(margins.greatest_change() + noise), 1.0).max(axis=0)
         stored, after, change = margins.stored, margins.program, margins.change
-        differs = (stored.upper >= 0) & (after.lower <= self.tie) & (change.lower <= self.tie)
+        leads = (stored.upper >= self.lead).all(axis=1, keepdims=True)
+        differs = leads & (after.lower <= self.tie) & (change.lower <= self.fall)
         ties = (after.lower <= self.tie) & (after.upper >= -self.tie)
         return found, np.asarray(differs.any(axis=(0, 1))), np.asarray(ties.any(axis=(0, 1)))

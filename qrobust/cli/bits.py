@@ -9,7 +9,19 @@ from typing import Annotated
 import typer
 
 from qrobust.answers import Unknown, Verdict
-from qrobust.bits import FLOAT_BITS, LEAST, MOST, Asking, Family, FewestBits, Trial, certificate_why_not, fewest_bits
+from qrobust.bits import (
+    FLOAT_BITS,
+    LEAST,
+    MOST,
+    Asking,
+    Family,
+    FewestBits,
+    Trial,
+    certificate_why_not,
+    fewest_bits,
+    is_of_one_input,
+    row_certificates,
+)
 from qrobust.cli import show
 from qrobust.cli.arguments import (
     BackendName,
@@ -31,8 +43,10 @@ from qrobust.cli.arguments import (
 )
 from qrobust.cli.exits import EXIT
 from qrobust.cli.options import UsageError, Where, cache_in, check_sharing, decision, domain_of, read_budget, read_model
-from qrobust.domains import Domain
+from qrobust.domains import Domain, Points
 from qrobust.files import check_can_appear
+
+NO_PROOF = "no proof was found in a form that can be checked leaf by leaf"
 
 
 def bits(
@@ -61,7 +75,8 @@ def bits(
     scheduler: Scheduler = None,
     cache: Cache = None,
     certificate: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the proof of the widths found (--label, --point).")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the proof of the widths found (--label); of --points one a row."),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -92,12 +107,15 @@ def bits(
         asking=asking,
         say=lambda trial: _progress(trial, quiet or json),
     )
+    written = _written(found, certificate, asking)
     if json:
-        show.document(found.to_json())
+        show.document(found.to_json() | {"certificates": [path.name for path in written]})
     else:
-        for text in _lines(found, domain):
+        for text in _lines(found, domain, written):
             show.line(text, quiet=quiet)
-    _keep_certificate(found, certificate)
+    if certificate is not None and not written:
+        reason = None if found.layers is None else certificate_why_not(found.layers.answer.query)
+        show.warning(f"{certificate} was not written: {reason or NO_PROOF}")
     if found.uniform is None:
         assert found.below is not None
         raise typer.Exit(EXIT[found.below.answer.verdict])
@@ -113,7 +131,22 @@ def _widths(trial: Trial) -> str:
     return "/".join(str(width) for width in (trial.widths if len(set(trial.widths)) > 1 else trial.widths[:1]))
 
 
-def _lines(found: FewestBits, domain: Domain) -> list[str]:
+def _kept(found: FewestBits, written: list[Path]) -> str:
+    """Say what proofs there are."""
+    assert found.layers is not None
+    query = found.layers.answer.query
+    reason = certificate_why_not(query)
+    if reason is not None or is_of_one_input(query):
+        proof = found.certificate
+        return f"{proof.leaves} leaves, checked in exact arithmetic" if proof else reason or "none was found in time"
+    assert isinstance(query.domain, Points)
+    if not written:
+        return "--certificate FILE writes one a row"
+    rows = f"{len(written)} of {len(query.domain.values)} rows have one"
+    return f"{rows}, checked in exact arithmetic: {written[0].name}{f' to {written[-1].name}' if len(written) > 1 else ''}"
+
+
+def _lines(found: FewestBits, domain: Domain, written: list[Path]) -> list[str]:
     if found.uniform is None or found.layers is None:
         assert found.below is not None
         return [f"no width of {found.family.text} was proved; {_verdict(found.below)}", *_example(found.below, found)]
@@ -129,10 +162,7 @@ def _lines(found: FewestBits, domain: Domain) -> list[str]:
         for (number, layer), uniform, own in zip(layers, found.uniform.widths, found.layers.widths, strict=True):
             lines.append(f"  {number:>5}  {layer.weight.size + layer.bias.size:>10,}  {uniform:>7}  {own:>8}")
         lines.append(f"  --scheme {found.layers.scheme}")
-    reason = certificate_why_not(found.layers.answer.query)
-    proof = found.certificate
-    kept = f"{proof.leaves} leaves, checked in exact arithmetic" if proof else reason or "none was found in time"
-    lines.append(f"certificate: {kept}")
+    lines.append(f"certificate: {_kept(found, written)}")
     lines.append(f"{len(found.trials)} choices of widths were decided. [{found.seconds:.3g} s]")
     return lines
 
@@ -160,11 +190,18 @@ def _example(trial: Trial, found: FewestBits) -> list[str]:
     return [f"  {line}" for line in show.counterexample_text(found.network, example).splitlines()]
 
 
-def _keep_certificate(found: FewestBits, path: Path | None) -> None:
+def _written(found: FewestBits, path: Path | None, asking: Asking) -> list[Path]:
+    """Write what certificates there are, and return their paths."""
     if path is None:
-        return
+        return []
     if found.certificate is not None:
         found.certificate.save(path)
-    else:
-        reason = None if found.layers is None else certificate_why_not(found.layers.answer.query)
-        show.warning(f"{path} was not written: {reason or 'no proof was found in a form that can be checked leaf by leaf'}")
+        return [path]
+    written = []
+    for row, proof in row_certificates(found, asking):
+        if proof is None:
+            show.warning(f"row {row}: {NO_PROOF}")
+        else:
+            written.append(path.with_name(f"{path.stem}-{row}{path.suffix}"))
+            proof.save(written[-1])
+    return written

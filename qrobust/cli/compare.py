@@ -14,11 +14,12 @@ import typer
 from qrobust.answers import VERSION, Verdict, text_above, text_below
 from qrobust.cli import show
 from qrobust.cli.arguments import Json, Level, Memory, PointsFile, PointText, Quiet, TrustPickle
-from qrobust.cli.compared import box_report, point, witness
+from qrobust.cli.compared import box_report, claims_of, point, witness
 from qrobust.cli.exits import EXIT
 from qrobust.cli.options import UsageError, Where, domain_of, points_of, read_budget, read_model
-from qrobust.comparison import Agreement, Comparison, Inputs, at_points, compare, on_grid
+from qrobust.comparison import Agreement, Comparison, Inputs, at_points, compare, on_grid, outside_text, sides_outside
 from qrobust.domains import Point
+from qrobust.errors import NumberError
 from qrobust.exact import to_fraction
 from qrobust.formats import load_program
 from qrobust.integer.program import IntegerProgram, Kernels
@@ -44,6 +45,7 @@ def compare_command(
     ],
     eps: Annotated[str | None, typer.Option(help="Is any confidence off by more than this?")] = None,
     label: Annotated[bool, typer.Option("--label", help="Is any label another?")] = False,
+    sigma: Annotated[str | None, typer.Option(help="Is any label another that had this margin?")] = None,
     points: PointsFile = None,
     point: PointText = None,
     enumerate_all: Annotated[bool, typer.Option("--enumerate", help="Every integer input of the program.")] = False,
@@ -63,16 +65,18 @@ def compare_command(
 ) -> None:
     """Compare a float model with its integer program: at points, at every input of its grid, or over a box of any size.
 
-    Exit code 0 robust, 1 violated, 3 unknown; 0 if neither --eps nor --label asks. With --enumerate each input is run, and
-    with --box those in the box; --box alone bounds what is not run.
+    Exit code 0 robust, 1 violated, 3 unknown; 0 if none of --eps, --label and --sigma asks. With --enumerate each input is
+    run, and with --box those in the box; --box alone bounds what is not run.
 
     \b
     qrobust compare models/cat_paper.json models/cat_int8.tflite --enumerate --eps 0.02
-    qrobust compare models/cat_paper.json models/cat_int8.tflite --point "15, 2" --label
+    qrobust compare models/cat_paper.json models/cat_int8.tflite --point "15, 2" --sigma 0.05
     qrobust compare models/cat_paper.json models/cat_int8.tflite --box "6.3:20.5, 2:3.9" --eps 0.01
     """
     started = time.monotonic()
     epsilon, exact_level = None if eps is None else to_fraction(eps), to_fraction(level)
+    margin = _margin(sigma, label)
+    label = label or sigma is not None
     network, integers = read_model(model, trust_pickle), load_program(program)
     where, choice = Where(point, points, box), None if kernels is None else Kernels(kernels.value)
     if box is not None and point is None and points is None and not enumerate_all:
@@ -86,6 +90,7 @@ def compare_command(
                 level=exact_level,
                 epsilon=epsilon,
                 label=label,
+                margin=margin,
                 budget=read_budget(timeout, memory, None),
             )
         texts, document, verdicts = box_report(found, domain, epsilon, time.monotonic() - started)
@@ -93,9 +98,12 @@ def compare_command(
         inputs = _inputs(network, integers, where, enumerate_all)
         with show.waiting("comparing", quiet=quiet or json):
             each = compare(network, integers, inputs, kernels=choice, level=exact_level)
-            asked = _verdicts(each, epsilon, label)
+            asked = _verdicts(each, epsilon, margin if label else None)
         seconds = time.monotonic() - started
-        texts, document = _sentences(each, asked, epsilon, seconds), _document(each, asked, epsilon, seconds)
+        claims = claims_of(epsilon, margin)
+        sides = [] if box is None else sides_outside(network, integers, domain_of(network, where))
+        texts = _sentences(each, asked, claims, seconds) + ([outside_text(integers, sides)] if sides else [])
+        document = _document(each, asked, epsilon, margin, seconds) | {"sides_outside_input_range": sides}
         verdicts = [verdict for verdict, _ in asked.values()]
     if json:
         show.document(document)
@@ -124,22 +132,32 @@ def _inputs(network: Network, program: IntegerProgram, where: Where, enumerate_a
     return at_points(program, named)
 
 
-def _verdicts(found: Comparison, epsilon: Fraction | None, label: bool) -> Asked:
+def _margin(sigma: str | None, label: bool) -> Fraction:
+    """Return the margin asked for. Raises UsageError, NumberError."""
+    if sigma is not None and label:
+        raise UsageError("--label asks about every label, --sigma about those that had a margin: give one of them")
+    margin = Fraction(0) if sigma is None else to_fraction(sigma)
+    if not 0 <= margin < 1:
+        raise NumberError(f"sigma is {sigma}: give a number from 0 to below 1")
+    return margin
+
+
+def _verdicts(found: Comparison, epsilon: Fraction | None, margin: Fraction | None) -> Asked:
     asked: Asked = {}
     if epsilon is not None:
         asked["eps"] = found.epsilon_verdict(epsilon)
-    if label:
-        asked["label"] = found.label_verdict(), np.flatnonzero(found.agreement == Agreement.CHANGED)
+    if margin is not None:
+        asked["label"] = found.label_verdict(margin), np.flatnonzero(found.agreement_of(margin) == Agreement.CHANGED)
     return asked
 
 
-def _sentences(found: Comparison, asked: Asked, epsilon: Fraction | None, seconds: float) -> list[str]:
+def _sentences(found: Comparison, asked: Asked, claims: dict[str, str], seconds: float) -> list[str]:
     """Say the verdicts, then the findings."""
     where = _where(found)
     names = f"{found.network} and {found.program}"
     lines = []
     for question, (verdict, indices) in asked.items():
-        claim = _claim(question, verdict, len(indices), epsilon)
+        claim = _claim(claims[question], verdict, len(indices))
         lines.append(f"{verdict.value}: at {where}, {claim}: {names}. [{found.kernels.value} kernels, {seconds:.3g} s]")
         if len(indices):
             worst = found.changes.lower[indices].argmax()
@@ -155,12 +173,8 @@ def _where(found: Comparison) -> str:
     return "the point" if len(found.inputs) == 1 else f"the {len(found.inputs):,} points"
 
 
-def _claim(question: str, verdict: Verdict, broken: int, epsilon: Fraction | None) -> str:
-    what = (
-        f"a confidence is off by more than {float(epsilon):g}"
-        if epsilon is not None and question == "eps"
-        else "a label is another"
-    )
+def _claim(what: str, verdict: Verdict, broken: int) -> str:
+    what = f"a {what}"
     if verdict is Verdict.ROBUST:
         return what.replace("a ", "no ", 1)
     return f"{what} ({broken:,} of them)" if verdict is Verdict.VIOLATED else f"whether {what} is undecided"
@@ -194,10 +208,11 @@ def _findings(found: Comparison) -> list[str]:
     return lines
 
 
-def _document(found: Comparison, asked: Asked, epsilon: Fraction | None, seconds: float) -> dict[str, Any]:
+def _document(found: Comparison, asked: Asked, epsilon: Fraction | None, margin: Fraction, seconds: float) -> dict[str, Any]:
     """Return the comparison as JSON values; lists of inputs are cut at LISTED."""
     low, high = found.greatest
-    changed = np.flatnonzero(found.agreement == Agreement.CHANGED)
+    changed = int((found.agreement == Agreement.CHANGED).sum())
+    lost = np.flatnonzero(found.agreement_of(margin) == Agreement.CHANGED)
     document: dict[str, Any] = {
         "qrobust": VERSION,
         "network": found.network.sha256,
@@ -207,13 +222,14 @@ def _document(found: Comparison, asked: Asked, epsilon: Fraction | None, seconds
         "inputs": len(found.inputs),
         "enumerated": found.inputs.enumerated,
         "eps": None if epsilon is None else str(epsilon),
+        "sigma": str(margin),
         "verdicts": {question: verdict.value for question, (verdict, _) in asked.items()},
         "violations": {question: len(indices) for question, (_, indices) in asked.items()},
         "greatest_change": {"lower": low, "upper": high, "at": point(found, found.witness)},
-        "changed_labels": len(changed),
+        "changed_labels": changed,
         "undecided_labels": int((found.agreement == Agreement.UNDECIDED).sum()),
-        "changed": [point(found, int(i)) for i in changed[:LISTED]],
-        "listed": min(len(changed), LISTED),
+        "changed": [point(found, int(i)) for i in lost[:LISTED]],
+        "listed": min(len(lost), LISTED),
         "ties": None if found.kernels is Kernels.ANY else found.ties,
         "outside_input_range": int(found.inputs.outside.sum()),
         "seconds": seconds,

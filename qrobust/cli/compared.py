@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from qrobust.answers import VERSION, Verdict, text_above, text_below
-from qrobust.comparison import UNDECIDED, Comparison
+from qrobust.comparison import UNDECIDED, Comparison, outside_text, sides_outside
 from qrobust.domains import MOST_SHOWN, Domain
 from qrobust.integer.program import Kernels
 from qrobust.network import Output
@@ -52,6 +52,12 @@ def point(found: Comparison, index: int) -> dict[str, Any]:
     }
 
 
+def claims_of(epsilon: Fraction | None, margin: Fraction) -> dict[str, str]:
+    """Return what is asked, by the name of the question."""
+    had = f" that had margin {float(margin):g}" if margin else ""
+    return {"eps": f"confidence is off by more than {float(epsilon or 0):g}", "label": f"label{had} is another"}
+
+
 def box_report(
     found: Sweep, domain: Domain, epsilon: Fraction | None, seconds: float
 ) -> tuple[list[str], dict[str, Any], list[Verdict]]:
@@ -73,8 +79,7 @@ def _sentences(found: Sweep, domain: Domain, epsilon: Fraction | None, seconds: 
         else "it lies within the rounding of the bounds: ask about another eps"
     )
     for question, verdict in found.verdicts.items():
-        changes = question is Question.CHANGE and epsilon is not None
-        what = f"confidence is off by more than {float(epsilon or 0):g}" if changes else "label is another"
+        what = claims_of(epsilon, found.margin)[question.value]
         every = f"at every one of the {_count(found.points)} integer inputs in the box"
         says = {
             Verdict.ROBUST: f"{every}, no {what}",
@@ -82,7 +87,7 @@ def _sentences(found: Sweep, domain: Domain, epsilon: Fraction | None, seconds: 
             Verdict.UNKNOWN: f"{every}, whether no {what} is undecided ({found.reason or left})",
         }
         lines.append(f"{verdict.value}: {says[verdict]}: {names}. {tail}")
-        worst = found.worst if changes else found.changed
+        worst = found.worst if question is Question.CHANGE else found.changed
         if verdict is Verdict.VIOLATED and worst is not None:
             lines += witness(worst, 0)
     if not lines:
@@ -106,10 +111,8 @@ def _findings(found: Sweep, domain: Domain) -> list[str]:
         f"steps of the program: {steps[0]:.6g} of an input, {steps[1]:.6g} of a confidence",
         ties,
     ]
-    outside = _outside(found, domain)
-    if outside:
-        least, greatest = _range(found)
-        lines.append(f"inputs outside the program's range [{least:.6g}, {greatest:.6g}]: {', '.join(outside)}, not looked at")
+    outside = sides_outside(found.network, found.program, domain)
+    lines += [outside_text(found.program, outside)] if outside else []
     layers = zip(found.layers, found.seen.tolist(), found.cut_off.tolist(), strict=True)
     cuts = [f"{operation}: {_known(seen, possible)}" for operation, seen, possible in layers if possible]
     lines.append(
@@ -120,25 +123,6 @@ def _findings(found: Sweep, domain: Domain) -> list[str]:
 
 def _known(seen: bool, possible: bool) -> str:
     return "seen" if seen else "possible, none seen" if possible else "none, proved"
-
-
-def _range(found: Sweep) -> tuple[float, float]:
-    encoding = found.program.input
-    ends: list[float] = encoding.real(np.array([encoding.least, encoding.greatest])).tolist()
-    return ends[0], ends[1]
-
-
-def _outside(found: Sweep, domain: Domain) -> list[str]:
-    """Name the sides of the box that leave the program's range."""
-    least, greatest = _range(found)
-    parts = []
-    for index, (low, high) in enumerate(zip(domain.box.lower.tolist(), domain.box.upper.tolist(), strict=True)):
-        name = found.network.feature_name(index)
-        if low < least:
-            parts.append(f"{name} down to {low:g}")
-        if high > greatest:
-            parts.append(f"{name} up to {high:g}")
-    return parts if len(parts) <= MOST_SHOWN else [*parts[:MOST_SHOWN], f"and {len(parts) - MOST_SHOWN} more"]
 
 
 def _document(found: Sweep, domain: Domain, epsilon: Fraction | None, seconds: float) -> dict[str, Any]:
@@ -157,12 +141,13 @@ def _document(found: Sweep, domain: Domain, epsilon: Fraction | None, seconds: f
         "executed": found.executed,
         "boxes": found.boxes,
         "eps": None if epsilon is None else str(epsilon),
+        "sigma": str(found.margin),
         "verdicts": {question.value: verdict.value for question, verdict in found.verdicts.items()},
         "reason": found.reason,
         "greatest_change": {"lower": low, "upper": high, "at": point(found.worst, 0)},
         "changed": None if found.changed is None else point(found.changed, 0),
         "ties": {"possible": found.ties, "seen": found.ties_seen},
-        "outside_input_range": _outside(found, domain),
+        "outside_input_range": sides_outside(found.network, found.program, domain),
         "saturation": [
             {"operation": str(operation), "possible": possible, "seen": seen} for operation, possible, seen in layers
         ],

@@ -75,7 +75,7 @@ def of_domain(query: Query, level: Fraction) -> bytes | None:
     figure, axes = new_figure(1, 1)
     panel(axes[0, 0], shown, level=level, domain=query.domain)
     what = "whether a label, of whatever margin, can change" if labels else "local eps"
-    axes[0, 0].set_title(f"{what} at {DRAWN:,} points drawn from the domain (seed {SEED})", fontsize=9)
+    axes[0, 0].set_title(f"{what}\nat {DRAWN:,} points drawn from the domain (seed {SEED})", fontsize=9)
     return png(figure)
 
 

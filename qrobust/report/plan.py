@@ -141,6 +141,11 @@ class Plan:
     obligations: tuple[Obligation, ...]
 
     @property
+    def files(self) -> tuple[File, ...]:
+        """The files of the float model and of what ships."""
+        return (self.model, *self.shipped.values())
+
+    @property
     def sha256(self) -> str:
         """Hash of the plan's bytes."""
         return hashlib.sha256(self.source.content).hexdigest()

@@ -15,28 +15,26 @@ from typing import Any
 
 import numpy as np
 
-from qrobust import interval
 from qrobust.answers import VERSION, Assurance, Verdict
 from qrobust.bounds.local import Status
 from qrobust.cache import ResultCache, key_of
 from qrobust.comparison import (
-    MOST_ENUMERATED,
-    UNDECIDED,
-    Agreement,
     Comparison,
     at_points,
     compare,
     exactly_at,
     grid_ends,
+    is_enumerable,
     of_grid,
     on_grid,
+    outside_text,
+    sides_outside,
 )
 from qrobust.domains import Points
 from qrobust.errors import UnsoundAnswerError
 from qrobust.integer.program import IntegerProgram, Kernels
-from qrobust.interval import Interval, round_fraction_down, round_fraction_up
+from qrobust.interval import round_fraction_down
 from qrobust.layers import IntArray
-from qrobust.network import Output
 from qrobust.report import pictures
 from qrobust.report.examples import program_example
 from qrobust.report.findings import MOST_EXAMPLES, Counts, Finding, summed
@@ -45,6 +43,7 @@ from qrobust.search import Budget
 from qrobust.sweep import Sweep, sweep
 
 LABELS = (Ask.LABEL, Ask.MARGIN)
+STATUSES = np.array([Status.SAFE, Status.FLIPPABLE, Status.UNDECIDED])  # by `Agreement`
 EXECUTED, BOUNDED = "execution", "bounds over boxes, and execution"
 
 
@@ -175,10 +174,7 @@ def _is_large(obligation: Obligation) -> bool:
     """Say whether the obligation is about more integer inputs than are run one by one."""
     assert obligation.where is not None
     domain = obligation.where.domain
-    if isinstance(domain, Points):
-        return False
-    lower, upper = grid_ends(_program(obligation), domain)
-    return float(np.prod((upper - lower + 1).astype(np.float64))) > MOST_ENUMERATED
+    return not isinstance(domain, Points) and not is_enumerable(_program(obligation), domain)
 
 
 def _executed(plan: Plan, obligation: Obligation) -> Outcome:
@@ -204,13 +200,13 @@ def _executed(plan: Plan, obligation: Obligation) -> Outcome:
         "kernels may differ there, or no precision settles it" if verdict is Verdict.UNKNOWN else "",
         rows,
         tuple(worst if of_points else [inputs.integers[index].tolist() for index in worst]),
-        tuple(_program_notes(found, obligation)),
+        (*_program_notes(found, obligation), *_outside_notes(plan, obligation)),
         shown,
     )
 
 
 def _swept(plan: Plan, obligation: Obligation) -> Outcome:
-    """Bound boxes of inputs; of labels with a margin, what holds for all labels holds for those."""
+    """Bound boxes of inputs."""
     assert obligation.where is not None
     of_labels = obligation.ask in LABELS
     found = sweep(
@@ -221,14 +217,13 @@ def _swept(plan: Plan, obligation: Obligation) -> Outcome:
         level=plan.level,
         epsilon=obligation.eps,
         label=of_labels,
+        margin=obligation.sigma,
         budget=Budget(obligation.seconds),
     )
     (verdict,) = found.verdicts.values()
     worst = found.changed if of_labels else found.worst
-    reason = found.reason or "the ends found lie on both sides of it"
-    shown = worst is not None and statuses_of(worst, obligation.eps, obligation.sigma)[0] == Status.FLIPPABLE
-    if verdict is Verdict.VIOLATED and not shown:
-        verdict, reason = Verdict.UNKNOWN, "the label that was found to change had less than the margin"
+    open_ = "kernels may differ, or no precision settles it" if of_labels else "the ends found lie on both sides of it"
+    reason = found.reason or open_
     return Outcome(
         verdict,
         found.points,
@@ -236,7 +231,7 @@ def _swept(plan: Plan, obligation: Obligation) -> Outcome:
         BOUNDED,
         reason=reason if verdict is Verdict.UNKNOWN else "",
         places=(worst.inputs.integers[0].tolist(),) if worst is not None and verdict is Verdict.VIOLATED else (),
-        notes=tuple(_sweep_notes(found, obligation)),
+        notes=(*_sweep_notes(found, obligation), *_outside_notes(plan, obligation)),
     )
 
 
@@ -287,43 +282,7 @@ def _replay(found: Comparison, index: int, obligation: Obligation) -> None:
 
 def statuses_of(found: Comparison, eps: Fraction | None, sigma: Fraction = Fraction(0)) -> IntArray:
     """Return the `Status` of each input: of its change against eps or, without an eps, of its label that had margin sigma."""
-    return _label_statuses(found, sigma) if eps is None else _change_statuses(found, eps)
-
-
-def _label_statuses(found: Comparison, sigma: Fraction) -> IntArray:
-    """Return the statuses of labels that had margin sigma: SAFE where they agree, or the margin is surely less."""
-    agreement = found.agreement
-    statuses = np.full(len(agreement), Status.SAFE)
-    statuses[agreement == Agreement.UNDECIDED] = Status.UNDECIDED
-    statuses[agreement == Agreement.CHANGED] = Status.FLIPPABLE
-    if sigma:
-        surely, perhaps = _margins(found, sigma)
-        statuses[(statuses == Status.FLIPPABLE) & ~surely] = Status.UNDECIDED
-        statuses[~perhaps] = Status.SAFE
-    return statuses
-
-
-def _margins(found: Comparison, sigma: Fraction) -> tuple[Any, Any]:
-    """Return where the network's margin is surely, and where it is perhaps, at least sigma. Shapes: (points,) both.
-
-    Of one sigmoid it is abs(f - level) >= sigma; of several classes, for the label a and every rival j, it is
-    f_a (1/2 - sigma) >= f_j (1/2 + sigma), which is the definition without its division.
-    """
-    values, half = found.confidences, Fraction(1, 2)
-    if found.network.output is Output.SIGMOID:
-        excess = interval.magnitude(values - _enclosed(found.level))[:, 0] - _enclosed(sigma)
-        return excess.lower >= 0, excess.upper >= 0
-    own = np.where(found.labels == UNDECIDED, 0, found.labels)
-    mine = Interval(*(np.take_along_axis(end, own[:, None], axis=1) for end in (values.lower, values.upper)))
-    gaps = mine * _enclosed(half - sigma) - values * _enclosed(half + sigma)
-    rivals = np.arange(values.shape[1]) != own[:, None]
-    surely = np.where(rivals, gaps.lower >= 0, True).all(axis=1) & (found.labels != UNDECIDED)
-    perhaps = np.where(rivals, gaps.upper >= 0, True).all(axis=1) | (found.labels == UNDECIDED)
-    return surely, perhaps
-
-
-def _enclosed(value: Fraction) -> Interval:
-    return Interval(np.array([round_fraction_down(value)]), np.array([round_fraction_up(value)]))
+    return STATUSES[found.agreement_of(sigma)] if eps is None else _change_statuses(found, eps)
 
 
 def _change_statuses(found: Comparison, eps: Fraction) -> IntArray:
@@ -361,6 +320,14 @@ def _steps_notes(program: IntegerProgram, obligation: Obligation) -> list[str]:
     if obligation.eps is not None and obligation.eps < Fraction(step_out) / 2:
         notes.append(f"eps {float(obligation.eps):g} is below half the confidence's own step")
     return notes
+
+
+def _outside_notes(plan: Plan, obligation: Obligation) -> list[str]:
+    """Say which sides of a domain the program cannot hold."""
+    assert obligation.where is not None
+    domain, program = obligation.where.domain, _program(obligation)
+    sides = [] if isinstance(domain, Points) else sides_outside(plan.network, program, domain)
+    return [outside_text(program, sides)] if sides else []
 
 
 def _sweep_notes(found: Sweep, obligation: Obligation) -> list[str]:

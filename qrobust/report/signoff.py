@@ -60,7 +60,8 @@ class Signoff:
     @property
     def command(self) -> str:
         """The command that makes the report again."""
-        return f"qrobust signoff {shlex.quote(self.plan.source.path.as_posix())}"
+        trust = " --trust-pickle" if any(each.path.suffix.lower() == ".joblib" for each in self.plan.files) else ""
+        return f"qrobust signoff {shlex.quote(self.plan.source.path.as_posix())}{trust}"
 
     @property
     def versions(self) -> dict[str, str]:
