@@ -31,7 +31,7 @@ from qrobust.files import write_whole
 CHUNK = 1000  # images at a time
 HELD_OUT = 5000  # the last of the training images, on which factors are chosen
 BOUND_DECAY, BOUND_LIMIT = 5e-4, 10.0
-CONV_EPOCHS = {"binary": 8, "ternary": 8, "ternary-l1-stable": 5, "binmask": 10, "binmask-cbd": 10}
+CONV_EPOCHS = {"binary": 8, "ternary": 8, "ternary-l1-stable": 5, "binmask": 10, "binmask-cbd": 10, "binmask-cbd-pgd": 10}
 CONV = replace(recipe_of("binmask-cbd-pgd-agc", "small-conv"), attack_steps=2, bound_decay=BOUND_DECAY, bound_limit=BOUND_LIMIT)
 FOR_EPS = {
     "conv-eps01": replace(CONV, mask_decay=2.0, eps=0.1, eps_epochs=3, epochs=12),

@@ -23,9 +23,8 @@ from qrobust.binarized.answers import (
     cost_units,
 )
 from qrobust.binarized.attack import ROUNDS, attack
-from qrobust.binarized.cnf import clause_count
 from qrobust.binarized.constraints import Constraints, constraints
-from qrobust.binarized.engines import sat, trial
+from qrobust.binarized.engines import cardinality, trial
 from qrobust.binarized.engines.base import Found, Nothing, Outcome, Undecided
 from qrobust.binarized.enumeration import first_lost, is_small
 from qrobust.binarized.float_pairs import FloatLabels, FloatPair
@@ -34,7 +33,7 @@ from qrobust.binarized.folding import Folded, TieRule, ZeroSign, fold, over
 from qrobust.binarized.network import BinarizedNetwork
 from qrobust.binarized.pairs import SAME, paired
 from qrobust.binarized.queries import Ball, LabelChange, LeastChange, Norm, Region, Robustness
-from qrobust.binarized.race import PORTFOLIO, Finish, Race, available, engine_names
+from qrobust.binarized.race import CARDINALITY, PORTFOLIO, Finish, Race, available, engine_names
 from qrobust.errors import NumberError, UnsoundAnswerError
 from qrobust.layers import IntArray
 from qrobust.network import Network
@@ -42,7 +41,9 @@ from qrobust.network import Network
 ATTACK = "attack"
 ATTACK_SHARE = 0.1  # of the time
 FEW_ROUNDS = 2  # of attack, before a small formula is tried
-SMALL_FORMULA = 40_000  # clauses
+SMALL_FORMULA = 40_000  # literals
+CONFLICTS = 20_000  # of a small formula, less where its literals times conflicts would be more than WORK
+WORK = 2 * 10**8
 AT_ONCE = 0.03  # seconds that trying every input may take in this process; what takes longer is a lane of the race
 
 
@@ -199,12 +200,13 @@ class BinarizedSession:
             if hit is not None:
                 return _Decision(Verdict.VIOLATED, ATTACK, True, _witness(integers, hit, label, tie))
             if rounds == FEW_ROUNDS:
-                outcome = sat.decide_here(found)
+                conflicts = min(CONFLICTS, WORK // max(1, cardinality.literal_count(found)))
+                outcome = cardinality.decide_here(found, conflicts)
                 if isinstance(outcome, Found):
-                    _replays(integers, region, Finish("sat", outcome), asked)
-                    return _Decision(Verdict.VIOLATED, "sat", True, _witness(integers, outcome.levels, label, tie))
+                    _replays(integers, region, Finish(CARDINALITY, outcome), asked)
+                    return _Decision(Verdict.VIOLATED, CARDINALITY, True, _witness(integers, outcome.levels, label, tie))
                 if isinstance(outcome, Nothing):
-                    return _Decision(Verdict.ROBUST, "sat", outcome.exact)
+                    return _Decision(Verdict.ROBUST, CARDINALITY, outcome.exact)
         if not is_small(integers, found):
             return None
         levels = first_lost(integers, found, label, tie)
@@ -239,8 +241,8 @@ class BinarizedSession:
 
 
 def is_small_formula(found: Constraints) -> bool:
-    """Whether clauses are written and looked through in this process sooner than another process answers."""
-    return available("sat") and clause_count(found) <= SMALL_FORMULA
+    """Whether sums are written and looked through in this process sooner than another process answers."""
+    return available(CARDINALITY) and cardinality.literal_count(found) <= SMALL_FORMULA
 
 
 @dataclass(frozen=True, eq=False)
