@@ -31,14 +31,8 @@ class Asked:
 DECIDED_AIM = 0.99
 EPS = (Fraction(1, 10), Fraction(1, 5), Fraction(3, 10))
 DECIDABLE = Asked(100, SECONDS)  # of networks that are made to be decided at an eps
-FAR = Asked(20, 5.0)  # of such networks beyond twice that eps
+WHOLE = Asked(10_000, SECONDS)  # of these at that eps: the peer's images
 OTHERS = Asked(10, 3.0)  # of networks that are not
-ASKED = {
-    "conv-eps01": (DECIDABLE, DECIDABLE, FAR),
-    "conv-eps02": (FAR, FAR, FAR),
-    "conv-eps03": (DECIDABLE, DECIDABLE, DECIDABLE),
-    "conv-eps03-sparse": (DECIDABLE, DECIDABLE, DECIDABLE),
-}
 PEER = "EEV, first version, as published: its own network, machine and 10,000 test images"
 
 
@@ -60,8 +54,7 @@ class Measured:
     name: str
     accuracy: float
     weights: int
-    asked: tuple[Asked, ...]
-    solved: tuple[Solved, ...]
+    solved: tuple[tuple[Fraction, Asked, Solved], ...]
 
     def facts(self) -> list[tuple[tuple[str, str, float, str], dict[str, Any]]]:
         """Work, metric, value and unit of each row, and its aim or peer; a peer where the network was trained for the eps."""
@@ -70,16 +63,18 @@ class Measured:
             ((work, "accuracy", self.accuracy, "share of 10,000 test images"), {}),
             ((work, "non-zero weights", self.weights, "weights"), {}),
         ]
-        for eps, asked, one in zip(EPS, self.asked, self.solved, strict=True):
-            limit = f"of {asked.images} images, {asked.seconds:g} s each"
-            is_own = self.name in FOR_EPS and Fraction(str(FOR_EPS[self.name].eps)) == eps
-            at, theirs = f"{work}, eps {one.eps:g}", PUBLISHED.get(eps) if is_own else None
+        for eps, asked, one in self.solved:
+            limit = f"of {asked.images:,} images, {asked.seconds:g} s each"
+            at, theirs = f"{work}, eps {float(eps):g}", PUBLISHED.get(eps) if FOR_EPS.get(self.name) == eps else None
             verified = {} if theirs is None else {"peer": PEER, "peer_value": theirs.verified}
             seconds = {} if theirs is None else {"peer": PEER, "peer_value": theirs.seconds}
+            aim = {"aim": DECIDED_AIM} if self.name in FOR_EPS else {}
+            if asked is WHOLE:
+                at += ", all test images"
             found += [
-                ((at, "decided", one.decided, f"share {limit}"), {"aim": DECIDED_AIM} if self.name in FOR_EPS else {}),
+                ((at, "decided", one.decided, f"share {limit}"), aim),
                 ((at, "verified accuracy", one.verified, f"share {limit}"), verified),
-                ((at, "stable neurons", one.stable, f"share, mean of {asked.images} images"), {}),
+                ((at, "stable neurons", one.stable, f"share, mean of {asked.images:,} images"), {}),
                 ((at, "mean_seconds", float(np.mean(one.seconds)), f"s {limit}"), seconds),
                 ((at, "median_seconds", float(np.median(one.seconds)), f"s {limit}"), {}),
                 ((at, "worst_seconds", max(one.seconds), f"s {limit}"), {}),
@@ -88,14 +83,21 @@ class Measured:
 
 
 def measure(say: Callable[[str], None], names: Sequence[str] = tuple(CONVOLUTIONAL)) -> list[Measured]:
-    """Ask networks about the first test images, each at every eps."""
+    """Ask networks about the first test images, each at every eps; those made for an eps, there about all."""
     tests, found = load_mnist(shared_folder() / "mnist", "t10k"), []
     for name in names:
         network, solved = load_binarized(FOLDER / f"{stem(name)}.npz").network, []
-        asked = ASKED.get(name, (OTHERS,) * len(EPS))
-        for eps, how in zip(EPS, asked, strict=True):
-            solved.append(ask(network, eps, tests, how.images, how.seconds))
-            one = solved[-1]
-            say(f"{name}, eps {one.eps:g}: decided {one.decided}, verified {one.verified}, mean {np.mean(one.seconds):.3g} s")
-        found.append(Measured(name, share_right(network, tests), sum(non_zeros(network)), asked, tuple(solved)))
+        for eps, how in asked_of(name):
+            one = ask(network, eps, tests, how.images, how.seconds)
+            solved.append((eps, how, one))
+            shares = f"decided {one.decided}, verified {one.verified}, mean {np.mean(one.seconds):.3g} s"
+            say(f"{name}, eps {one.eps:g}, {how.images:,} images: {shares}")
+        found.append(Measured(name, share_right(network, tests), sum(non_zeros(network)), tuple(solved)))
     return found
+
+
+def asked_of(name: str) -> list[tuple[Fraction, Asked]]:
+    """Return at which eps a network is asked, and how."""
+    if name not in FOR_EPS:
+        return [(eps, OTHERS) for eps in EPS]
+    return [*((eps, DECIDABLE) for eps in EPS), (FOR_EPS[name], WHOLE)]

@@ -96,6 +96,7 @@ def engines() -> dict[str, Engine]:
         "CaDiCaL, totalizer": partial(sat_decide, encoding=Encoding.TOTALIZER),
         "CaDiCaL, kmtotalizer": partial(sat_decide, encoding=Encoding.KMTOTALIZER),
         "CaDiCaL, seqcounter": partial(sat_decide, encoding=Encoding.SEQUENTIAL),
+        "Gluecard": ENGINES["cardinality"],
         "HiGHS": ENGINES["milp"],
         "CP-SAT": ENGINES["cp-sat"],
         "Z3": ENGINES["z3"],

@@ -33,7 +33,7 @@ from qrobust.binarized import (
 from qrobust.binarized.answers import cost_units
 from qrobust.binarized.cnf import Clauses, Encoding, formula
 from qrobust.binarized.constraints import Constraints, constraints
-from qrobust.binarized.engines import annealing, cpsat, exact_solver, milp, pseudo_boolean, sat, trial
+from qrobust.binarized.engines import annealing, cardinality, cpsat, exact_solver, milp, pseudo_boolean, sat, trial
 from qrobust.binarized.engines.base import Engine, Found, Nothing, Outcome, Undecided
 from qrobust.binarized.enumeration import inputs as enumerated
 from qrobust.binarized.enumeration import tell_apart
@@ -48,7 +48,8 @@ ENGINES: dict[str, Engine] = {
     "sat": sat.decide,
     "milp": milp.decide,
     "z3": pseudo_boolean.decide,
-    "here": lambda found, seconds: sat.decide_here(found),
+    "cardinality": cardinality.decide,
+    "here": lambda found, seconds: cardinality.decide_here(found, 1_000_000),
     "sequential": lambda found, seconds: sat.decide(found, seconds, Encoding.SEQUENTIAL),
     "kmtotalizer": lambda found, seconds: sat.decide(found, seconds, Encoding.KMTOTALIZER),
 } | ({"exact": exact_solver.decide} if available("exact") else {})

@@ -21,6 +21,7 @@ from qrobust.binarized import (
     Norm,
     Robustness,
     TieRule,
+    attacks,
     run_attack,
 )
 from qrobust.binarized.engines.highs import ElasticRows, Program, maximise
@@ -28,7 +29,7 @@ from qrobust.binarized.formats import save_binarized
 from qrobust.binarized.goal import Best, Goal
 from qrobust.errors import DomainError, NumberError, UnsupportedError
 from qrobust.layers import IntArray
-from tests.binarized import sparse_dense
+from tests.binarized import sleeping, sparse_dense
 from tests.test_binarized import Case, plain_scores
 from tests.test_cli import refused, run
 
@@ -252,3 +253,16 @@ def test_the_command_refuses_in_one_line(capsys: pytest.CaptureFixture[str], mod
     assert "target is 9" in refused(capsys, *asked, "--eps", "1", "--target", "9")
     assert "give --eps" in refused(capsys, *asked)
     assert "use milp" in refused(capsys, *asked, "--eps", "1", "--norm", "l1", "--method", "iprop")
+
+
+def test_an_integer_program_that_overruns_its_limit_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = query(Case(8000))
+    assert run_attack(asked, Method.MILP, seconds=20.0, stop_at_hit=False).optimal
+    monkeypatch.setattr(attacks, "SMALL_PROGRAM", 0)
+    assert run_attack(asked, Method.MILP, seconds=20.0, stop_at_hit=False).optimal  # in another process
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))  # where the process finds what it is to call
+    monkeypatch.setattr(attacks, "maximise", sleeping)
+    started = time.monotonic()
+    found = run_attack(asked, Method.MILP, seconds=2.0, stop_at_hit=False)
+    assert time.monotonic() - started < 20  # what sleeps would sleep for a minute
+    assert not found.optimal

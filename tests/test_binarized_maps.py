@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qrobust.binarized import BinarizedNetwork, BinarizedSession, Block, Grid, TieRule, fold
-from qrobust.binarized.formats import save_binarized
-from qrobust.binarized.many import Settings
+from qrobust.binarized import Ball, BinarizedNetwork, BinarizedSession, Block, Grid, LeastChange, Norm, TieRule, fold
+from qrobust.binarized.formats import load_binarized, save_binarized
+from qrobust.binarized.many import Settings, believed
 from qrobust.binarized.maps import Asked, Cut, Shown, binarized_map
 from qrobust.bounds.local import Status
 from qrobust.cache import ResultCache
@@ -169,6 +169,9 @@ def test_what_is_out_of_time_is_undecided(
     ("options", "message"),
     [
         (["--axes", "1"], "two inputs by number"),
+        (["--axes", "1, girth"], "or of x1, x2, x3"),
+        (["--axes", "1, 2", "--norm", "l0"], "goes with --eps"),
+        (["--axes", "1, 2", "--input", "0,0,0", "--eps", "0.5", "--norm", "l0"], "whole number"),
         (["--axes", "1, 1"], "two different inputs"),
         (["--axes", "1, 4"], "of 1 to 3"),
         (["--axes", "1, 2", "--eps", "1"], "give --input"),
@@ -207,6 +210,73 @@ def test_many_rows_are_verified_at_once(capsys: pytest.CaptureFixture[str], mode
     assert run(capsys, *command, "--rows", "1:1")[0] == 0
 
 
+def test_rows_of_boxes_of_pairs_and_of_least_changes(
+    capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points, boxes = tmp_path / "points.csv", tmp_path / "boxes.csv"
+    points.write_text("a,b,c\n0,0,0\n0,1,0\n1,1,1\n")
+    boxes.write_text("a,A,b,B,c,C\n0,0,0,1,0,0\n0,1,0,1,0,0\n1,1,1,1,0,1\n")
+    command = ["bnn", "verify", str(model), "--rows", ":"]
+    code, out, _ = run(capsys, *command, "--box", str(boxes))  # one bit free; two of three; two set
+    assert (code, out.splitlines()[1:]) == (1, ["  violated: rows 2"])
+    pair = [*command, "--copy", str(tmp_path / "all.json")]  # they differ where just two bits are set
+    code, out, _ = run(capsys, *pair, "--box", str(boxes))
+    assert (code, out.splitlines()[1:]) == (1, ["  violated: rows 2, 3"])
+    code, out, _ = run(capsys, *pair, "--input", str(points), "--eps", "1", "--norm", "l1", "--json")
+    assert [row["verdict"] for row in json.loads(out)["rows"]] == ["ROBUST", "VIOLATED", "VIOLATED"]
+    least = [*command, "--input", str(points), "--least", "--norm", "l1", "--cache", str(tmp_path / "kept")]
+    code, out, _ = run(capsys, *least)
+    assert code == 0
+    assert out.splitlines()[0] == f"rows 1 to 3 of {points}: the least l1 change found of 3 of 3."
+    assert out.splitlines()[1:] == ["  least: 1, row 2", "  median: 2, row 1", "  greatest: 2, row 3"]
+    monkeypatch.setattr(BinarizedSession, "least_change", asked_again)
+    code, out, _ = run(capsys, *least, "--json")
+    assert [(row["lower"], row["upper"]) for row in json.loads(out)["rows"]] == [(2.0, 2.0), (1.0, 1.0), (2.0, 2.0)]
+
+
+@pytest.mark.parametrize(("ends", "levels"), [([1, 1], [0, 1, 1]), ([2, 2], [0, 0, 1]), ([3, 2], [0, 1, 1]), (None, [0, 1, 1])])
+def test_a_kept_least_change_that_does_not_replay_is_not_believed(
+    model: Path, ends: list[int] | None, levels: list[int]
+) -> None:
+    question = LeastChange(load_binarized(model).network, np.zeros(3), Norm.L1)
+    kept = {"verdict": "VIOLATED", "engine": "sat", "exact": True, "seconds": 0.1, "levels": [0, 1, 1], "reason": ""}
+    assert believed(question, kept | {"ends": [2, 2]}) is not None
+    assert believed(question, kept | {"ends": ends, "levels": levels}) is None
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("axes_too", [False, True])
+def test_cells_of_other_norms_are_what_trying_every_input_says(seed: int, axes_too: bool) -> None:
+    found, _ = sample(seed + 50)
+    grid, levels, cut = found.grid, all_levels(found), whole(found)
+    point = grid.values(levels[np.random.default_rng(seed).integers(len(levels))])
+    for norm, radius in ((Norm.L0, Fraction(1)), (Norm.L1, 2 * grid.step), (Norm.L2, Fraction(3, 2) * grid.step)):
+        shown = binarized_map(Asked(found), cut.around(found, Ball(point, radius, norm), axes_too=axes_too))
+        for row, column in np.ndindex(shown.status.shape):
+            centre = grid.levels(point)
+            centre[list(cut.axes)] = cut.across[column], cut.up[row]
+            change = np.abs(levels - centre)
+            stays = (change[:, list(cut.axes)] == 0).all(axis=1) | axes_too
+            far = {Norm.L0: (change > 0).sum(axis=1), Norm.L1: change.sum(axis=1), Norm.L2: (change**2).sum(axis=1)}[norm]
+            most = {Norm.L0: radius, Norm.L1: radius / grid.step, Norm.L2: (radius / grid.step) ** 2}[norm]
+            assert shown.status[row, column] == truth(shown.asked, levels[stays & (far <= float(most))], centre)
+
+
+def test_axes_by_name(capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path) -> None:
+    table, out = tmp_path / "x.csv", tmp_path / "map.csv"
+    table.write_text("width,length,depth\n0,0,0\n")
+    command = ["bnn", "map", str(model), "--input", str(table), "--output", str(out), "--eps", "1", "--norm", "l0"]
+    assert run(capsys, *command, "--axes", "depth, width")[0] == 0
+    assert [(row["depth"], row["width"], row["status"]) for row in csv.DictReader(out.open())][:2] == [
+        ("0.0", "0.0", "safe"),
+        ("1.0", "0.0", "flippable"),
+    ]
+    iris = Path(__file__).parents[1] / "models" / "iris.json"
+    options = ["--scheme", "ternary", "--step", "1", "--range", "0:8", "--axes", "petal length, 4", "--output", str(out)]
+    assert run(capsys, "bnn", "map", str(iris), *options, "--input", "6, 3, 4, 1")[0] == 0
+    assert next(csv.DictReader(out.open())).keys() >= {"petal length", "petal width"}
+
+
 def test_rows_that_are_kept_are_not_asked_again(
     capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,7 +296,15 @@ def test_rows_that_are_kept_are_not_asked_again(
         (["--input", "{table}", "--eps", "1", "--rows", "0:1"], "rows 1 to 2"),
         (["--input", "{table}", "--eps", "1", "--rows", "2:9"], "rows 1 to 2"),
         (["--input", "{table}", "--rows", "1:2"], "--eps"),
-        (["--input", "{table}", "--eps", "1", "--rows", "1:2", "--least"], "leave --least"),
+        (["--input", "{table}", "--eps", "1", "--rows", "1:2", "--least"], "leave --eps"),
+        (["--input", "{table}", "--eps", "1", "--rows", "1:2", "--proof", "p"], "--proof out"),
+        (["--input", "{table}", "--box", "{table}", "--rows", "1:2"], "leave --input"),
+        (["--box", "{table}", "--rows", "1:2"], "the lower and the upper end (6)"),
+        (["--box", "0:1, 0:1, 0:1", "--rows", "1:2"], "name a table"),
+        (
+            ["--input", "{table}", "--eps", "1", "--rows", "1:2", "--copy", "o.npz", "--label", "1"],
+            "leave --tie and --label out",
+        ),
         (["--input", "{table}", "--eps", "1", "--rows", "1:2", "--label", "7"], "classes 0 to 1"),
         (["--input", "{table}", "--eps", "1", "--jobs", "2"], "go with --rows"),
         (["--input", "{table}", "--eps", "1", "--cache", "kept"], "go with --rows"),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from qrobust.answers import VERSION, Assurance, Verdict
+from qrobust.binarized.network import Grid
 from qrobust.binarized.queries import LabelChange, LeastChange, Norm, Robustness
 from qrobust.layers import IntArray
 
@@ -197,10 +198,7 @@ class LeastChangeAnswer:
 
     def distance(self, units: int) -> float:
         """Return a number of units as a distance of inputs."""
-        if self.query.norm in (Norm.L0, Norm.HAMMING):
-            return float(units)
-        step = float(self.query.network.grid.step)
-        return step * (math.sqrt(units) if self.query.norm is Norm.L2 else units)
+        return distance_of(self.query.network.grid, self.query.norm, units)
 
     def __str__(self) -> str:
         low = f"{self.distance(self.lower):g}"
@@ -228,6 +226,13 @@ class LeastChangeAnswer:
             "seconds": self.seconds,
             "qrobust": VERSION,
         }
+
+
+def distance_of(grid: Grid, norm: Norm, units: int) -> float:
+    """Return units of a LeastChangeAnswer as a distance of inputs."""
+    if norm in (Norm.L0, Norm.HAMMING):
+        return float(units)
+    return float(grid.step) * (math.sqrt(units) if norm is Norm.L2 else units)
 
 
 def cost_units(norm: Norm, change: IntArray) -> int:

@@ -19,14 +19,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from fractions import Fraction
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 
 from qrobust.answers import VERSION, Verdict
+from qrobust.backends.worker import Worker, WorkerDiedError, WorkerTimeoutError
 from qrobust.binarized.attack import projected
 from qrobust.binarized.constraints import lead_constraints
-from qrobust.binarized.engines.highs import maximise
+from qrobust.binarized.engines.highs import Program, Solution, load_highs, maximise
 from qrobust.binarized.engines.milp import Rows
 from qrobust.binarized.goal import Best, Goal
 from qrobust.binarized.propagation import propagate
@@ -42,6 +44,7 @@ WINDOWS = (1.0, 3.0)  # widths of the surrogate's windows, tried in turn
 STEPS = 10  # of ifgsm across a pixel's range
 ITERATIONS = 60
 STARTS = 16
+SMALL_PROGRAM = 5000  # terms of an integer program that keeps its limit in this process, too
 WARM_SHARE = 0.1  # of the time for ifgsm before milp and iprop
 
 Target = int | Literal["second", "any"]
@@ -196,23 +199,40 @@ def _gradient(goal: Goal, points: IntArray, width: float) -> FloatArray:
 
 
 def _milp(goal: Goal, region: Region, best: Best, rng: np.random.Generator) -> bool:
-    """Solve one program for each rival, the one of greatest lead at the centre first."""
+    """Solve one program for each rival, the one of greatest lead at the centre first, in a process that is ended in time."""
     _climb(goal, region, best, rng, time.monotonic() + WARM_SHARE * best.left)
     order = np.argsort([-int(margin) for margin in goal.margins(region.centre[None])[0]], kind="stable")
-    optimal = True
-    for place, number in enumerate(order.tolist()):
-        if best.is_over:
-            return False
-        found = lead_constraints(goal.folded, region, goal.label, goal.rivals[number])
-        found = found if region.norm is Norm.LINF else unary(found)
-        if not found.matrix.shape[1]:  # the lead is the same all over the region
-            continue
-        seconds = best.left / (len(order) - place)
-        solution = maximise(Rows(found).program(0), seconds, start=found.columns_of(best.levels))
-        optimal = optimal and solution.optimal
-        if solution.values is not None:
-            best.offer(found.input_levels(solution.values[: found.columns])[None])
+    optimal, worker = True, Worker()
+    try:
+        for place, number in enumerate(order.tolist()):
+            if best.is_over:
+                return False
+            found = lead_constraints(goal.folded, region, goal.label, goal.rivals[number])
+            found = found if region.norm is Norm.LINF else unary(found)
+            if not found.matrix.shape[1]:  # the lead is the same all over the region
+                continue
+            solve = partial(maximise, start=found.columns_of(best.levels))
+            solution = _solved(worker, solve, Rows(found).program(0), best, len(order) - place)
+            optimal = optimal and solution is not None and solution.optimal
+            if solution is not None and solution.values is not None:
+                best.offer(found.input_levels(solution.values[: found.columns])[None])
+    finally:
+        worker.close()
     return optimal
+
+
+def _solved(worker: Worker, solve: Callable[..., Solution], program: Program, best: Best, left: int) -> Solution | None:
+    """Return the solution of the first of some programs left, or None: HiGHS looks at its clock seldom before it branches."""
+    if program.matrix.nnz <= SMALL_PROGRAM:
+        found: Solution = solve(program, best.left / left)
+        return found
+    try:
+        worker.call(load_highs, seconds=best.left)
+        seconds = best.left / left
+        found = worker.call(solve, program, seconds, seconds=seconds)
+    except (WorkerTimeoutError, WorkerDiedError):
+        return None
+    return found
 
 
 def _iprop(goal: Goal, region: Region, best: Best, rng: np.random.Generator) -> bool:

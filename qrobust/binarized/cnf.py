@@ -145,14 +145,11 @@ def formula(found: Constraints, encoding: Encoding = Encoding.TOTALIZER) -> Form
 
 def sums(matrix: SparseMatrix, threshold: IntArray) -> list[tuple[list[int], int]]:
     """Return each row as literals, repeated as their factors say, and how many must be true."""
-    found = []
-    indices, factors, starts = matrix.indices + 1, matrix.data, matrix.indptr
-    for row, limit in enumerate(threshold.tolist()):
-        part = slice(starts[row], starts[row + 1])
-        own, sign = factors[part], np.sign(factors[part])
-        literals = np.repeat(indices[part] * sign, np.abs(own))
-        found.append((literals.tolist(), int(limit - own[own < 0].sum())))
-    return found
+    sizes = np.abs(matrix.data)
+    ends = np.concatenate([[0], np.cumsum(sizes)])[matrix.indptr].tolist()
+    literals = np.repeat((matrix.indices + 1) * np.sign(matrix.data), sizes).tolist()
+    least = (threshold - np.asarray(matrix.minimum(0).sum(axis=1)).reshape(-1)).tolist()
+    return [(literals[start:end], limit) for start, end, limit in zip(ends[:-1], ends[1:], least, strict=True)]
 
 
 def clause_count(found: Constraints) -> float:

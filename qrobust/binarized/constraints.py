@@ -20,8 +20,9 @@ import itertools
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import numpy.typing as npt
 
-from qrobust.binarized.folding import Folded, Rivals, TieRule
+from qrobust.binarized.folding import Folded, Rivals, TieRule, row_sums
 from qrobust.binarized.queries import Region
 from qrobust.layers import IntArray, SparseMatrix
 
@@ -105,12 +106,18 @@ class Constraints:
 
 def row_bounds(matrix: SparseMatrix, ranges: IntArray) -> tuple[IntArray, IntArray]:
     """Return the least and the greatest value of each row over variables from 0 to their ranges."""
-    return np.asarray(matrix.minimum(0) @ ranges), np.asarray(matrix.maximum(0) @ ranges)
+    most = matrix.data * ranges[matrix.indices]
+    least = np.minimum(most, 0)
+    return row_sums(least, matrix.indptr), row_sums(most - least, matrix.indptr)
 
 
 def constraints(folded: Folded, region: Region, label: int, tie: TieRule) -> Constraints:
     """Return the constraints of the question whether an input of the region loses the label."""
-    rivals = folded.in_reach(folded.rivals(label, tie), region.lower, region.upper)
+    return constraints_of(folded, region, folded.in_reach(folded.rivals(label, tie), region.lower, region.upper))
+
+
+def constraints_of(folded: Folded, region: Region, rivals: Rivals) -> Constraints:
+    """Return the constraints of the question whether one of some rivals takes the label in the region."""
     return pruned(whole_constraints(folded, region, rivals))
 
 
@@ -128,7 +135,35 @@ def whole_constraints(folded: Folded, region: Region, rivals: Rivals) -> Constra
     return folding.finish(rivals)
 
 
-Terms = tuple[IntArray, IntArray]  # the columns of a row, and their factors
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """Rows one after another. Shapes: columns, factors (terms,); sizes, limit (rows,): the terms of each, its threshold."""
+
+    columns: IntArray
+    factors: IntArray
+    sizes: IntArray
+    limit: IntArray
+
+    def at(self, places: IntArray) -> _Rows:
+        """Return some rows. Shape: places (some,), rising."""
+        is_kept = np.zeros(len(self.sizes), dtype=np.bool_)
+        is_kept[places] = True
+        terms = np.repeat(is_kept, self.sizes)
+        return _Rows(self.columns[terms], self.factors[terms], self.sizes[places], self.limit[places])
+
+    @property
+    def starts(self) -> IntArray:
+        return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(self.sizes, dtype=np.int64)])
+
+    def keys(self) -> list[bytes]:
+        """Return bytes for each row that are the same for the same row alone."""
+        numbers = np.empty(2 * len(self.columns) + len(self.sizes), dtype=np.int64)
+        own = np.arange(len(self.columns)) + np.repeat(self.starts[:-1] + np.arange(len(self.sizes)), self.sizes)
+        ends = 2 * self.starts + np.arange(len(self.sizes) + 1)
+        numbers[own], numbers[own + np.repeat(self.sizes, self.sizes)] = self.columns, self.factors
+        numbers[ends[1:] - 1] = self.limit
+        whole, places = numbers.tobytes(), (8 * ends).tolist()
+        return [whole[start:end] for start, end in itertools.pairwise(places)]
 
 
 class _Folding:
@@ -146,26 +181,19 @@ class _Folding:
         ones = np.ones(len(free), dtype=np.int64)
         self._map = sparse.csr_array((ones, places), shape=(len(region.centre), len(free)))
         self._constant = region.lower.astype(np.int64)
-        self._rows: list[Terms] = []
-        self._thresholds: list[int] = []
+        self._rows: list[_Rows] = []
         self._known: dict[bytes, int] = {}
 
     def add(self, matrix: SparseMatrix, threshold: IntArray) -> None:
         """Go through a layer: its values become signs of rows, each new or known."""
         rows, limit, least, most = self._combined(matrix, threshold)
         on, off = least >= limit, most < limit
-        variable = np.full(len(limit), -1, dtype=np.int64)
-        slope = np.zeros(len(limit), dtype=np.int64)
-        constant = on.astype(np.int64)
-        for place in np.flatnonzero(~(on | off)).tolist():
-            start, end = rows.indptr[place], rows.indptr[place + 1]
-            variable[place], flipped = self._variable(rows.indices[start:end], rows.data[start:end], int(limit[place]))
-            slope[place], constant[place] = (-1, 1) if flipped else (1, 0)
-        new = len(self._pixels) + len(self._rows) - len(self._ranges)
-        self._ranges = np.concatenate([self._ranges, np.ones(new, dtype=np.int64)])
-        used = np.flatnonzero(variable >= 0)
-        self._map = self._sparse.csr_array((2 * slope[used], (used, variable[used])), shape=(len(limit), len(self._ranges)))
-        self._constant = 2 * constant - 1
+        used = np.flatnonzero(~(on | off))
+        variable, flipped = self._variables(_Rows(rows.indices, rows.data, np.diff(rows.indptr), limit).at(used))
+        slope = np.where(flipped, -2, 2)
+        self._map = self._sparse.csr_array((slope, (used, variable)), shape=(len(limit), len(self._ranges)))
+        self._constant = np.where(on, 1, -1)
+        self._constant[used] = np.where(flipped, 1, -1)
 
     def _combined(self, matrix: SparseMatrix, threshold: IntArray) -> tuple[SparseMatrix, IntArray, IntArray, IntArray]:
         """Return rows over the variables, divided by their divisors, their thresholds, and their least and greatest values."""
@@ -181,19 +209,24 @@ class _Folding:
         limit = -(-limit // divisor)
         return rows, limit, *row_bounds(rows, self._ranges)
 
-    def _variable(self, columns: IntArray, factors: IntArray, limit: int) -> tuple[int, bool]:
-        """Return the variable that (factors @ columns >= limit) is, or is the opposite of."""
-        flipped = bool(factors[0] < 0)
-        if flipped:
-            factors, limit = -factors, 1 - limit
-        if len(columns) == 1 and self._ranges[columns[0]] == 1:
-            return int(columns[0]), flipped
-        key = columns.tobytes() + factors.tobytes() + limit.to_bytes(9, "big", signed=True)
-        if key not in self._known:
-            self._known[key] = len(self._pixels) + len(self._rows)
-            self._rows.append((columns, factors))
-            self._thresholds.append(limit)
-        return self._known[key], flipped
+    def _variables(self, rows: _Rows) -> tuple[IntArray, npt.NDArray[np.bool_]]:
+        """Return the variables that rows are, each new or known, and whether they are the opposites of these."""
+        first = rows.starts[:-1]
+        flipped = rows.factors[first] < 0
+        factors = rows.factors * np.repeat(np.where(flipped, -1, 1), rows.sizes)
+        rows = _Rows(rows.columns, factors, rows.sizes, np.where(flipped, 1 - rows.limit, rows.limit))
+        variable = rows.columns[first].astype(np.int64)  # of rows that are a Boolean's own bit
+        others = np.flatnonzero((rows.sizes > 1) | (self._ranges[variable] > 1))
+        rows, known = rows.at(others), self._known
+        shift, new = len(self._pixels), list[int]()
+        for place, key in enumerate(rows.keys()):
+            if key not in known:
+                known[key] = shift + len(known)
+                new.append(place)
+            variable[others[place]] = known[key]
+        self._rows.append(rows.at(np.array(new, dtype=np.int64)))
+        self._ranges = np.concatenate([self._ranges, np.ones(len(new), dtype=np.int64)])
+        return variable, flipped
 
     def finish(self, rivals: Rivals) -> Constraints:
         """Return the constraints, the rivals that intervals rule out left out."""
@@ -202,25 +235,25 @@ class _Folding:
         near = np.flatnonzero(most >= limit)
         region, pixels = self._region, self._pixels
         levels = tuple(np.arange(region.lower[p], region.upper[p] + 1) for p in pixels.tolist())
+        none = np.zeros(0, dtype=np.int64)
+        columns, factors, sizes, threshold = (
+            np.concatenate([none, *(getattr(each, name) for each in self._rows)])
+            for name in ("columns", "factors", "sizes", "limit")
+        )
+        every = _Rows(columns, factors, sizes, threshold)
         return Constraints(
             region,
             pixels,
             levels,
             tuple(np.ones(len(values), dtype=np.int64) for values in levels),
-            self._stacked(self._rows, width),
-            np.array(self._thresholds, dtype=np.int64),
+            self._sparse.csr_array((factors, columns, every.starts), shape=(len(sizes), width)),
+            threshold,
             rows[near],
             limit[near],
             tuple(rivals.numbers[place] for place in near.tolist()),
-            self._stacked([], width),
-            np.zeros(0, dtype=np.int64),
+            self._sparse.csr_array((0, width), dtype=np.int64),
+            none,
         )
-
-    def _stacked(self, rows: list[Terms], width: int) -> SparseMatrix:
-        indices = np.concatenate([np.zeros(0, dtype=np.int64), *(columns for columns, _ in rows)])
-        data = np.concatenate([np.zeros(0, dtype=np.int64), *(factors for _, factors in rows)])
-        starts = np.cumsum([0, *(len(columns) for columns, _ in rows)])
-        return self._sparse.csr_array((data, indices, starts), shape=(len(rows), width))
 
 
 def pruned(found: Constraints) -> Constraints:
@@ -228,12 +261,14 @@ def pruned(found: Constraints) -> Constraints:
     columns, rows = found.columns, found.matrix.shape[0]
     needed = np.zeros(columns + rows, dtype=bool)
     needed[found.rivals.indices] = True
-    indices, starts = found.matrix.indices, found.matrix.indptr
-    for row in range(rows - 1, -1, -1):
-        if needed[columns + row]:
-            needed[indices[starts[row] : starts[row + 1]]] = True
+    row_of = columns + np.repeat(np.arange(rows), np.diff(found.matrix.indptr))
+    count = -1
+    while count < (count := int(needed.sum())):  # as often as there are layers
+        needed[found.matrix.indices[needed[row_of]]] = True
     kept_rows, kept_pixels = np.flatnonzero(needed[columns:]), np.flatnonzero(needed[:columns])
     kept = np.flatnonzero(needed)
+    if len(kept) == columns + rows:
+        return _cut(found)
     small = replace(
         found,
         pixels=found.pixels[kept_pixels],

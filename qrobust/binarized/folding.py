@@ -163,7 +163,8 @@ class Folded:
         """Return the rivals that intervals do not rule out over a box of levels. Shapes: lower, upper (inputs,)."""
         if self.layers:
             lower, upper = (np.full(self.matrix.shape[1], end, dtype=np.int64) for end in (-1, 1))
-        most = rivals.matrix.maximum(0) @ upper + rivals.matrix.minimum(0) @ lower
+        factors, places = rivals.matrix.data, rivals.matrix.indices
+        most = row_sums(factors * np.where(factors > 0, upper[places], lower[places]), rivals.matrix.indptr)
         return rivals.at(np.flatnonzero(most >= rivals.threshold))
 
     @cached_property
@@ -211,13 +212,34 @@ def over(folded: Folded, lower: IntArray, upper: IntArray) -> Folded:
         middle, reach = layer.matrix @ (lower + upper), layer.sizes @ (upper - lower)  # twice the bounds, added up
         on, off = middle - reach >= 2 * layer.threshold, middle + reach < 2 * layer.threshold
         rows = np.flatnonzero(~(on | off))
-        open_rows = layer.matrix[rows]
-        layers.append(ThresholdLayer(open_rows[:, kept], layer.threshold[rows] - open_rows @ fixed))
+        layers.append(_narrowed(layer.matrix[rows], layer.threshold[rows], kept, fixed))
         lower, upper, kept = np.where(on, 1, -1), np.where(off, -1, 1), rows
         fixed = np.where(on, 1, np.where(off, -1, 0))
     shift = (folded.matrix @ fixed).tolist()
     bias = tuple(b + s * number for b, s, number in zip(folded.bias, folded.scale, shift, strict=True))
     return Folded(folded.network, tuple(layers), folded.matrix[:, kept], folded.scale, bias)
+
+
+def _narrowed(matrix: SparseMatrix, threshold: IntArray, kept: IntArray, fixed: IntArray) -> ThresholdLayer:
+    """Return rows over the columns kept. Shapes: fixed (columns,), the values of the others, 0 of those kept."""
+    from scipy import sparse
+
+    place = np.full(len(fixed), -1, dtype=np.int64)
+    place[kept] = np.arange(len(kept))
+    new = place[matrix.indices]
+    is_kept = new >= 0
+    starts = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(is_kept)])[matrix.indptr]
+    narrow = sparse.csr_array((matrix.data[is_kept], new[is_kept], starts), shape=(matrix.shape[0], len(kept)))
+    return ThresholdLayer(narrow, threshold - row_sums(matrix.data * fixed[matrix.indices], matrix.indptr))
+
+
+def row_sums(values: IntArray, starts: IntArray) -> IntArray:
+    """Return the sum of each row's values; the running sum may wrap, its differences do not.
+
+    Shapes    values (terms,), row after row; starts (rows + 1,), where each row's begin; result (rows,)
+    """
+    running = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(values, dtype=np.int64)])
+    return np.asarray(running[starts[1:]] - running[starts[:-1]], dtype=np.int64)
 
 
 def _greatest_sum(matrix: SparseMatrix) -> int:

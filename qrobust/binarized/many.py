@@ -15,9 +15,9 @@ from typing import Any, overload
 import numpy as np
 
 from qrobust.answers import VERSION, Verdict
-from qrobust.binarized.answers import BinarizedAnswer, LabelChangeAnswer
+from qrobust.binarized.answers import INTERVALS, BinarizedAnswer, LabelChangeAnswer, cost_units
 from qrobust.binarized.float_pairs import FloatLabels
-from qrobust.binarized.queries import LabelChange, Robustness
+from qrobust.binarized.queries import LabelChange, LeastChange, Robustness
 from qrobust.binarized.race import PORTFOLIO, check_engine
 from qrobust.binarized.solve import BinarizedSession, check_seconds, folded
 from qrobust.cache import ResultCache, key_of
@@ -26,7 +26,7 @@ from qrobust.errors import NumberError
 from qrobust.layers import IntArray
 from qrobust.network import Network
 
-Question = Robustness | LabelChange
+Question = Robustness | LabelChange | LeastChange
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +71,10 @@ class Settings:
 
 @dataclass(frozen=True, eq=False)
 class Settled:
-    """What came of one question. Shapes: levels (inputs,) of the counterexample, or None."""
+    """What came of one question. Shapes: levels (inputs,) of the counterexample, or None.
+
+    Units     ends: what a least change lies between, as in LeastChangeAnswer, its upper end None where no input is known
+    """
 
     verdict: Verdict
     engine: str
@@ -79,6 +82,12 @@ class Settled:
     seconds: float
     levels: IntArray | None = None
     reason: str = ""
+    ends: tuple[int, int | None] | None = None
+
+    @property
+    def is_exact_optimum(self) -> bool:
+        """Whether the two ends of a least change meet."""
+        return self.ends is not None and self.ends[0] == self.ends[1]
 
     def to_json(self) -> dict[str, Any]:
         """Return what is kept of it."""
@@ -89,6 +98,7 @@ class Settled:
             "seconds": self.seconds,
             "levels": None if self.levels is None else self.levels.tolist(),
             "reason": self.reason,
+            **({} if self.ends is None else {"ends": list(self.ends)}),
         }
 
 
@@ -168,12 +178,27 @@ def settle(question: Question, session: BinarizedSession, settings: Settings) ->
     """Answer one question. Raises what `BinarizedSession` raises."""
     engine, seconds, exact = settings.engine, settings.seconds, settings.exact
     answer: BinarizedAnswer | LabelChangeAnswer
+    if isinstance(question, LeastChange):
+        return _settle_least(question, session, settings)
     if isinstance(question, Robustness):
         answer = session.check(question, engine=engine, seconds=seconds, exact=exact)
     else:
         answer = session.label_change(question, engine=engine, seconds=seconds, exact=exact)
     levels = None if answer.witness is None else answer.witness.levels
     return Settled(answer.verdict, answer.engine, answer.exact, answer.seconds, levels, answer.reason)
+
+
+def _settle_least(question: LeastChange, session: BinarizedSession, settings: Settings) -> Settled:
+    """Find a least change: VIOLATED where an input that loses the label is known, ROBUST where there is none."""
+    answer = session.least_change(question, engine=settings.engine, seconds=settings.seconds, exact=settings.exact)
+    grid = question.network.grid
+    most = cost_units(question.norm, np.full(question.network.inputs, grid.highest - grid.lowest, dtype=np.int64))
+    verdict = Verdict.ROBUST if answer.lower > most else Verdict.UNKNOWN
+    levels = None
+    if answer.witness is not None:
+        verdict, levels = Verdict.VIOLATED, answer.witness.levels
+    engine, ends = ", ".join(answer.engines) or INTERVALS, (answer.lower, answer.upper)
+    return Settled(verdict, engine, answer.exact, answer.seconds, levels, answer.reason, ends)
 
 
 def _key(question: Question, settings: Settings) -> str:
@@ -201,15 +226,24 @@ def believed(question: Question, values: dict[str, Any] | None) -> Settled | Non
         levels = None if values["levels"] is None else np.array(values["levels"], dtype=np.int64)
         if (levels is not None) is not (verdict is Verdict.VIOLATED):
             return None
-        if levels is not None and not _replays(question, levels):
+        ends = values.get("ends")
+        if levels is not None and not _replays(question, levels, ends):
+            return None
+        if (ends is not None) is not isinstance(question, LeastChange):
             return None
         seconds, exact = float(values["seconds"]), bool(values["exact"])
-        return Settled(verdict, str(values["engine"]), exact, seconds, levels, str(values["reason"]))
+        kept = None if ends is None else (int(ends[0]), None if ends[1] is None else int(ends[1]))
+        return Settled(verdict, str(values["engine"]), exact, seconds, levels, str(values["reason"]), kept)
     except Exception:  # whatever is wrong with an entry, the question is asked again
         return None
 
 
-def _replays(question: Question, levels: IntArray) -> bool:
+def _replays(question: Question, levels: IntArray, ends: Any = None) -> bool:
+    if isinstance(question, LeastChange):
+        integers, centre = folded(question.network, question.zero), question.network.grid.levels(question.centre)
+        label = int(integers.labels(centre[None])[0]) if question.label is None else question.label
+        is_lost = bool(integers.is_lost(levels[None], label, question.tie)[0])
+        return is_lost and cost_units(question.norm, levels - centre) == ends[1] >= ends[0]
     if isinstance(question, Robustness):
         region, integers = question.ball.region(question.network), folded(question.network, question.zero)
         label = int(integers.labels(region.centre[None])[0]) if question.label is None else question.label

@@ -24,7 +24,7 @@ from qrobust.binarized.float_pairs import FloatLabels
 from qrobust.binarized.folding import Folded, TieRule, ZeroSign
 from qrobust.binarized.many import Made, Question, Settings, settle_all
 from qrobust.binarized.network import BinarizedNetwork, Grid
-from qrobust.binarized.queries import LabelChange, Levels, Robustness
+from qrobust.binarized.queries import Ball, LabelChange, Levels, Norm, Robustness
 from qrobust.binarized.solve import folded
 from qrobust.bounds.local import Status
 from qrobust.cache import ResultCache
@@ -54,7 +54,8 @@ class Cut:
     """A grid over two inputs, and the levels that the inputs of a cell can have.
 
     Shapes    across (columns,), up (rows,): levels of axes[0] and axes[1]; lower, centre, upper (inputs,): of the others
-              (the axes' own are not used); reach of each level of an axis, both ends (levels, 2), or None: the axes stay
+              (the axes' own are not used); reach of each level of an axis, both ends (levels, 2), or None: the axes stay;
+              in another norm than L-infinity, the costs of the levels away from the cell's sum to `most` at most
     Raises    ShapeError if the axes are not two inputs, NumberError without a cell, ResourceError beyond MOST_CELLS
     """
 
@@ -66,6 +67,8 @@ class Cut:
     upper: IntArray
     reach: IntArray | None = None
     names: tuple[str, str] = ("", "")
+    norm: Norm = Norm.LINF
+    most: int = 0
 
     def __post_init__(self) -> None:
         inputs = len(self.centre)
@@ -100,6 +103,20 @@ class Cut:
         values = (grid.offset + grid.step * level for level in range(grid.lowest, grid.highest + 1))
         reach = np.array([_ends(grid, value, radius) for value in values], dtype=np.int64) if axes_too else None
         return replace(self, lower=ends[:, 0], centre=grid.levels(point), upper=ends[:, 1], reach=reach)
+
+    def around(self, network: BinarizedNetwork, ball: Ball, *, axes_too: bool) -> Cut:
+        """Return the cut whose cells are balls: about a point with the axes at the cell's, which move too or not at all.
+
+        Raises    ShapeError, NumberError, DomainError: as the ball
+        """
+        grid, norm = network.grid, ball.norm
+        if norm is Norm.LINF:
+            return self.about(grid, ball.centre, ball.radius, axes_too=axes_too)
+        region, levels = ball.region(network), np.arange(grid.lowest, grid.highest + 1)
+        far = int(ball.radius / grid.step) if norm in (Norm.L1, Norm.L2) else len(levels)
+        reach = np.stack([np.maximum(levels - far, grid.lowest), np.minimum(levels + far, grid.highest)], axis=1)
+        ends = replace(self, lower=region.lower, centre=region.centre, upper=region.upper)
+        return replace(ends, reach=reach if axes_too else None, norm=region.norm, most=region.most)
 
     def boxes(self, cells: IntArray, lowest: int) -> tuple[IntArray, IntArray, IntArray]:
         """Return the lower, central and upper levels of some cells, counted row by row. Shapes: (cells, inputs) each."""
@@ -144,9 +161,8 @@ class Asked:
             return FloatLabels(self.network, self.on_grid.grid).at(levels)
         return folded(self.network, self.zero).labels(levels)
 
-    def question(self, lower: IntArray, centre: IntArray, upper: IntArray) -> Question:
+    def question(self, levels: Levels) -> Question:
         """Return the question about one cell."""
-        levels = Levels(lower, upper, centre)
         if self.copy is not None:
             return LabelChange(self.network, self.copy, levels, self.zero)
         assert isinstance(self.network, BinarizedNetwork)
@@ -220,6 +236,7 @@ class BinarizedMap:
         shown, times = np.unique(self.labels, return_counts=True)
         labels = {self.class_name(label): count for label, count in zip(shown.tolist(), times.tolist(), strict=True)}
         cells = {"axes": list(self.cut.axes), "cells": list(self.status.shape[::-1]), "fixed": self.cut.fixed}
+        cells |= {} if self.cut.norm is Norm.LINF else {"norm": self.cut.norm.value, "most": self.cut.most}
         return self.described() | cells | {"counts": counts, "labels": labels, "seconds": self.seconds}
 
 
@@ -249,13 +266,14 @@ def binarized_map(
         cells = np.arange(start, min(start + many, len(once)))
         lower, centre, upper = once.boxes(cells, lowest)
         labels[cells] = asked.labels(centre)
-        status[cells] = _screened(asked, labels[cells], (lower, centre, upper), fixed=cut.fixed, rng=rng)
+        tries = TRIED if cut.norm is Norm.LINF else 0  # the corners of a box lie in no other ball
+        status[cells] = _screened(asked, labels[cells], (lower, centre, upper), fixed=cut.fixed, tries=tries, rng=rng)
     left = np.flatnonzero(status == Status.UNDECIDED) if not cut.fixed else np.zeros(0, dtype=np.int64)
     progress(len(cut) - len(left))
 
     def question(number: int) -> Question:
         lower, centre, upper = once.boxes(left[[number]], lowest)
-        return asked.question(lower[0], centre[0], upper[0])
+        return asked.question(Levels(lower[0], upper[0], centre[0], cut.norm, cut.most))
 
     found = settle_all(Made(len(left), question), settings or Settings(), jobs=jobs, cache=cache, progress=lambda: progress(1))
     status[left] = [VERDICTS[one.verdict] for one in found]
@@ -266,8 +284,8 @@ def binarized_map(
 Boxes = tuple[IntArray, IntArray, IntArray]  # lower, centre, upper: (cells, inputs) each
 
 
-def _screened(asked: Asked, labels: IntArray, boxes: Boxes, *, fixed: bool, rng: np.random.Generator) -> Statuses:
-    """Return the status of some cells, as far as their centres, some more of their inputs, and intervals show it."""
+def _screened(asked: Asked, labels: IntArray, boxes: Boxes, *, fixed: bool, tries: int, rng: np.random.Generator) -> Statuses:
+    """Return the status of some cells, as far as their centres, `tries` more of their inputs, and intervals show it."""
     lower, centre, upper = boxes
     status = np.full(len(labels), Status.UNDECIDED, dtype=np.int8)
     if asked.copy is None:
@@ -285,7 +303,7 @@ def _screened(asked: Asked, labels: IntArray, boxes: Boxes, *, fixed: bool, rng:
         tried = np.flatnonzero(status == Status.UNDECIDED)
     if fixed or not len(tried):
         return status
-    for number in range(TRIED):
+    for number in range(tries):
         low, high = lower[tried], upper[tried]
         ends = (low, high)[number] if number < 2 else np.where(rng.random(low.shape) < 0.5, low, high)
         status[tried[_flipped(asked, labels[tried], ends)]] = Status.FLIPPABLE

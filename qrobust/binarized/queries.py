@@ -176,6 +176,8 @@ class Box:
 class Levels:
     """Inputs whose levels lie between two ends; the centre is the input that they are about.
 
+    In another norm than L-infinity, the levels' costs away from the centre sum to `most` at most, as in a Region.
+
     Shapes    lower, upper, centre (inputs,), of levels
     Raises    DomainError (an end below the other)
     """
@@ -183,13 +185,16 @@ class Levels:
     lower: IntArray
     upper: IntArray
     centre: IntArray
+    norm: Norm = Norm.LINF
+    most: int = 0
 
     def __post_init__(self) -> None:
         if (self.lower > self.upper).any():
             raise DomainError(f"input {int(np.argmax(self.lower > self.upper))} has no level between the two ends")
 
     def __str__(self) -> str:
-        return f"in a box of {len(self.lower)} inputs' levels"
+        within = "" if self.norm is Norm.LINF else f", within {self.most} of {self.norm.value} cost"
+        return f"in a box of {len(self.lower)} inputs' levels{within}"
 
     def region(self, network: BinarizedNetwork) -> Region:
         """Return the levels. Raises ShapeError, DomainError."""
@@ -197,11 +202,13 @@ class Levels:
             raise ShapeError(f"a box has {len(self.lower)} inputs, the network takes {network.inputs}")
         if self.lower.min() < network.grid.lowest or self.upper.max() > network.grid.highest:
             raise DomainError(f"levels go from {network.grid.lowest} to {network.grid.highest}, the box has others")
-        return Region(self.centre, self.lower, self.upper)
+        return Region(self.centre, self.lower, self.upper, self.norm, self.most)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the levels as JSON values."""
-        return {"lower_levels": self.lower.tolist(), "upper_levels": self.upper.tolist()}
+        """Return the levels as JSON values; the centre where costs are counted from it."""
+        found: dict[str, Any] = {"lower_levels": self.lower.tolist(), "upper_levels": self.upper.tolist()}
+        about = {"centre_levels": self.centre.tolist(), "norm": self.norm.value, "most": self.most}
+        return found if self.norm is Norm.LINF else found | about
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,6 +262,20 @@ class LeastChange:
         object.__setattr__(self, "centre", read_only(self.centre))
         if self.label is not None and not 0 <= self.label < self.network.outputs:
             raise DomainError(f"the label is {self.label}, the network has classes 0 to {self.network.outputs - 1}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the question as JSON values."""
+        grid = self.network.grid
+        return {
+            "type": "binarized-least-change",
+            "centre": self.centre.tolist(),
+            "norm": self.norm.value,
+            "label": self.label,
+            "tie": self.tie.value,
+            "sign_of_zero": self.zero.value,
+            "step": str(grid.step),
+            "range": [str(grid.lower), str(grid.upper)],
+        }
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,12 +18,13 @@ from dataclasses import dataclass
 from qrobust.backends.worker import Worker, WorkerDiedError, WorkerTimeoutError
 from qrobust.binarized.answers import TRIAL
 from qrobust.binarized.constraints import Constraints
-from qrobust.binarized.engines import annealing, cpsat, exact_solver, milp, pseudo_boolean, sat, trial
+from qrobust.binarized.engines import annealing, cardinality, cpsat, exact_solver, milp, pseudo_boolean, sat, trial
 from qrobust.binarized.engines.base import Engine, Outcome, Undecided
 from qrobust.errors import BackendUnavailableError, UnsupportedError
 
-ANNEALING = "annealing"
+ANNEALING, CARDINALITY = "annealing", "cardinality"
 ENGINES: dict[str, Engine] = {
+    CARDINALITY: cardinality.decide,
     "sat": sat.decide,
     "milp": milp.decide,
     "cp-sat": cpsat.decide,
@@ -33,6 +34,7 @@ ENGINES: dict[str, Engine] = {
     ANNEALING: annealing.decide,
 }
 NEEDS = {
+    CARDINALITY: "pysat",
     "sat": "pysat",
     "milp": "highspy",
     "cp-sat": "ortools",
@@ -68,8 +70,9 @@ def engine_names(choice: str, found: Constraints, seconds: float = 60.0, races: 
     """
     if choice == PORTFOLIO:
         more = [name for name, cores in MORE_LANES if available(name) and _cores() // races >= cores]
-        lanes = ["sat" if available("sat") else "z3", *more, "milp"]
-        lanes = lanes[::-1] if found.density > DENSE else lanes
+        clauses = ["sat"] if available("sat") else ["z3"]
+        sums = [CARDINALITY] if available(CARDINALITY) else []
+        lanes = ["milp", *more[::-1], *clauses, *sums] if found.density > DENSE else [*sums, *more, *clauses, "milp"]
         return [ANNEALING, *([TRIAL] if trial.forecast(found) < seconds else []), *lanes]
     check_engine(choice)
     return [choice]

@@ -23,9 +23,8 @@ from qrobust.binarized.answers import (
     cost_units,
 )
 from qrobust.binarized.attack import ROUNDS, attack
-from qrobust.binarized.cnf import clause_count
-from qrobust.binarized.constraints import Constraints, constraints
-from qrobust.binarized.engines import sat, trial
+from qrobust.binarized.constraints import Constraints, constraints_of
+from qrobust.binarized.engines import cardinality, trial
 from qrobust.binarized.engines.base import Found, Nothing, Outcome, Undecided
 from qrobust.binarized.enumeration import first_lost, is_small
 from qrobust.binarized.float_pairs import FloatLabels, FloatPair
@@ -34,7 +33,7 @@ from qrobust.binarized.folding import Folded, TieRule, ZeroSign, fold, over
 from qrobust.binarized.network import BinarizedNetwork
 from qrobust.binarized.pairs import SAME, paired
 from qrobust.binarized.queries import Ball, LabelChange, LeastChange, Norm, Region, Robustness
-from qrobust.binarized.race import PORTFOLIO, Finish, Race, available, engine_names
+from qrobust.binarized.race import CARDINALITY, PORTFOLIO, Finish, Race, available, engine_names
 from qrobust.errors import NumberError, UnsoundAnswerError
 from qrobust.layers import IntArray
 from qrobust.network import Network
@@ -42,7 +41,9 @@ from qrobust.network import Network
 ATTACK = "attack"
 ATTACK_SHARE = 0.1  # of the time
 FEW_ROUNDS = 2  # of attack, before a small formula is tried
-SMALL_FORMULA = 40_000  # clauses
+SMALL_FORMULA = 40_000  # literals
+CONFLICTS = 20_000  # of a small formula, less where its literals times conflicts would be more than WORK
+WORK = 2 * 10**8
 AT_ONCE = 0.03  # seconds that trying every input may take in this process; what takes longer is a lane of the race
 
 
@@ -179,38 +180,20 @@ class BinarizedSession:
         if bool(integers.is_lost(region.centre[None], label, tie)[0]):
             return _Decision(Verdict.VIOLATED, INTERVALS, True, _witness(integers, region.centre, label, tie))
         small = over(integers, region.lower, region.upper)
-        if not small.in_reach(small.rivals(label, tie), region.lower, region.upper).numbers:
+        rivals = small.in_reach(small.rivals(label, tie), region.lower, region.upper)
+        if not rivals.numbers:
             return _Decision(Verdict.ROBUST, INTERVALS, True)
-        found = constraints(small, region, label, tie)
+        rng, deadline, is_raced = np.random.default_rng(self._seed), settings[1], engine == PORTFOLIO
+        hit = _attacked((integers, small), region, asked, deadline, FEW_ROUNDS, rng) if is_raced else None
+        if hit is not None:
+            return hit
+        found = constraints_of(small, region, rivals)
         if not found.rival_classes:
             return _Decision(Verdict.ROBUST, INTERVALS, True)
-        soon = self._soon(integers, (small, found), asked, settings[1]) if engine == PORTFOLIO else None
+        soon = _soon(integers, found, asked) if is_raced else None
+        if soon is None and is_raced:
+            soon = _attacked((integers, small), region, asked, deadline, ROUNDS, rng) or _tried(integers, found, asked)
         return self._raced(integers, found, asked, settings) if soon is None else soon
-
-    def _soon(
-        self, integers: Folded, known: tuple[Folded, Constraints], asked: tuple[int, TieRule], deadline: float
-    ) -> _Decision | None:
-        """Decide without other processes: by attacks, all inputs, or a small formula; None if they do not."""
-        (small, found), (label, tie), region = known, asked, known[1].region
-        rng, is_formula = np.random.default_rng(self._seed), is_small_formula(found)
-        for rounds in (FEW_ROUNDS, ROUNDS) if is_formula else (ROUNDS,):
-            seconds = (deadline - time.monotonic()) * ATTACK_SHARE
-            hit = attack(small, region, label, tie, seconds=seconds, rng=rng, rounds=rounds)
-            if hit is not None:
-                return _Decision(Verdict.VIOLATED, ATTACK, True, _witness(integers, hit, label, tie))
-            if rounds == FEW_ROUNDS:
-                outcome = sat.decide_here(found)
-                if isinstance(outcome, Found):
-                    _replays(integers, region, Finish("sat", outcome), asked)
-                    return _Decision(Verdict.VIOLATED, "sat", True, _witness(integers, outcome.levels, label, tie))
-                if isinstance(outcome, Nothing):
-                    return _Decision(Verdict.ROBUST, "sat", outcome.exact)
-        if not is_small(integers, found):
-            return None
-        levels = first_lost(integers, found, label, tie)
-        if levels is None:
-            return _Decision(Verdict.ROBUST, ENUMERATION, True)
-        return _Decision(Verdict.VIOLATED, ENUMERATION, True, _witness(integers, levels, label, tie))
 
     def _raced(
         self, integers: Folded, found: Constraints, asked: tuple[int, TieRule], settings: tuple[str, float, bool]
@@ -238,9 +221,44 @@ class BinarizedSession:
         return _Decision(Verdict.ROBUST, winner.engine, winner.outcome.exact)
 
 
+def _attacked(
+    networks: tuple[Folded, Folded],
+    region: Region,
+    asked: tuple[int, TieRule],
+    deadline: float,
+    rounds: int,
+    rng: np.random.Generator,
+) -> _Decision | None:
+    """Look for an input that loses the label by attacks on the network without its constant signs; None if none is found."""
+    (integers, small), seconds = networks, (deadline - time.monotonic()) * ATTACK_SHARE
+    hit = attack(small, region, *asked, seconds=seconds, rng=rng, rounds=rounds)
+    return None if hit is None else _Decision(Verdict.VIOLATED, ATTACK, True, _witness(integers, hit, *asked))
+
+
+def _soon(integers: Folded, found: Constraints, asked: tuple[int, TieRule]) -> _Decision | None:
+    """Decide a small formula in this process; None if it is not small, or takes too many conflicts."""
+    if not is_small_formula(found):
+        return None
+    outcome = cardinality.decide_here(found, min(CONFLICTS, WORK // max(1, cardinality.literal_count(found))))
+    if isinstance(outcome, Found):
+        _replays(integers, found.region, Finish(CARDINALITY, outcome), asked)
+        return _Decision(Verdict.VIOLATED, CARDINALITY, True, _witness(integers, outcome.levels, *asked))
+    return _Decision(Verdict.ROBUST, CARDINALITY, outcome.exact) if isinstance(outcome, Nothing) else None
+
+
+def _tried(integers: Folded, found: Constraints, asked: tuple[int, TieRule]) -> _Decision | None:
+    """Decide by every input, where these are few; else None."""
+    if not is_small(integers, found):
+        return None
+    levels = first_lost(integers, found, *asked)
+    if levels is None:
+        return _Decision(Verdict.ROBUST, ENUMERATION, True)
+    return _Decision(Verdict.VIOLATED, ENUMERATION, True, _witness(integers, levels, *asked))
+
+
 def is_small_formula(found: Constraints) -> bool:
-    """Whether clauses are written and looked through in this process sooner than another process answers."""
-    return available("sat") and clause_count(found) <= SMALL_FORMULA
+    """Whether sums are written and looked through in this process sooner than another process answers."""
+    return available(CARDINALITY) and cardinality.literal_count(found) <= SMALL_FORMULA
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,6 +24,8 @@ def unary(found: Constraints) -> Constraints:
     if found.is_unary or not len(found.pixels):
         return found
     states, rows = found.states, found.matrix.shape[0]
+    if found.region.norm is Norm.LINF and (states == 1).all():
+        return replace(found, starts=np.arange(len(states) + 1))
     starts = np.concatenate([[0], np.cumsum(states)]).astype(np.int64)
     width = int(starts[-1])
     pixel_of = np.repeat(np.arange(len(states)), states)

@@ -86,7 +86,12 @@ def verify(
     eps: Annotated[str | None, typer.Option(help="The radius of the ball about the input.")] = None,
     norm: Annotated[NormName, typer.Option(help="The ball's norm.")] = NormName.LINF,
     least: Annotated[bool, typer.Option("--least", help="Find the least change that loses the label.")] = False,
-    box: Annotated[str | None, typer.Option(help="Inputs between two ends each, as in '0:1, 0.5:1', in place of both.")] = None,
+    box: Annotated[
+        str | None,
+        typer.Option(
+            help="Inputs between two ends each, as in '0:1, 0.5:1', in place of both; with --rows, a CSV file of such ends."
+        ),
+    ] = None,
     vnnlib: Annotated[Path | None, typer.Option(help="A VNN-LIB query in place of --input and --eps.")] = None,
     copy: Annotated[
         str | None, typer.Option(help="Ask instead whether this network, or MODEL made binary or ternary, labels all alike.")
@@ -115,6 +120,8 @@ def verify(
     \b
     qrobust bnn verify model.npz --input "0, 1, 1" --eps 1
     qrobust bnn verify model.npz --input points.csv --rows 1:100 --eps 0.1 --jobs 2 --cache answers
+    qrobust bnn verify model.npz --input points.csv --rows : --least --norm l1
+    qrobust bnn verify model.npz --copy other.npz --box boxes.csv --rows 1:10
     qrobust bnn verify model.npz --copy other.npz --box "0:1, 0:1, 1:1"
     qrobust bnn verify iris.json --float --copy ternary --step 1/10 --range 0:8 --box "5:6, 3:3.5, 4:5, 1.3:1.6"
     qrobust bnn verify net.onnx.gz --step 1 --range 0:255 --vnnlib query.vnnlib.gz
@@ -123,17 +130,25 @@ def verify(
     grid, chosen = grid_of(step, reach, rounding), None if scheme is None else parse_scheme(scheme)
     policies = policies_of(tie, zero)
     if rows is not None:
-        if least or is_float or eps is None or any(each is not None for each in (vnnlib, copy, box, export, proof)):
-            raise UsageError("--rows goes with --input FILE.csv and --eps: leave --least, --copy, --box, --vnnlib and such out")
-        table = RowsAsked(given, rows, to_fraction(eps), Norm(norm.value), label, *policies)
-        settings = Settings(engine, timeout, exact, seed)
-        read, kept = load_binarized(model, grid, chosen), cache_in(cache)
+        if any(each is not None for each in (vnnlib, export, proof)):
+            raise UsageError("--rows asks about many inputs: leave --vnnlib, --export and --proof out")
+        _check_rows((given, eps, box), norm, least=least, is_pair=copy is not None or is_float)
+        if copy is not None or is_float:
+            _check_pair(tie, label)
+            pair = read_pair(model, copy, grid, chosen, is_float=is_float)
+            read, compared = pair.read, pair.network
+        else:
+            read, compared = load_binarized(model, grid, chosen), None
+        radius = None if eps is None else to_fraction(eps)
+        table = RowsAsked(given or box, rows, radius, Norm(norm.value), label, *policies, box is not None, compared)
+        settings, kept = Settings(engine, timeout, exact, seed), cache_in(cache)
         verify_rows(read, table, settings, jobs=jobs, cache=kept, json=json, quiet=quiet)
     if jobs > 1 or cache is not None:
         raise UsageError("--jobs and --cache share many inputs: they go with --rows")
     if copy is not None or is_float:
-        if least or tie is not TieName.FIRST or any(each is not None for each in (vnnlib, label, export, proof)):
-            raise UsageError("--copy goes with --input and --eps, or --box: leave --least, --tie, --vnnlib and such out")
+        _check_pair(tie, label)
+        if least or any(each is not None for each in (vnnlib, export, proof)):
+            raise UsageError("--copy goes with --input and --eps, or --box: leave --least, --vnnlib and such out")
         pair = read_pair(model, copy, grid, chosen, is_float=is_float)
         change = LabelChange(pair.network, pair.read.network, _where((given, row, eps, norm), box, pair.read), policies[1])
         with BinarizedSession(seed=seed) as session, show.waiting("deciding", quiet=quiet or json):
@@ -154,6 +169,22 @@ def verify(
     _write(query, answer.label, export, proof)
     _print(answer.to_json(), str(answer), json=json, quiet=quiet)
     raise typer.Exit(EXIT[answer.verdict])
+
+
+def _check_pair(tie: TieName, label: int | None) -> None:
+    if tie is not TieName.FIRST or label is not None:
+        raise UsageError("--copy compares the labels of two networks: leave --tie and --label out")
+
+
+def _check_rows(where: tuple[str | None, str | None, str | None], norm: NormName, *, least: bool, is_pair: bool) -> None:
+    """Raise UsageError unless the options say one question about each row."""
+    given, eps, box = where
+    if least and (eps is not None or box is not None or is_pair):
+        raise UsageError("--rows --least goes with --input FILE.csv: leave --eps, --box and --copy out")
+    if box is not None and (given is not None or eps is not None or norm is not NormName.LINF):
+        raise UsageError("--rows --box FILE.csv says which inputs: leave --input, --eps and --norm out")
+    if box is None and (given is None or (eps is None and not least)):
+        raise UsageError("--rows goes with --input FILE.csv and --eps or --least, or with --box FILE.csv")
 
 
 @bnn.command("attack")

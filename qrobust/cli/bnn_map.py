@@ -9,7 +9,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from qrobust.binarized import BinarizedNetwork
+from qrobust.binarized import Ball, BinarizedNetwork, Norm
 from qrobust.binarized.formats import ReadNetwork, load_binarized
 from qrobust.binarized.many import Settings
 from qrobust.binarized.maps import Asked, BinarizedMap, Cut, Shown, binarized_map
@@ -17,16 +17,20 @@ from qrobust.binarized.race import ENGINES, PORTFOLIO
 from qrobust.charts import draw_binarized
 from qrobust.cli import show
 from qrobust.cli.arguments import Cache, Jobs, Json, Quiet
-from qrobust.cli.bnn import TieName, box_of, grid_of, named_point, policies_of
+from qrobust.cli.bnn import NormName, TieName, box_of, grid_of, named_point, policies_of
 from qrobust.cli.bnn_pairs import read_pair
 from qrobust.cli.options import UsageError, cache_in
 from qrobust.cli.sections import MOST_CSV, cells_of
 from qrobust.errors import ResourceError
 from qrobust.exact import to_fraction
 from qrobust.files import check_can_appear, write_whole
+from qrobust.formats import load
+from qrobust.formats.table import read_table
 from qrobust.layers import IntArray
+from qrobust.network import Network
 from qrobust.quantization import parse_scheme
 
+MOST_NAMED = 12  # inputs that a message names
 MOST_LEVELS = 200  # of an axis that are all shown without --grid
 
 
@@ -40,7 +44,7 @@ class ShownName(StrEnum):
 
 def bnn_map(
     model: Annotated[Path, typer.Argument(help="A binarized network: .json, .npz, .onnx, .onnx.gz.")],
-    axes: Annotated[str, typer.Option(help="Two inputs, by number from 1, as in '1, 2'.")],
+    axes: Annotated[str, typer.Option(help="Two inputs, by number from 1 or by name, as in '1, 2'.")],
     what: Annotated[
         ShownName | None,
         typer.Option(
@@ -51,7 +55,8 @@ def bnn_map(
         str | None, typer.Option("--input", help="Where the other inputs are, or a CSV file. Default: the worst over the box.")
     ] = None,
     row: Annotated[int, typer.Option(help="Which row of the CSV file, from 1.")] = 1,
-    eps: Annotated[str | None, typer.Option(help="How far the other inputs may be from --input, each.")] = None,
+    eps: Annotated[str | None, typer.Option(help="How far the other inputs may be from --input.")] = None,
+    norm: Annotated[NormName, typer.Option(help="With --eps: the ball's norm; linf says how far each may be.")] = NormName.LINF,
     axes_too: Annotated[bool, typer.Option("--axes-too", help="With --eps: the two axes' inputs move as well.")] = False,
     box: Annotated[
         str | None, typer.Option(help="Each input's two ends, as in '0:1, 0.5:1'. Default: the input range.")
@@ -80,6 +85,7 @@ def bnn_map(
     \b
     qrobust bnn map model.npz --axes "1, 2" --input "0, 0, 1, 1" --plot map
     qrobust bnn map model.npz --axes "1, 2" --input x.csv --eps 0.1 --jobs 2 --cache answers --output map.csv
+    qrobust bnn map model.npz --axes "width, length" --input x.csv --eps 2 --norm l0 --axes-too
     qrobust bnn map iris.json --float --copy ternary --step 1/10 --range 0:8 --axes "3, 4" --input "5.8, 3, 4, 1" --plot map
     """
     check_can_appear(output, plot)
@@ -89,10 +95,13 @@ def bnn_map(
         pair = read_pair(model, copy, grid, chosen, is_float=is_float)
         read = pair.read
         asked = Asked(pair.network, shown, read.network, ties, sign)
+        source = pair.network if isinstance(pair.network, Network) else None
     else:
         read = load_binarized(model, grid, chosen)
-        asked = Asked(read.network, shown, None, ties, sign)
-    cut = _cut(read, (axes, box, cells), (given, row, eps), axes_too=axes_too)
+        asked, source = Asked(read.network, shown, None, ties, sign), None
+    source = load(model) if source is None and chosen is not None else source
+    names = _names(source, given, read.network.inputs)
+    cut = _cut(read, (axes, box, cells), (given, row, eps, norm), names, axes_too=axes_too)
     if output is not None and output.suffix.lower() != ".npz" and len(cut) > MOST_CSV:
         raise ResourceError(f"{len(cut):,} cells are too many lines of CSV: name an .npz file, or a coarser --grid")
     kept = cache_in(cache)
@@ -118,35 +127,56 @@ def _shown(what: ShownName | None, eps: str | None, copy: str | None, *, axes_to
     return implied
 
 
+def _names(source: Network | None, given: str | None, inputs: int) -> list[str]:
+    """Return the inputs' names: the float network's features, else the header of --input's table, else x1, x2, ..."""
+    if source is not None and source.features and len(source.features) == inputs:
+        return [feature.name for feature in source.features]
+    if given is not None and Path(given).suffix.lower() == ".csv":
+        header, _ = read_table(Path(given))
+        if len(header) == inputs:
+            return [name or f"x{number}" for number, name in enumerate(header, start=1)]
+    return [f"x{number}" for number in range(1, inputs + 1)]
+
+
 def _cut(
-    read: ReadNetwork, where: tuple[str, str | None, str | None], about: tuple[str | None, int, str | None], *, axes_too: bool
+    read: ReadNetwork,
+    where: tuple[str, str | None, str | None],
+    about: tuple[str | None, int, str | None, NormName],
+    names: list[str],
+    *,
+    axes_too: bool,
 ) -> Cut:
     """Return the grid that --axes, --box and --grid name, about the input that --input names."""
-    (axes, box, cells), (given, row, eps) = where, about
+    (axes, box, cells), (given, row, eps, norm) = where, about
     network: BinarizedNetwork = read.network
-    grid, numbers = network.grid, _axes(axes, network.inputs)
-    places = np.argsort(read.order)[[numbers[0] - 1, numbers[1] - 1]].tolist()
+    grid, numbers = network.grid, _axes(axes, names)
+    places = np.argsort(read.order)[list(numbers)].tolist()
     region = None if box is None else box_of(box, read).region(network)
     lower = np.full(network.inputs, grid.lowest) if region is None else region.lower
     upper = np.full(network.inputs, grid.highest) if region is None else region.upper
     sides = [_side(int(lower[place]), int(upper[place]), count) for place, count in zip(places, _counts(cells), strict=True)]
-    names = (f"x{numbers[0]}", f"x{numbers[1]}")
-    cut = Cut((places[0], places[1]), sides[0], sides[1], lower, (lower + upper) // 2, upper, None, names)
+    own = (names[numbers[0]], names[numbers[1]])
+    cut = Cut((places[0], places[1]), sides[0], sides[1], lower, (lower + upper) // 2, upper, None, own)
     if eps is not None:
         if network.inputs == 2 and not axes_too:
             raise UsageError("the model has no inputs but the axes: with --eps, add --axes-too")
-        return cut.about(grid, named_point(given, row, read), to_fraction(eps), axes_too=axes_too)
+        ball = Ball(named_point(given, row, read), to_fraction(eps), Norm(norm.value))
+        return cut.around(network, ball, axes_too=axes_too)
+    if norm is not NormName.LINF:
+        raise UsageError("--norm goes with --eps: say how far the inputs may move")
     return cut if given is None else cut.about(grid, named_point(given, row, read), to_fraction(0), axes_too=False)
 
 
-def _axes(text: str, inputs: int) -> tuple[int, int]:
+def _axes(text: str, names: list[str]) -> tuple[int, int]:
+    """Return two inputs, from 0, by number from 1 or by name; a number stands for itself. Raises UsageError."""
+    known = {name: place for place, name in enumerate(names)} | {str(place + 1): place for place in range(len(names))}
     words = [word.strip() for word in text.split(",")]
-    if len(words) != 2 or not all(word.isascii() and word.isdigit() and len(word) < 10 for word in words):
-        raise UsageError(f"--axes is {text!r:.60}, give two inputs by number from 1, as in '1, 2'")
-    first, second = int(words[0]), int(words[1])
-    if first == second or not (1 <= first <= inputs and 1 <= second <= inputs):
-        raise UsageError(f"--axes is {text!r:.60}, give two different inputs of 1 to {inputs}")
-    return first, second
+    if len(words) != 2:
+        raise UsageError(f"--axes is {text!r:.60}, give two inputs by number from 1, or by name, as in '1, 2'")
+    if any(word not in known for word in words) or known[words[0]] == known[words[1]]:
+        some = ", ".join(names[:MOST_NAMED])
+        raise UsageError(f"--axes is {text!r:.60}, give two different inputs of 1 to {len(names)}, or of {some}")
+    return known[words[0]], known[words[1]]
 
 
 def _counts(cells: str | None) -> tuple[int | None, int | None]:

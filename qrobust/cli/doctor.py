@@ -42,7 +42,15 @@ READERS = (
 )
 
 
-PACKAGES = {"sat": "python-sat", "milp": "highspy", "cp-sat": "ortools", "z3": "z3-solver", "exact": "exact", "trial": "numpy"}
+PACKAGES = {
+    "cardinality": "python-sat",
+    "sat": "python-sat",
+    "milp": "highspy",
+    "cp-sat": "ortools",
+    "z3": "z3-solver",
+    "exact": "exact",
+    "trial": "numpy",
+}
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,11 @@ class Solution:
     status: str
 
 
+def load_highs() -> None:
+    """Import the library, so that a process's first program does not wait for it."""
+    import highspy  # noqa: F401
+
+
 def maximise(program: Program, seconds: float, *, start: IntArray | None = None, first_only: bool = False) -> Solution:
     """Solve a program on one thread, from a feasible point if one is given; with first_only any solution will do."""
     import highspy

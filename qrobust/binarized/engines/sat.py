@@ -18,8 +18,6 @@ from qrobust.errors import BackendUnavailableError, ResourceError
 from qrobust.files import write_together
 
 SOLVER = "cadical195"
-SOON_SOLVER = "glucose4"  # that can be stopped after some conflicts
-SOON = 2000  # conflicts, some tenths of a second
 
 
 def decide(found: Constraints, seconds: float, encoding: Encoding = Encoding.TOTALIZER) -> Outcome:
@@ -36,23 +34,6 @@ def decide(found: Constraints, seconds: float, encoding: Encoding = Encoding.TOT
         if not solver.solve():
             return Nothing(exact=True)
         return Found(written.input_levels(solver.get_model()))
-
-
-def decide_here(found: Constraints) -> Outcome:
-    """Decide in this process within SOON conflicts, or say that the question is greater. Raises BackendUnavailableError."""
-    try:
-        from pysat.solvers import Solver
-    except ImportError:
-        raise BackendUnavailableError(INSTALL) from None
-    written = formula(found)
-    with Solver(name=SOON_SOLVER, bootstrap_with=written.clauses) as solver:
-        solver.conf_budget(SOON)
-        match solver.solve_limited():
-            case True:
-                return Found(written.input_levels(solver.get_model()))
-            case False:
-                return Nothing(exact=True)
-    return Undecided(f"not within {SOON:,} conflicts")
 
 
 def prove(found: Constraints, stem: Path, encoding: Encoding = Encoding.TOTALIZER) -> bool:
