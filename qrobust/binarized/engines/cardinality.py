@@ -5,7 +5,8 @@ Gives     Found or Nothing, both in exact arithmetic; Undecided at a limit
 Method    at least k of n under a literal t is at most n of the n opposites and k times t; each half of a row is one such. A
           rival is asked for under an assumption; what is learned about one counts for the next. Those that are not decided
           within a budget of conflicts come again, with more
-Property  sound and complete; the solver itself is trusted
+Property  sound and complete; the solver itself is trusted. Without variables for partial sums there may be no short proof where
+          clauses of a totalizer have one: no engine to have alone
 Source    Liffiton and Maglalang 2012 (MiniCard), doi 10.1007/978-3-642-31612-8_43; Jia and Rinard 2020, arXiv 2005.03597
           (reified native sums for networks of signs); Ignatiev et al., python-sat (Gluecard)
 """
