@@ -12,7 +12,7 @@ milp and iprop start from what ifgsm finds in three tenths of the time.
 Found, with 3 s an attack, a tenth of them for ifgsm, of 5 images on a crowded machine, where a process had about a twentieth of
 a core: in the mean over all sizes iprop adds most up to eps 0.02, and behind two layers at every eps (0.90 to 0.98 of the best
 known; fgsm 0.41 to 0.59, milp 0.42 to 0.54). It adds more than milp in all sizes but 4x300. From eps 0.03 behind three or four
-layers of 200 or 300, ifgsm adds most, and at 0.05 it flips most there. Labels flip from eps 0.02 on. With three tenths for ifgsm
+layers of 200 or 300, ifgsm adds most, and at 0.05 it flips most there. Labels flip from eps 0.02 on. With three tenths for it
 iprop adds more at every eps and size that was tried (3x200 and 4x200 at 0.02 and 0.05, 4 images: 1.06 to 1.6 times).
 """
 
