@@ -351,6 +351,16 @@ def test_half_of_a_native_sum_is_caught(monkeypatch: pytest.MonkeyPatch) -> None
     assert wrong > 0
 
 
+def test_the_row_of_costs_counts_before_it_is_written() -> None:
+    block = Block(sparse_dense(np.ones((2, 3)), np.array([-200.5, 0.5])))
+    found = fold(BinarizedNetwork(Grid.of(1, 0, 255), (block,), sparse_dense(np.array([[1.0, 0.0], [0.0, 1.0]]))))
+    counts = []
+    for norm in (Norm.LINF, Norm.L2):
+        region = Ball(np.full(3, 100.0), Fraction(50), norm).region(found.network)
+        counts.append(cardinality.literal_count(constraints(found, region, 1, TieRule.FIRST)))
+    assert counts[1] - counts[0] >= 3 * 3 * 2 * 50**2
+
+
 def test_native_sums_stop_at_their_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     case = next(case for case in map(Case, range(999)) if case.constraints.rival_classes and not case.violated)
     found = case.constraints

@@ -22,6 +22,7 @@ import numpy as np
 from qrobust.binarized.cnf import INSTALL, sums
 from qrobust.binarized.constraints import Constraints, row_bounds
 from qrobust.binarized.engines.base import Found, Nothing, Outcome, Undecided
+from qrobust.binarized.queries import Norm, level_costs
 from qrobust.binarized.unary import unary
 from qrobust.errors import BackendUnavailableError
 
@@ -44,8 +45,12 @@ def decide_here(found: Constraints, conflicts: int) -> Outcome:
 
 def literal_count(found: Constraints) -> int:
     """Return about how many literals the rows become, both halves of each."""
-    ranges = found.ranges
-    return 3 * sum(int((abs(matrix) @ ranges).sum()) for matrix in (found.matrix, found.rivals, found.hard))
+    ranges, region = found.ranges, found.region
+    sizes = sum(int((abs(matrix) @ ranges).sum()) for matrix in (found.matrix, found.rivals, found.hard))
+    if region.norm is not Norm.LINF and not found.is_unary:  # the row of costs is still to come
+        ends = np.stack([region.lower, region.upper])[:, found.pixels] - region.centre[found.pixels]
+        sizes += int(level_costs(np.abs(ends), region.norm).sum())
+    return 3 * sizes
 
 
 def _decided(found: Constraints, deadline: float, conflicts: int) -> Outcome:
