@@ -335,6 +335,42 @@ def test_half_a_reification_is_caught() -> None:
     assert wrong > 0
 
 
+def test_half_of_a_native_sum_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Native sums of one direction only give flips that are none, which truth by trying every input shows."""
+    whole, wrong = cardinality._at_least, 0
+
+    def half(solver: object, name: int | None, literals: list[int], least: int) -> None:
+        if name is None or name > 0:
+            whole(solver, name, literals, least)
+
+    monkeypatch.setattr(cardinality, "_at_least", half)
+    for seed in range(60):
+        case = Case(seed)
+        if case.constraints.rival_classes and not case.violated:
+            wrong += isinstance(cardinality.decide(case.constraints, 60.0), Found)
+    assert wrong > 0
+
+
+def test_the_row_of_costs_counts_before_it_is_written() -> None:
+    block = Block(sparse_dense(np.ones((2, 3)), np.array([-200.5, 0.5])))
+    found = fold(BinarizedNetwork(Grid.of(1, 0, 255), (block,), sparse_dense(np.array([[1.0, 0.0], [0.0, 1.0]]))))
+    counts = []
+    for norm in (Norm.LINF, Norm.L2):
+        region = Ball(np.full(3, 100.0), Fraction(50), norm).region(found.network)
+        counts.append(cardinality.literal_count(constraints(found, region, 1, TieRule.FIRST)))
+    assert counts[1] - counts[0] >= 3 * 3 * 2 * 50**2
+
+
+def test_native_sums_stop_at_their_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = next(case for case in map(Case, range(999)) if case.constraints.rival_classes and not case.violated)
+    found = case.constraints
+    assert isinstance(cardinality.decide(found, 60.0), Nothing)
+    assert cardinality.decide(found, -1.0) == Undecided("the time limit was reached")
+    assert cardinality.decide_here(found, -1) == Undecided("not within -1 conflicts")
+    monkeypatch.setattr(cardinality, "MOST_LITERALS", 0)
+    assert cardinality.decide(found, 60.0) == Undecided("the sums have more than 0 literals: use another engine")
+
+
 def test_inputs_are_rounded_as_named() -> None:
     grids = {rule: Grid.of("0.61", 0, "1.83", rounding=rule) for rule in InputRounding}
     assert [grid.highest for grid in grids.values()] == [3, 3, 3]

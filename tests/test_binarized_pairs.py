@@ -285,7 +285,7 @@ def test_the_command_makes_copies_of_float_files(capsys: pytest.CaptureFixture[s
         (["--copy", "ITSELF"], "give --eps, --box"),
         (["--copy", "ITSELF", "--box", "0:1,0:1,0:1", "--eps", "1"], "leave --input, --eps"),
         (["--copy", "ITSELF", "--box", "0:1,0:1,0:1", "--least"], "leave --least"),
-        (["--copy", "ITSELF", "--box", "0:1,0:1,0:1", "--tie", "rival"], "leave --least, --tie"),
+        (["--copy", "ITSELF", "--box", "0:1,0:1,0:1", "--tie", "rival"], "leave --tie and --label"),
         (["--copy", "ITSELF", "--float", "--scheme", "binary", "--box", "0:1,0:1,0:1"], "leave --scheme out"),
     ],
 )

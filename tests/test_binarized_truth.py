@@ -15,8 +15,8 @@ from qrobust.backends.worker import Worker
 from qrobust.binarized import BatchNorm, BinarizedNetwork, Block, Folded, Grid, Linear, Norm, Region, TieRule, ZeroSign, fold
 from qrobust.binarized.cnf import Encoding, Formula, formula
 from qrobust.binarized.constraints import Constraints, constraints
-from qrobust.binarized.engines import cpsat, exact_solver, milp, pseudo_boolean, sat
-from qrobust.binarized.engines.base import Engine, Found, Nothing, Outcome
+from qrobust.binarized.engines import cardinality, cpsat, exact_solver, milp, pseudo_boolean, sat
+from qrobust.binarized.engines.base import Engine, Found, Nothing, Outcome, Undecided
 from qrobust.binarized.enumeration import first_lost
 from qrobust.binarized.race import available
 from qrobust.interval import BoolArray
@@ -184,6 +184,7 @@ def test_sat_enumeration_and_the_count_of_flips(batch: int) -> None:
         check(asked, Nothing(exact=True) if levels is None else Found(levels), f"{where}, enumeration")
         encoding = encodings[number % len(encodings)]
         check(asked, sat.decide(found, 60.0, encoding), f"{where}, {encoding}")
+        check(asked, cardinality.decide(found, 60.0), f"{where}, cardinality")
         if asked.region.norm is Norm.LINF and asked.flips <= COUNTED:
             counted += asked.flips > 0
             assert flips(asked, found, formula(found, Encoding.TOTALIZER)) == asked.flips, where
@@ -235,13 +236,15 @@ def larger(seed: int) -> Question | None:
 
 @pytest.mark.parametrize("batch", range(4))
 def test_engines_do_not_contradict_each_other_on_larger_questions(batch: int, worker: Worker) -> None:
-    verdicts, count = set(), 0
+    verdicts, count, counted = set(), 0, 0
     for seed in range(batch * 10**4, batch * 10**4 + 10**4):
         asked = larger(seed)
         if asked is None:
             continue
         count, found = count + 1, asked.constraints
         outcomes = {str(encoding): sat.decide(found, 60.0, encoding) for encoding in Encoding}
+        if not isinstance(sums := cardinality.decide(found, 5.0), Undecided):  # as counting arguments can take it very long
+            outcomes["cardinality"], counted = sums, counted + 1
         outcomes["milp"] = milp.decide(found, 60.0)
         outcomes["cp-sat"] = worker.call(cpsat.decide, found, 60.0, seconds=60.0)
         if available("exact"):
@@ -257,3 +260,4 @@ def test_engines_do_not_contradict_each_other_on_larger_questions(batch: int, wo
         if count == 50:
             break
     assert verdicts == {Found, Nothing}
+    assert counted > 40

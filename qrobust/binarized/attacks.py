@@ -45,7 +45,7 @@ STEPS = 10  # of ifgsm across a pixel's range
 ITERATIONS = 60
 STARTS = 16
 SMALL_PROGRAM = 5000  # terms of an integer program that keeps its limit in this process, too
-WARM_SHARE = 0.1  # of the time for ifgsm before milp and iprop
+WARM_SHARE = 0.3  # of the time for ifgsm before milp and iprop
 
 Target = int | Literal["second", "any"]
 

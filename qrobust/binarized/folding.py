@@ -149,9 +149,7 @@ class Folded:
         """Return the factors of another class's row and of the label's, and the least sum that takes the label."""
         wins_ties = tie is TieRule.RIVAL or (tie is TieRule.FIRST and other < label)
         ratio, own = self.scale[other], self.scale[label]
-        unit = Fraction(math.gcd(ratio.numerator * own.denominator, own.numerator * ratio.denominator)) / (
-            ratio.denominator * own.denominator
-        )
+        unit = abs(own) if ratio == own else _measure(ratio, own)
         limit = (self.bias[label] - self.bias[other]) / unit
         factors = int(ratio / unit), -int(own / unit)
         if max(map(abs, factors)) * 2 * (self._greatest + 1) > MOST_SUM:
@@ -215,9 +213,16 @@ def over(folded: Folded, lower: IntArray, upper: IntArray) -> Folded:
         layers.append(_narrowed(layer.matrix[rows], layer.threshold[rows], kept, fixed))
         lower, upper, kept = np.where(on, 1, -1), np.where(off, -1, 1), rows
         fixed = np.where(on, 1, np.where(off, -1, 0))
-    shift = (folded.matrix @ fixed).tolist()
+    scores = _narrowed(folded.matrix, np.zeros(len(folded.scale), dtype=np.int64), kept, fixed)
+    shift = (-scores.threshold).tolist()
     bias = tuple(b + s * number for b, s, number in zip(folded.bias, folded.scale, shift, strict=True))
-    return Folded(folded.network, tuple(layers), folded.matrix[:, kept], folded.scale, bias)
+    return Folded(folded.network, tuple(layers), scores.matrix, folded.scale, bias)
+
+
+def _measure(first: Fraction, second: Fraction) -> Fraction:
+    """Return the greatest number of which both are multiples."""
+    common = math.gcd(first.numerator * second.denominator, second.numerator * first.denominator)
+    return Fraction(common) / (first.denominator * second.denominator)
 
 
 def _narrowed(matrix: SparseMatrix, threshold: IntArray, kept: IntArray, fixed: IntArray) -> ThresholdLayer:

@@ -72,7 +72,7 @@ def engine_names(choice: str, found: Constraints, seconds: float = 60.0, races: 
         more = [name for name, cores in MORE_LANES if available(name) and _cores() // races >= cores]
         clauses = ["sat"] if available("sat") else ["z3"]
         sums = [CARDINALITY] if available(CARDINALITY) else []
-        lanes = ["milp", *more[::-1], *clauses, *sums] if found.density > DENSE else [*sums, *more, *clauses, "milp"]
+        lanes = ["milp", *more[::-1], *clauses, *sums] if found.density > DENSE else [*sums, *clauses, *more, "milp"]
         return [ANNEALING, *([TRIAL] if trial.forecast(found) < seconds else []), *lanes]
     check_engine(choice)
     return [choice]

@@ -5,7 +5,8 @@ Gives     Found or Nothing, both in exact arithmetic; Undecided at a limit
 Method    at least k of n under a literal t is at most n of the n opposites and k times t; each half of a row is one such. A
           rival is asked for under an assumption; what is learned about one counts for the next. Those that are not decided
           within a budget of conflicts come again, with more
-Property  sound and complete; the solver itself is trusted
+Property  sound and complete; the solver itself is trusted. Without variables for partial sums there may be no short proof where
+          clauses of a totalizer have one: no engine to have alone
 Source    Liffiton and Maglalang 2012 (MiniCard), doi 10.1007/978-3-642-31612-8_43; Jia and Rinard 2020, arXiv 2005.03597
           (reified native sums for networks of signs); Ignatiev et al., python-sat (Gluecard)
 """
@@ -21,6 +22,7 @@ import numpy as np
 from qrobust.binarized.cnf import INSTALL, sums
 from qrobust.binarized.constraints import Constraints, row_bounds
 from qrobust.binarized.engines.base import Found, Nothing, Outcome, Undecided
+from qrobust.binarized.queries import Norm, level_costs
 from qrobust.binarized.unary import unary
 from qrobust.errors import BackendUnavailableError
 
@@ -43,8 +45,12 @@ def decide_here(found: Constraints, conflicts: int) -> Outcome:
 
 def literal_count(found: Constraints) -> int:
     """Return about how many literals the rows become, both halves of each."""
-    ranges = found.ranges
-    return 3 * sum(int((abs(matrix) @ ranges).sum()) for matrix in (found.matrix, found.rivals, found.hard))
+    ranges, region = found.ranges, found.region
+    sizes = sum(int((abs(matrix) @ ranges).sum()) for matrix in (found.matrix, found.rivals, found.hard))
+    if region.norm is not Norm.LINF and not found.is_unary:  # the row of costs is still to come
+        ends = np.stack([region.lower, region.upper])[:, found.pixels] - region.centre[found.pixels]
+        sizes += int(level_costs(np.abs(ends), region.norm).sum())
+    return 3 * sizes
 
 
 def _decided(found: Constraints, deadline: float, conflicts: int) -> Outcome:
