@@ -13,9 +13,11 @@ import pytest
 import qrobust
 from qrobust.check import violation_fault
 from qrobust.formats.native import write_native
+from qrobust.integer.program import Affine
 from qrobust.network import Dense, Network, Output
 from qrobust.quantization import Integer, parse_scheme
 from tests.test_cli import CAT, IRIS, KERAS, ROOT, refused, run
+from tests.test_onnx_program import dense
 
 LABEL_BY_DELTA = ("--label", "--point", "15, 2", "--delta", "0.01")
 
@@ -84,6 +86,29 @@ def test_inspect_compares_eps_with_the_outputs_step(
 ) -> None:
     _, out, _ = run(capsys, "inspect", IRIS, "--scheme", scheme, "--eps", eps)
     assert out.splitlines()[-1].startswith(line)
+
+
+def test_a_quantized_onnx_file_says_what_it_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the numbers that the graph was made of, with and without a tolerance."""
+    path = tmp_path / "m.onnx"
+    path.write_bytes(dense(np.random.default_rng(0)).content())
+    program = qrobust.load_program(path)
+    first = program.operations[0]
+    assert isinstance(first, Affine)
+    code, out, _ = run(capsys, "inspect", str(path), "--eps", "0.001")
+    lines = out.splitlines()
+    assert code == 0
+    assert lines[0] == f"{path}: {program}"
+    low, high = program.input.real(np.array([program.input.least, program.input.greatest])).tolist()
+    assert lines[1] == f"  inputs: {program.input}, holding {low:.6g} to {high:.6g}"
+    rows, columns = first.weight.shape
+    steps = f"steps {first.scales.min():.6g} to {first.scales.max():.6g}"
+    assert lines[2].startswith(f"  {first}: weights {rows}x{columns}, {steps}; integer biases, ")
+    assert "eps 0.001 is below the output's own step 0.00392157" in lines[-1]
+    document = json.loads(run(capsys, "inspect", str(path), "--json")[1])
+    assert document["program"] == program.sha256
+    assert document["operations"][0]["steps"] == first.scales.tolist()
+    assert "with --of, or leave out --scheme" in refused(capsys, "inspect", str(path), "--scheme", "int8")
 
 
 def test_a_copy_is_inside_its_own_scheme_and_outside_another(copy: str, capsys: pytest.CaptureFixture[str]) -> None:

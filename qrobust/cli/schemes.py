@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from qrobust.answers import Verdict
@@ -19,7 +20,8 @@ from qrobust.exact import to_fraction
 from qrobust.formats import load, load_program, save
 from qrobust.formats.load import check_writable
 from qrobust.formats.tflite import is_program, tensors
-from qrobust.integer.program import IntegerProgram
+from qrobust.integer.program import Affine, Encoding, IntegerProgram, Operation
+from qrobust.interval import FloatArray
 from qrobust.network import Network
 from qrobust.quantization import (
     Outside,
@@ -99,10 +101,13 @@ def inspect(
     if model.suffix.lower() == ".tflite" and scheme is None and of is None:
         _inspect_tflite(model, eps, json=json, quiet=quiet)
         return
-    if scheme is None and (eps is not None or of is not None):
-        raise UsageError("--eps and --of go with --scheme: name it, as in --scheme int8")
     chosen = None if scheme is None else parse_scheme(scheme)
     shipped = read_shipped(model, trust_pickle)
+    if isinstance(shipped, IntegerProgram) and scheme is None and of is None:
+        _inspect_program(model, shipped, eps, json=json, quiet=quiet)
+        return
+    if scheme is None and (eps is not None or of is not None):
+        raise UsageError("--eps and --of go with --scheme: name it, as in --scheme int8")
     original = _original(shipped, of, trust_pickle)
     network = dequantized(original, shipped) if isinstance(shipped, IntegerProgram) else shipped
     arrays = stored_arrays(original, chosen)
@@ -154,6 +159,47 @@ def _inspect_tflite(model: Path, eps: str | None, *, json: bool, quiet: bool) ->
         show.line(f"  {tolerance}", quiet=quiet)
 
 
+def _inspect_program(model: Path, program: IntegerProgram, eps: str | None, *, json: bool, quiet: bool) -> None:
+    """Show the steps of an integer program's weights, biases and results, and that of its outputs."""
+    step = program.result.scale
+    tolerance = None if eps is None else _step_against(step, eps, f"{step:.6g}")
+    if json:
+        found = [_operation(operation) for operation in program.operations]
+        hashes = {"program": program.sha256, "tolerance": tolerance}
+        show.document(hashes | {"input": _encoding(program.input), "operations": found})
+        return
+    show.line(f"{model}: {program}", quiet=quiet)
+    show.line(f"  inputs: {_encoding(program.input)}", quiet=quiet)
+    for operation in program.operations:
+        weights = ""
+        if isinstance(operation, Affine):
+            shape = "x".join(map(str, operation.weight.shape))
+            steps = _steps_text(operation.scales), _steps_text(operation.scales * operation.input.scale)
+            weights = f"weights {shape}, {steps[0]}; integer biases, {steps[1]}; "
+        show.line(f"  {operation}: {weights}results {_encoding(operation.output)}", quiet=quiet)
+    show.line("  all weights, biases and results are integers", quiet=quiet)
+    if tolerance is not None:
+        show.line(f"  {tolerance}", quiet=quiet)
+
+
+def _operation(operation: Operation) -> dict[str, Any]:
+    """Return an operation of a program as JSON values."""
+    found: dict[str, Any] = {"operation": str(operation), "results": _encoding(operation.output)}
+    if isinstance(operation, Affine):
+        found |= {"weights": list(operation.weight.shape), "steps": operation.scales.tolist()}
+    return found
+
+
+def _encoding(encoding: Encoding) -> str:
+    low, high = encoding.real(np.array([encoding.least, encoding.greatest])).tolist()
+    return f"{encoding}, holding {low:.6g} to {high:.6g}"
+
+
+def _steps_text(steps: FloatArray) -> str:
+    low, high = float(steps.min()), float(steps.max())
+    return f"step {low:.6g}" if low == high else f"steps {low:.6g} to {high:.6g}"
+
+
 def _step_against(step: Fraction | float, eps: str, name: str) -> str:
     value, own = to_fraction(eps), f"the output's own step {name}"
     if value < step:
@@ -192,7 +238,7 @@ def _array_lines(arrays: list[Stored], scheme: Scheme | None) -> list[str]:
 def _fate(array: Stored) -> str:
     assert array.steps is not None
     low, high = array.steps
-    steps = f"step {low:.6g}" if low == high else f"steps {low:.6g} to {high:.6g}"
+    steps = _steps_text(np.array([low, high]))
     beyond = f", {array.overflowed} beyond the range" if array.overflowed else ""
     return f"{steps}, changed by at most {array.changed:.6g}{beyond}"
 
