@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 SAFE_COLOUR, FLIP_COLOUR = "#b8c4d0", "#00224e"
 HATCH = "xxxx"
+NARROW = 1e-3  # of a cell's side, at which its pattern ends
 MOST_HATCHED = 1000  # cells a side; beyond, every so many are looked at
 BINS = 40
 VERDICTS = (("proved", SAFE_COLOUR, ""), ("violated", FLIP_COLOUR, ""), ("unknown", UNKNOWN_COLOUR, HATCH))
@@ -153,18 +154,28 @@ def _valued_cells(axes: Axes, found: SectionMap, extent: tuple[float, float, flo
         vmax=greatest,
         interpolation="nearest",
     )
+    if unknown.all():
+        return
     what = "a raw output" if found.question.quantity is Quantity.LOGIT else "a confidence"
     axes.figure.colorbar(drawn, ax=axes).set_label(f"certified greatest change of {what}")
 
 
 def _hatched(axes: Axes, unknown: BoolArray, extent: tuple[float, float, float, float]) -> None:
-    """Mark cells that are not settled by a pattern as well."""
-    rows, columns = (max(1, size // MOST_HATCHED) for size in unknown.shape)
+    """Mark cells that are not settled by a pattern as well, from edge to edge."""
     axes.fill([], [], facecolor=UNKNOWN_COLOUR, hatch=HATCH, edgecolor="white", label=f"undecided ({int(unknown.sum()):,})")
-    seen = unknown[::rows, ::columns]
-    if min(seen.shape) > 1:
-        levels = [0.5, 1.5]
-        axes.contourf(seen.astype(np.float64), levels=levels, colors="none", hatches=[HATCH], extent=extent, origin="lower")
+    rows, columns = (max(1, size // MOST_HATCHED) for size in unknown.shape)
+    seen = unknown[::rows, ::columns].repeat(2, axis=0).repeat(2, axis=1)
+    x, y = (
+        _inner_edges(low, high, size // 2) for low, high, size in zip(extent[::2], extent[1::2], seen.shape[::-1], strict=True)
+    )
+    axes.contourf(x, y, seen.astype(np.float64), levels=[0.5, 1.5], colors="none", hatches=[HATCH])
+
+
+def _inner_edges(low: float, high: float, cells: int) -> FloatArray:
+    """Return two places in each of so many cells, just inside of its edges."""
+    edges = np.linspace(low, high, cells + 1)
+    inset = NARROW * (high - low) / cells
+    return np.stack([edges[:-1] + inset, edges[1:] - inset], axis=1).ravel()
 
 
 def draw_bits(shares: WidthShares, path: Path) -> list[Path]:
@@ -192,6 +203,9 @@ def draw_margins(found: Margins, path: Path) -> list[Path]:
     _stacked(panel, (edges[1:] + edges[:-1]) / 2, counts, names, width=float(edges[1] - edges[0]))
     panel.set_xlabel("lead of the stored network's label (a difference of logits)")
     panel.set_ylabel("inputs")
+    panel.set_xlim(0, edges[-1])
+    panel.set_ylim(0, 1.05 * max(counts.sum(axis=1).max(), 1))
+    panel.yaxis.get_major_locator().set_params(integer=True)
     panel.set_title(f"{found.network}\n{found.rule}", fontsize=9)
     _legend_below(panel)
     return save_figure(figure, path, found.table())

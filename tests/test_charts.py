@@ -19,7 +19,7 @@ from qrobust.formats import load, load_program
 from qrobust.integer.program import Kernels
 from qrobust.maps import Quantity, Question, robustness_map
 from qrobust.perturbations import Absolute, Rounding
-from qrobust.plotting import UNKNOWN_COLOUR, save_figure
+from qrobust.plotting import UNKNOWN_COLOUR, new_figure, save_figure
 from qrobust.quantization import parse_scheme
 from qrobust.queries import LocalLabel
 from qrobust.search import Budget
@@ -170,3 +170,22 @@ def test_cells_that_are_not_settled_are_masked_and_hatched(tmp_path: Path, drawn
     charts.draw_section(found, tmp_path / "open")
     assert drawn[0].axes[0].images[0].get_array().mask.all()
     assert "undecided (9)" in legend(drawn[0])
+    assert len(drawn[0].axes) == 1, "there is no number for a colour bar"
+
+
+def test_the_pattern_of_open_cells_reaches_their_edges() -> None:
+    """Of 3 columns x 2 rows over [0, 6] x [0, 1] the last of the first row and the first of the second."""
+    _, axes = new_figure(1, 1)
+    panel = axes[0, 0]
+    charts._hatched(panel, np.array([[False, False, True], [True, False, False]]), (0.0, 6.0, 0.0, 1.0))
+    (drawn,) = panel.collections
+    found = sorted([*part.min(axis=0).tolist(), *part.max(axis=0).tolist()] for part in parts_of(drawn))
+    assert np.array(found) == pytest.approx(np.array([[0, 0.5, 2, 1], [4, 0, 6, 0.5]]), abs=0.01)
+    charts._hatched(panel, np.ones((1, 1), dtype=bool), (0.0, 1.0, 0.0, 1.0))
+
+
+def parts_of(drawn: Any) -> list[Any]:
+    """The corners of each closed curve of a contour."""
+    path = drawn.get_paths()[0]
+    starts = np.flatnonzero(path.codes == path.MOVETO)
+    return np.split(path.vertices, starts[1:])

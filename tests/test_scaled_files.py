@@ -20,7 +20,6 @@ from qrobust.certificates import Certificate
 from qrobust.check import certificate_fault
 from qrobust.comparison import at_points, compare, on_grid
 from qrobust.domains import Bounds, InputBox, LayerBox, ParameterBox, Point
-from qrobust.errors import UnsupportedError
 from qrobust.held import held, stored_codes
 from qrobust.interval import Expansion, down
 from qrobust.layers import Dense
@@ -28,7 +27,7 @@ from qrobust.network import Network, Scaling
 from qrobust.quantization import parse_scheme
 from qrobust.queries import LocalLabel
 from qrobust.solve import Session
-from qrobust.sweep import sweep
+from qrobust.sweep import Question, sweep
 from qrobust.testing import assert_robust
 from tests.programs import quantized
 from tests.test_cli import refused, run
@@ -174,8 +173,10 @@ def test_a_program_in_the_place_of_a_scaled_network(classes: int) -> None:
     assert_robust(network, program, points[:20], eps=float(found.changes.upper[:20].max()))
     with pytest.raises(AssertionError, match="VIOLATED"):
         assert_robust(network, program, points[:20], eps=1e-6)
-    with pytest.raises(UnsupportedError, match="scales its inputs"):
-        sweep(network, program, InputBox([0, 0], [300, 300]), label=True)
+    swept = sweep(network, program, InputBox([0, 0], [30, 30]), epsilon=Fraction(1, 5), label=True)
+    assert swept.greatest[0] <= grid.greatest[0]
+    assert grid.greatest[1] <= swept.greatest[1]
+    assert swept.verdicts == {Question.CHANGE: Verdict.ROBUST, Question.LABEL: grid.label_verdict()}
 
 
 def test_a_flip_of_values_that_the_device_holds(network: Network) -> None:

@@ -11,11 +11,12 @@ import pytest
 
 from qrobust import formats, sweep
 from qrobust.answers import Verdict
+from qrobust.bounds import programs
 from qrobust.comparison import Agreement, compare, on_grid
 from qrobust.domains import InputBox, Polytope
 from qrobust.errors import DomainError, NumberError, ShapeError, UnsupportedError
 from qrobust.integer.program import IntegerProgram, Kernels
-from qrobust.network import Network
+from qrobust.network import Dense, Network, Scaling
 from qrobust.search import Budget
 from qrobust.sweep import Question
 from tests.litert import FILES
@@ -74,6 +75,40 @@ def test_grids_of_random_programs(sizes: tuple[int, ...], seed: int) -> None:
     check_against_all(
         network, program, hull(program, low.tolist(), (low + rng.integers(10, 35, sizes[0])).tolist()), KERNELS[0]
     )
+
+
+@pytest.mark.parametrize("sizes", [(2, 4, 1), (3, 5, 4, 3)])
+def test_networks_that_scale_their_inputs(sizes: tuple[int, ...]) -> None:
+    """The first layer takes x / 7 - 1/3 and its weights are times 7: nearly the function that was quantized, in other words."""
+    network, program = random_pair(sizes, 1)
+    first = network.layers[0]
+    assert isinstance(first, Dense)
+    scaling = Scaling([Fraction(1, 7)] * sizes[0], [Fraction(-1, 3)] * sizes[0])  # type: ignore[arg-type]
+    weight = 7 * first.weight
+    inner = Dense(weight, first.bias + weight.sum(axis=1) / 3, first.activation)
+    scaled = Network((scaling, inner, *network.layers[1:]), network.output)
+    low, high = np.array([-40, -10, 3])[: sizes[0]], np.array([-10, 20, 25])[: sizes[0]]
+    domain = hull(program, low.tolist(), high.tolist())
+    check_against_all(scaled, program, domain, KERNELS[0])
+    plain, found = (sweep.sweep(net, program, domain) for net in (network, scaled))
+    assert found.greatest == pytest.approx(plain.greatest, rel=0.1)
+    assert sweep.sweep(scaled, program, budget=Budget(0.5)).points == 256 ** sizes[0]
+
+
+def test_folded_rows_hold_the_exact_ones() -> None:
+    """W diag(s) and W o + b, in rationals; rounded to nearest they do not."""
+    rng = np.random.default_rng(0)
+    layer = Dense(rng.normal(size=(5, 3)), rng.normal(size=5))
+    scaling = Scaling([Fraction(1, 255), Fraction(3, 7), Fraction(-1, 3)], [Fraction(1, 3), Fraction(0), Fraction(-5, 7)])  # type: ignore[arg-type]
+    weight, bias = programs._rows(layer, scaling)
+    exact = np.vectorize(Fraction, otypes=[object])(layer.weight)
+    for found, wanted in (
+        (weight, exact * scaling.scale),
+        (bias, exact @ scaling.offset + np.vectorize(Fraction, otypes=[object])(layer.bias)),
+    ):
+        assert (found.lower <= wanted).all()
+        assert (wanted <= found.upper).all()
+        assert found.width.max() < 1e-13
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

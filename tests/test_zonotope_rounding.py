@@ -98,7 +98,7 @@ def change_is_short(rng: np.random.Generator) -> bool:
     layer = Dense(numbers(rng, NEURONS, NEURONS), numbers(rng, NEURONS), Activation.RELU)
     ends = [np.abs(numbers(rng, *each.shape)) * 1e-3 for each in (layer.weight, layer.bias)]
     box = Interval(layer.weight - ends[0], layer.weight), Interval(layer.bias - ends[1], layer.bias)
-    twin = TwinLayer.of(layer, *box)
+    twin = TwinLayer.of(layer.activation, (Interval.point(layer.weight), Interval.point(layer.bias)), box)
     found = changed(twin, change, perturbed, INPUTS)
     (deviation, bias), (reach, bias_reach) = twin.change, twin.change_reach
     centre = exactly(layer.weight) @ exactly(change.centre) + exactly(deviation) @ exactly(perturbed.centre) + exactly(bias)

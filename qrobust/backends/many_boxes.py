@@ -22,7 +22,7 @@ from qrobust.bounds import local, softmax_change
 from qrobust.bounds.twin_confidences import TwinConfidences
 from qrobust.bounds.zonotopes import TwinZonotopes
 from qrobust.domains import ParameterBox
-from qrobust.interval import Ends, FloatArray, Interval
+from qrobust.interval import TINY, Ends, FloatArray, Interval
 from qrobust.memory import Part, at_a_time
 from qrobust.network import Network
 from qrobust.search import Budget, halved_along
@@ -32,6 +32,8 @@ LEAST = 5e-7  # and the gap below which no box is split further
 SHARE = 2**10  # parts that one box may be split into
 TOGETHER = 256  # boxes, at most
 TRIED = 8  # parts of a box whose middles are tried at each halving, those of the greatest bounds
+MOST_CLIMBED = 32  # inputs whose ends are tried one after the other
+WIDTH_COUNTS = 0.05  # of the choice of an input to halve along
 ARRAYS = 8  # float64 arrays over inputs that one part takes while others are bounded
 DEFAULT = Budget()
 IntArray = npt.NDArray[np.intp]
@@ -112,6 +114,7 @@ def _bisected(measure: _Measure, whole: Boxes, deadline: float) -> Interval:
     upper, spent = np.zeros(count), np.zeros(count, dtype=np.int64)
     points = boxes.middle.copy()
     best = measure.reached(whole.within(points))
+    _climb(measure, whole, best, points)
     parts, own, bound = boxes, np.arange(count), np.full(count, np.inf)
     while len(own):
         found, axis = measure.upper(parts)
@@ -131,6 +134,18 @@ def _bisected(measure: _Measure, whole: Boxes, deadline: float) -> Interval:
         parts, own, bound = halves, np.tile(own[left], 2), np.tile(bound[left], 2)
     lower = measure.reached(whole.within(points))
     return Interval(lower, upper)
+
+
+def _climb(measure: _Measure, whole: Boxes, best: FloatArray, points: FloatArray) -> None:
+    """Take better points on the sides of the boxes, input by input, where there are few."""
+    free = np.flatnonzero((whole.outer.width > 0).any(axis=0))
+    for axis in free if len(free) <= MOST_CLIMBED else ():
+        for end in (whole.outer.lower, whole.outer.upper):
+            tried = points.copy()
+            tried[:, axis] = end[:, axis]
+            values = measure.reached(whole.within(tried))
+            better = values > best
+            best[better], points[better] = values[better], tried[better]
 
 
 def _foremost(bound: FloatArray, own: IntArray) -> IntArray:
@@ -191,7 +206,9 @@ class _Logits:
 
 
 def _axes(parts: Interval, influence: FloatArray) -> IntArray:
-    """Choose the input of most influence among those that have a float between their ends."""
+    """Choose the input of most influence among those that have a float between their ends; a little counts how wide each is."""
     middle = parts.middle
     splittable = (parts.lower < middle) & (middle < parts.upper)
-    return np.asarray(np.where(splittable, influence + np.finfo(float).tiny, -1.0).argmax(axis=1), dtype=np.intp)
+    shares = [values / np.maximum(values.sum(axis=1, keepdims=True), TINY) for values in (influence, parts.width)]
+    score = np.where(np.isfinite(shares[0]), shares[0], 1.0) + WIDTH_COUNTS * shares[1]
+    return np.asarray(np.where(splittable, score, -1.0).argmax(axis=1), dtype=np.intp)

@@ -1,10 +1,12 @@
 """A float network beside its integer program, as differential zonotopes with bounded noise for every rounding.
 
-Accepts   dense networks of linear and ReLU units with one sigmoid or a softmax; programs of as many fully connected layers
-          with the same activations; 8-bit confidences; batches of boxes of inputs, which both see as the same reals
+Accepts   dense networks of linear and ReLU units, their inputs scaled or not, with one sigmoid or a softmax; programs of as
+          many fully connected layers with the same activations; 8-bit confidences; batches of boxes of inputs, which both see
+          as the same reals
 Gives     for each box the greatest change of a confidence, and whether a label may be another
-Method    The program's layer is its dequantized weights, then noise: its result is within `allowance` steps of the real one,
-          which is where rounding may go, and farther only where its clamp cuts, by what the real one exceeds the clamp.
+Method    A scaling of the network's inputs is folded into its first rows, in intervals. The program's layer is its
+          dequantized weights, then noise: its result is within `allowance` steps of the real one, which is where rounding may
+          go, and farther only where its clamp cuts, by what the real one exceeds the clamp.
           Noise shares a neuron's symbol with the band of its ReLU (`zonotopes`). A confidence is a sigmoid of its log odds,
           and the change of log odds is that of the margins, so that the greatest change is found from both ranges. What the
           program makes of a logit is, of one logistic, its table of 256 entries; of a softmax, the real one and noise
@@ -43,7 +45,7 @@ from qrobust.integer.any_kernel import IntegerInterval
 from qrobust.integer.kernels import run
 from qrobust.integer.program import Affine, IntegerProgram, Kernels, Operation, Requantize, Softmax
 from qrobust.interval import BoolArray, FloatArray, Interval, down, round_fraction_down, round_fraction_up, up
-from qrobust.network import Activation, Dense, Network, Output
+from qrobust.network import Activation, Dense, Network, Output, Scaling
 
 MOST_CLASSES = 32
 NEAREST = 0.5 + 2.0**-12  # of a step: rounding to nearest after at most 2**-13 of error, in float32 or better
@@ -65,8 +67,11 @@ class Stage:
     allowance: float
 
     @classmethod
-    def of(cls, layer: Dense, operation: Affine, kernels: Kernels) -> Stage:
-        """Pair a layer with its operation. Raises UnsupportedError where they are different functions."""
+    def of(cls, layer: Dense, operation: Affine, kernels: Kernels, scaling: Scaling | None = None) -> Stage:
+        """Pair a layer, after a scaling of its inputs if there is one, with its operation.
+
+        Raises    UnsupportedError where they are different functions
+        """
         if layer.weight.shape != (len(operation.weight), operation.windows.taps) or not operation.windows.is_whole:
             raise UnsupportedError(f"bounds over boxes pair fully connected layers, not {layer} units with {operation}")
         output, bounds = operation.output, operation.bounds
@@ -82,7 +87,7 @@ class Stage:
         weight = operation.scales[:, None] * (operation.weight - operation.weight_zero)  # exact: 24 bits times 9
         bias = Interval.point(unit) * Interval.point(operation.bias)
         near = NEAREST if kernels is not Kernels.ANY and _rounds_once(operation, kernels) else any_kernel.ALLOWANCE
-        twin = TwinLayer.of(layer, Interval.point(weight), bias)
+        twin = TwinLayer.of(layer.activation, _rows(layer, scaling), (Interval.point(weight), bias))
         return cls(operation, twin, rectified, least, greatest, output.scale, float(up(np.array(near * output.scale))))
 
     def noise(self, z: Interval) -> Interval:
@@ -106,6 +111,15 @@ class Stage:
         if not self.rectified:
             cut = cut | (down(z.lower - self.allowance) <= output.real(np.array(output.least - 1)))
         return np.asarray(cut.any(axis=0))
+
+
+def _rows(layer: Dense, scaling: Scaling | None) -> tuple[Interval, Interval]:
+    """Enclose the weights and biases by which a layer sees inputs before they are scaled: W diag(s) and W o + b."""
+    weight, bias = Interval.point(layer.weight), Interval.point(layer.bias)
+    if scaling is None:
+        return weight, bias
+    scale, offset = scaling.enclosures
+    return weight * scale[None], interval.affine(weight, offset[None], bias)[0]
 
 
 def _rounds_once(operation: Affine, kernels: Kernels) -> bool:
@@ -144,20 +158,19 @@ class ProgramZonotopes:
         level: Fraction = Fraction(1, 2),
         margin: Fraction = Fraction(0),
     ) -> None:
-        if network.scaling is not None:
-            raise UnsupportedError(
-                f"{network} scales its inputs, which the bounds over boxes do not pair with a program: compare at points, or"
-                " with `qrobust compare --enumerate` over a smaller box"
-            )
+        core = network if network.scaling is None else network.core
         body, self.tail = _parts(program)
-        layers = [layer for layer in network.layers if isinstance(layer, Dense) and layer.activation in LINES]
-        if not network.is_dense or len(layers) != len(network.layers) or len(body) != len(layers):
+        layers = [layer for layer in core.layers if isinstance(layer, Dense) and layer.activation in LINES]
+        if not core.is_dense or len(layers) != len(core.layers) or len(body) != len(layers):
             raise UnsupportedError(
                 "bounds over boxes pair dense layers of linear and ReLU units with fully connected ones:"
                 f" {network} and {program}"
             )
         self.network, self.program, self.kernels = network, program, kernels
-        self.stages = [Stage.of(layer, operation, kernels) for layer, operation in zip(layers, body, strict=True)]
+        scalings = [network.scaling, *[None] * (len(layers) - 1)]
+        self.stages = [
+            Stage.of(*pair, kernels, own) for pair, own in zip(zip(layers, body, strict=True), scalings, strict=True)
+        ]
         self.classes = 1 if network.output is Output.SIGMOID else network.class_count
         if self.classes > MOST_CLASSES:
             raise UnsupportedError(f"bounds over boxes take at most {MOST_CLASSES} classes, not {self.classes}")
@@ -191,7 +204,7 @@ class ProgramZonotopes:
         shares, cut = [known], []
         for stage in self.stages:
             change = changed(stage.layer, change, perturbed, inputs)
-            stored = affine(stage.layer.stored, None, stored)
+            stored = affine(stage.layer.stored, stage.layer.lost, stored)
             perturbed = affine(stage.layer.perturbed, stage.layer.perturbed_reach, perturbed)
             z = Pair(stored.range, perturbed.range, change.range).tightened()
             cut.append(stage.cut_off(z.perturbed))

@@ -21,7 +21,7 @@ from qrobust import interval
 from qrobust.bounds.differential import Pair
 from qrobust.bounds.objectives import greatest_rise_of
 from qrobust.bounds.softmax_change import confidence
-from qrobust.bounds.zonotopes import Form, Reached, TwinLayer, TwinZonotopes, affine, ball, ends_of_change
+from qrobust.bounds.zonotopes import Form, Reached, TwinLayer, TwinZonotopes, affine, ends_of_change
 from qrobust.domains import ParameterBox
 from qrobust.interval import UNDERFLOW, FloatArray, Interval, down, sum_slack, up
 from qrobust.network import Activation, Network, Output
@@ -31,10 +31,9 @@ GRID = 2.0**30  # weights are multiples of 1 / GRID: their sums are exact
 
 @dataclass(frozen=True, eq=False)
 class _Margins:
-    """The last layer with the rows of all pairs of classes subtracted; `lost` is what rounding the stored rows moves them."""
+    """The last layer with the rows of all pairs of classes subtracted."""
 
     layer: TwinLayer
-    lost: tuple[FloatArray, FloatArray]
 
     @classmethod
     def of(cls, network: Network, box: ParameterBox) -> _Margins:
@@ -45,20 +44,14 @@ class _Margins:
             own, rival = np.array([(c, j) for c in range(network.class_count) for j in range(network.class_count) if j != c]).T
             stored = stored[0][own] - stored[0][rival], stored[1][own] - stored[1][rival]
             boxes = boxes[0][own] - boxes[0][rival], boxes[1][own] - boxes[1][rival]
-        (weight, lost), (bias, bias_lost) = ball(stored[0]), ball(stored[1][:, None])
-        columns = boxes[0], boxes[1][:, None]
-        rows = stored[0], stored[1][:, None]
-        perturbed, reach = zip(*(ball(part) for part in columns), strict=True)
-        change, change_reach = zip(*(ball(part - row) for part, row in zip(columns, rows, strict=True)), strict=True)
-        layer = TwinLayer(last.activation, (weight, bias), perturbed, reach, change, change_reach)
-        return cls(layer, (lost, bias_lost))
+        return cls(TwinLayer.of(last.activation, stored, boxes))
 
     def of_hidden(self, hidden: Reached, activation: Activation) -> tuple[Pair, Form, tuple[Form, Form]]:
         """Enclose the margins, (rows, boxes), after hidden values of this activation; return also the forms of the stored ones
         and of their change, from above and from below."""
-        before = affine(self.layer.stored, self.lost, hidden.stored)
+        before = affine(self.layer.stored, self.layer.lost, hidden.stored)
         after = affine(self.layer.perturbed, self.layer.perturbed_reach, hidden.perturbed)
-        more = self.lost[0] @ hidden.change.size
+        more = self.layer.lost[0] @ hidden.change.size
         more = up(more + sum_slack(len(hidden.change.centre) + 2, more) + UNDERFLOW)
         ends = ends_of_change(self.layer, hidden, activation)
         above, below = (Form(form.centre, form.generators, up(form.radius + more)) for form in ends)

@@ -176,24 +176,27 @@ def difference_band(z: Pair, radius: FloatArray | float = 0.0) -> Band:
 
 @dataclass(frozen=True, eq=False)
 class TwinLayer:
-    """One layer: stored numbers, a perturbed choice and its reach, perturbed minus stored and its reach; biases as columns."""
+    """One layer: stored numbers, a perturbed choice and its reach, perturbed minus stored and its reach; biases as columns.
+
+    `lost`: how far the stored rows may be from these floats, where they are the result of operations.
+    """
 
     activation: Activation
     stored: tuple[FloatArray, FloatArray]
+    lost: tuple[FloatArray, FloatArray]
     perturbed: tuple[FloatArray, FloatArray]
     perturbed_reach: tuple[FloatArray, FloatArray]
     change: tuple[FloatArray, FloatArray]
     change_reach: tuple[FloatArray, FloatArray]
 
     @classmethod
-    def of(cls, layer: Dense, weight: Interval, bias: Interval) -> TwinLayer:
-        """Prepare a layer with the box of its other weights (out, in) and biases (out,)."""
-        stored = layer.weight, layer.bias[:, None]
-        boxes = weight, bias[:, None]
-        changes = boxes[0] - Interval.point(stored[0]), boxes[1] - Interval.point(stored[1])
-        perturbed, reach = zip(*(ball(box) for box in boxes), strict=True)
-        change, change_reach = zip(*(ball(box) for box in changes), strict=True)
-        return cls(layer.activation, stored, perturbed, reach, change, change_reach)
+    def of(cls, activation: Activation, rows: tuple[Interval, Interval], box: tuple[Interval, Interval]) -> TwinLayer:
+        """Prepare a layer with its stored rows, enclosed, and the box of its other ones: weights (out, in), biases (out,)."""
+        own, others = ((weight, bias[:, None]) for weight, bias in (rows, box))
+        stored, lost = zip(*(ball(part) for part in own), strict=True)
+        perturbed, reach = zip(*(ball(part) for part in others), strict=True)
+        change, change_reach = zip(*(ball(part - row) for part, row in zip(others, own, strict=True)), strict=True)
+        return cls(activation, stored, lost, perturbed, reach, change, change_reach)
 
 
 def ball(box: Interval) -> tuple[FloatArray, FloatArray]:
@@ -351,7 +354,8 @@ class TwinZonotopes:
         for layer, box in zip(network.layers, parameters.layers, strict=True):
             if not isinstance(layer, Dense):
                 raise UnsupportedError("differential zonotopes have rules for dense layers")
-            self.layers.append(TwinLayer.of(layer, box.weight.interval, box.bias.interval))
+            rows = Interval.point(layer.weight), Interval.point(layer.bias)
+            self.layers.append(TwinLayer.of(layer.activation, rows, (box.weight.interval, box.bias.interval)))
         self.moves = any(part.any() for layer in self.layers for part in layer.perturbed_reach)
         stages = stored_stages(network), stages_of(network, parameters)
         self.levels = tuple(Levels(Activation.LINEAR, each) for each in stages)
