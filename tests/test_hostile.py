@@ -127,7 +127,7 @@ def test_folders_in_place_of_files(capsys: pytest.CaptureFixture[str], tmp_path:
 @pytest.mark.parametrize("kind", ["pipe", "device", "link to itself"])
 def test_what_is_no_file(kind: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """A pipe that nobody writes would be waited for, a device may never end."""
-    commands = [
+    commands: list[tuple[str, ...]] = [
         ("inspect", f"m{suffix}") for suffix in (".json", ".keras", ".h5", ".onnx", ".npz", ".nnet", ".tflite", ".skops")
     ]
     commands += [("map", IRIS, *DELTA, "--points", "m.csv"), ("signoff", "m.toml"), ("replay", "m.cert")]
@@ -143,6 +143,11 @@ def test_what_is_no_file(kind: str, capsys: pytest.CaptureFixture[str], tmp_path
         assert target in line
         assert kind == "link to itself" or "is a pipe or a device: name a file" in line
         path.unlink()
+
+
+def test_a_number_of_more_digits_than_python_reads(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "plan.toml").write_text(f"title = {'1' * 5000}\n")
+    assert "plan.toml is not TOML: Exceeds the limit" in refused(capsys, "signoff", str(tmp_path / "plan.toml"))
 
 
 def test_a_table_that_is_too_large(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -15,7 +15,9 @@ import select
 import signal
 import sys
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,6 +30,7 @@ LEAST_SECONDS, BYTES_A_SECOND = 1, 20_000_000  # of the processor
 ROOM = 2**31  # bytes of memory beside the file's own
 STALLED = 60  # seconds without an end
 WHOLE, LARGE = b"w", b"l"
+KNOWN = ("model_config", "model_weights", "weight_names", "layers", "vars", *map(str, range(10)))
 
 
 def open_hdf5(content: bytes) -> Any:
@@ -105,32 +108,46 @@ def _try_here(h5py: Any, content: bytes, write: int) -> NoReturn:
 
 def _bloats(h5py: Any, content: bytes) -> bool:
     """Read every attribute and dataset that a reader may read; say if memory ran out. What is wrong otherwise it will meet."""
-    try:
-        waiting = [h5py.File(io.BytesIO(content), "r")]
-    except Exception as error:
-        return _is_memory(error)
+    waiting: list[Callable[[], list[Any]]] = [lambda: [h5py.File(io.BytesIO(content), "r")]]
     seen: set[int] = set()
     while waiting and len(seen) < MOST_OBJECTS:
-        item = waiting.pop()
         try:
-            address = h5py.h5o.get_info(item.id).addr
-            if address not in seen:
-                seen.add(address)
-                waiting += _children(h5py, item)
+            found = waiting.pop()()
+            for item in found:
+                address = h5py.h5o.get_info(item.id).addr
+                if address not in seen:
+                    seen.add(address)
+                    waiting += _steps(h5py, item)
         except Exception as error:
             if _is_memory(error):
                 return True
     return False
 
 
-def _children(h5py: Any, item: Any) -> list[Any]:
-    """Read an object of the file; return the objects in it, but none in other files."""
-    for name in item.attrs:
-        attribute(item, name)
+def _steps(h5py: Any, item: Any) -> list[Callable[[], list[Any]]]:
+    """Return what is to be read of an object, each apart, since one may fail and the next be read: it gives further objects."""
+    steps: list[Callable[[], list[Any]]] = [partial(_none, partial(attribute, item, name)) for name in _names(item.attrs)]
     if isinstance(item, h5py.Dataset):
-        numbers_of(item, Allowance())
-        return []
-    return [item[name] for name in item if isinstance(item.get(name, getlink=True), h5py.HardLink)]
+        return [*steps, partial(_none, partial(numbers_of, item, Allowance()))]
+    return [*steps, *(partial(_child, h5py, item, name) for name in _names(item))]
+
+
+def _names(mapping: Any) -> list[str]:
+    """Return the names that can be found out, and those that readers look for in any case."""
+    found = [*KNOWN]
+    with suppress(Exception):
+        found += [name for name in mapping if name not in KNOWN]
+    return found
+
+
+def _none(read: Callable[[], object]) -> list[Any]:
+    read()
+    return []
+
+
+def _child(h5py: Any, item: Any, name: str) -> list[Any]:
+    """Return an object in a group, but none in another file."""
+    return [item[name]] if isinstance(item.get(name, getlink=True), h5py.HardLink) else []
 
 
 def _is_memory(error: Exception) -> bool:
