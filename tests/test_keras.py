@@ -380,7 +380,7 @@ def test_a_file_that_ends_the_process(tmp_path: Path, monkeypatch: pytest.Monkey
     """As some damaged files do: by a signal that nothing catches, in the library's own code."""
     import h5py
 
-    monkeypatch.setattr("qrobust.formats.hdf5._bloats", lambda *_: os.kill(os.getpid(), signal.SIGSEGV))
+    monkeypatch.setattr("qrobust.formats.hdf5._fails_for_memory", lambda *_: os.kill(os.getpid(), signal.SIGSEGV))
     assert "stalls or ends" in refusal(tmp_path / "m.h5", (ROOT / "tests/data/dense.h5").read_bytes())
     assert h5py.is_hdf5(tmp_path / "m.h5")
 
