@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from qrobust.errors import ModelFileError, OutputError
+from qrobust.errors import ModelFileError, OutputError, QRobustError
 
 MOST_BYTES = 2**31
 
@@ -16,6 +17,7 @@ MOST_BYTES = 2**31
 def read_bytes(path: Path | str) -> bytes:
     """Return a file's content. Raises ModelFileError if it is missing, a folder, empty, or over MOST_BYTES."""
     path = Path(path)
+    check_no_stream(path, ModelFileError)
     try:
         size = path.stat().st_size
         if path.is_dir():
@@ -29,6 +31,16 @@ def read_bytes(path: Path | str) -> bytes:
         raise ModelFileError(f"{path} does not exist: check the path") from None
     except OSError as error:
         raise ModelFileError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def check_no_stream(path: Path, error: type[QRobustError]) -> None:
+    """Raise an error of this class if a path names a pipe or a device, which may never end or never begin."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # whoever reads it says why it cannot be read
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise error(f"{path} is a pipe or a device: name a file")
 
 
 def check_can_appear(*paths: Path | None) -> None:

@@ -47,9 +47,9 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The figures that are saved."""
     figures: list[Any] = []
 
-    def saved(figure: Any, path: Path) -> list[Path]:
+    def saved(figure: Any, path: Path, table: str | None = None) -> list[Path]:
         figures.append(figure)
-        return save_figure(figure, path)
+        return save_figure(figure, path, table)
 
     monkeypatch.setattr(charts, "save_figure", saved)
     return figures
@@ -67,7 +67,7 @@ def test_shares_by_width_are_those_of_maps(tmp_path: Path, drawn: list[Any]) -> 
         assert counts == tuple(own.count(status) for status in Status)
     assert found.counts[0][0] < found.counts[-1][0]
     written = charts.draw_bits(found, tmp_path / "bits")
-    assert [path.name for path in written] == ["bits.png", "bits.svg"]
+    assert [path.name for path in written] == ["bits.png", "bits.svg", "bits.csv"]
     ET.parse(written[1])
     (panel,) = drawn[0].axes
     heights = [bar.get_height() for bar in panel.containers[0]]
@@ -102,7 +102,7 @@ def test_margins_are_counted_once_each(tmp_path: Path, drawn: list[Any]) -> None
 
 def test_margins_that_are_all_zero_are_drawn(tmp_path: Path) -> None:
     nothing = Margins(LINE, "no rounding", np.zeros(2), np.zeros(2), np.array([Status.FLIPPABLE, Status.UNDECIDED]))
-    assert len(charts.draw_margins(nothing, tmp_path / "none")) == 2
+    assert len(charts.draw_margins(nothing, tmp_path / "none")) == 3
 
 
 def test_layers_add_up_to_all(tmp_path: Path, drawn: list[Any]) -> None:
@@ -142,7 +142,7 @@ def test_saturation_of_a_program(tmp_path: Path) -> None:
     found = saturation_of_program(compare(CAT, program, points))
     assert found is not None
     assert [total for *_, total in found.counts] == [2, 2]
-    assert len(charts.draw_saturation(found, tmp_path / "program")) == 2
+    assert len(charts.draw_saturation(found, tmp_path / "program")) == 3
     assert saturation_of_program(compare(CAT, program, points, kernels=Kernels.ANY)) is None
     assert isinstance(found, Saturation)
 

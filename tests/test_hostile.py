@@ -124,6 +124,38 @@ def test_folders_in_place_of_files(capsys: pytest.CaptureFixture[str], tmp_path:
         refused(capsys, *command, str(tmp_path))
 
 
+@pytest.mark.parametrize("kind", ["pipe", "device", "link to itself"])
+def test_what_is_no_file(kind: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A pipe that nobody writes would be waited for, a device may never end."""
+    commands: list[tuple[str, ...]] = [
+        ("inspect", f"m{suffix}") for suffix in (".json", ".keras", ".h5", ".onnx", ".npz", ".nnet", ".tflite", ".skops")
+    ]
+    commands += [("map", IRIS, *DELTA, "--points", "m.csv"), ("signoff", "m.toml"), ("replay", "m.cert")]
+    commands += [("bnn", "verify", "m.json", "--input", "0", "--eps", "1"), ("bnn", "bracket", CAT, "--from", "m.json")]
+    for parts in commands:
+        target = next(part for part in parts if part.startswith("m."))
+        path = tmp_path / target
+        if kind == "pipe":
+            os.mkfifo(path)
+        else:
+            path.symlink_to("/dev/zero" if kind == "device" else path.name)
+        line = refused(capsys, *(str(path) if part == target else part for part in parts))
+        assert target in line
+        assert kind == "link to itself" or "is a pipe or a device: name a file" in line
+        path.unlink()
+
+
+def test_a_number_of_more_digits_than_python_reads(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "plan.toml").write_text(f"title = {'1' * 5000}\n")
+    assert "plan.toml is not TOML: Exceeds the limit" in refused(capsys, "signoff", str(tmp_path / "plan.toml"))
+
+
+def test_a_table_that_is_too_large(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with (tmp_path / "m.csv").open("wb") as file:
+        file.truncate(2**29 + 1)
+    assert "at most 536,870,912 are read" in refused(capsys, "map", IRIS, *DELTA, "--points", str(tmp_path / "m.csv"))
+
+
 @pytest.mark.parametrize("grid", ["0x0", "0x5", "5", "5x5x5", "", "-1x5", "1e3x1e3", "1000000x1000000", "1000000000000x1"])
 def test_grids_of_no_cells_or_too_many(grid: str, capsys: pytest.CaptureFixture[str]) -> None:
     refused(capsys, *GRID, grid)

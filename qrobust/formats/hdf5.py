@@ -2,7 +2,7 @@
 
 HDF5's library has no defence against damaged files: version 2.0 reads free space of size 0 in a heap for ever, takes 4 GiB
 where a reference to a text says so, and on some files ends the process. No look at the bytes finds all of these, so on Linux a
-fork of this process reads everything in the file first, within limits on its time and memory.
+fork of this process reads the file first, in just the same order, within limits on its time and memory.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ import select
 import signal
 import sys
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from qrobust.errors import BackendUnavailableError, ModelFileError
 from qrobust.formats.untrusted import Allowance
 
 MOST_ATTRIBUTE = 2**24  # bytes
-MOST_OBJECTS = 100_000
 LEAST_SECONDS, BYTES_A_SECOND = 1, 20_000_000  # of the processor
 ROOM = 2**31  # bytes of memory beside the file's own
 STALLED = 60  # seconds without an end
 WHOLE, LARGE = b"w", b"l"
+Read = TypeVar("Read")
 
 
 def open_hdf5(content: bytes) -> Any:
@@ -36,9 +37,17 @@ def open_hdf5(content: bytes) -> Any:
         import h5py
     except ImportError:
         raise BackendUnavailableError("reading .keras and .h5 files needs `pip install qrobust[keras]`") from None
-    if sys.platform == "linux":
-        _try_first(h5py, content)
     return h5py.File(io.BytesIO(content), "r")
+
+
+def tried(read: Callable[[], Read], size: int) -> Read:
+    """Return what reading a file of `size` bytes gives, after a fork of this process has done the same.
+
+    Raises    ModelFileError if the fork stalls, takes too much memory or is ended; and what `read` raises
+    """
+    if sys.platform == "linux":
+        _try_first(read, size)
+    return read()
 
 
 def attribute(owner: Any, name: str) -> Any:
@@ -60,17 +69,17 @@ def numbers_of(dataset: Any, allowance: Allowance) -> Any:
     return dataset[()]
 
 
-def _try_first(h5py: Any, content: bytes) -> None:
-    """Raise ModelFileError if reading everything in the file stalls, bloats or ends a process."""
+def _try_first(read_file: Callable[[], object], size: int) -> None:
+    """Raise ModelFileError if reading the file stalls, bloats or ends a process."""
     read, write = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of threads: the fork takes no lock but h5py's
         child = os.fork()
     if child == 0:
-        _try_here(h5py, content, write)
+        _try_here(read_file, size, write)
     os.close(write)
     try:
-        ready, _, _ = select.select([read], [], [], STALLED + len(content) / BYTES_A_SECOND)
+        ready, _, _ = select.select([read], [], [], STALLED + size / BYTES_A_SECOND)
         said = os.read(read, 1) if ready else b""
     finally:
         os.close(read)
@@ -82,7 +91,7 @@ def _try_first(h5py: Any, content: bytes) -> None:
         raise ModelFileError("reading it stalls or ends HDF5's library: it is damaged, save it again")
 
 
-def _try_here(h5py: Any, content: bytes, write: int) -> NoReturn:
+def _try_here(read_file: Callable[[], object], size: int, write: int) -> NoReturn:
     """Read the file within limits, say what came of it, and end this process."""
     import resource
 
@@ -91,46 +100,25 @@ def _try_here(h5py: Any, content: bytes, write: int) -> NoReturn:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other process ends this one
         faulthandler.disable()  # nobody is told how it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        seconds = LEAST_SECONDS + len(content) // BYTES_A_SECOND
+        seconds = LEAST_SECONDS + size // BYTES_A_SECOND
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_CPU: seconds, resource.RLIMIT_AS: used + len(content) + ROOM}
+        limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_CPU: seconds, resource.RLIMIT_AS: used + size + ROOM}
         for kind, most in limits.items():
             with suppress(ValueError):  # the limit is lower already
                 resource.setrlimit(kind, (most, most))
-        said = LARGE if _bloats(h5py, content) else WHOLE
+        said = LARGE if _fails_for_memory(read_file) else WHOLE
     finally:
         os.write(write, said)
         os._exit(0)
 
 
-def _bloats(h5py: Any, content: bytes) -> bool:
-    """Read every attribute and dataset that a reader may read; say if memory ran out. What is wrong otherwise it will meet."""
+def _fails_for_memory(read: Callable[[], object]) -> bool:
+    """Read the file; say if memory ran out. Whatever else is wrong with it, the other process will meet."""
     try:
-        waiting = [h5py.File(io.BytesIO(content), "r")]
+        read()
     except Exception as error:
         return _is_memory(error)
-    seen: set[int] = set()
-    while waiting and len(seen) < MOST_OBJECTS:
-        item = waiting.pop()
-        try:
-            address = h5py.h5o.get_info(item.id).addr
-            if address not in seen:
-                seen.add(address)
-                waiting += _children(h5py, item)
-        except Exception as error:
-            if _is_memory(error):
-                return True
     return False
-
-
-def _children(h5py: Any, item: Any) -> list[Any]:
-    """Read an object of the file; return the objects in it, but none in other files."""
-    for name in item.attrs:
-        attribute(item, name)
-    if isinstance(item, h5py.Dataset):
-        numbers_of(item, Allowance())
-        return []
-    return [item[name] for name in item if isinstance(item.get(name, getlink=True), h5py.HardLink)]
 
 
 def _is_memory(error: Exception) -> bool:

@@ -34,7 +34,7 @@ import numpy as np
 from qrobust.errors import ModelFileError, UnsupportedError
 from qrobust.files import read_bytes
 from qrobust.formats.chain import RATIONAL_NUMBERS, normalized, scaled_inputs
-from qrobust.formats.hdf5 import attribute, numbers_of, open_hdf5
+from qrobust.formats.hdf5 import attribute, numbers_of, open_hdf5, tried
 from qrobust.formats.untrusted import Allowance, parsing, unpacked
 from qrobust.interval import FloatArray
 from qrobust.network import Activation, AveragePool2d, Conv2d, Dense, Layer, MaxPool2d, Network, Output, Scaling
@@ -61,18 +61,22 @@ def read_keras(path: Path | str) -> Network:
     content = read_bytes(path)
     with parsing(path, ".keras"):
         config, weights = _members(content)
-        return _network(config, _numbered(open_hdf5(weights)), Path(path).stem)
+        return tried(lambda: _network(config, _numbered(open_hdf5(weights)), Path(path).stem), len(weights))
 
 
 def read_h5(path: Path | str) -> Network:
     """Read a legacy `.h5` file of a whole Sequential model; otherwise as `read_keras`."""
     content = read_bytes(path)
     with parsing(path, ".h5"):
-        file = open_hdf5(content)
-        if "model_config" not in file.attrs:
-            raise UnsupportedError("it holds weights without a model: save the whole model, model.save(...)")
-        text = attribute(file, "model_config")
-        return _network(json.loads(text), named_arrays(file["model_weights"]), Path(path).stem)
+        return tried(lambda: _whole_model(content, Path(path).stem), len(content))
+
+
+def _whole_model(content: bytes, name: str) -> Network:
+    file = open_hdf5(content)
+    if "model_config" not in file.attrs:
+        raise UnsupportedError("it holds weights without a model: save the whole model, model.save(...)")
+    text = attribute(file, "model_config")
+    return _network(json.loads(text), named_arrays(file["model_weights"]), name)
 
 
 def _members(content: bytes) -> tuple[dict[str, Any], bytes]:

@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from qrobust.errors import DatasetError, ShapeError
+from qrobust.files import check_no_stream
 from qrobust.formats.untrusted import one_line
 from qrobust.interval import FloatArray
 from qrobust.network import Network
 
+MOST_BYTES = 2**29  # of a file; its cells take many times as much
 MOST_NAMED = 12  # inputs of a model that an error names all
 
 
@@ -67,7 +69,11 @@ def check_width(points: FloatArray, network: Network) -> None:
 
 def read_rows(path: Path | str) -> list[list[str]]:
     """Return the cells of a CSV file, its header first. Raises DatasetError if it is missing, empty or not text."""
+    check_no_stream(Path(path), DatasetError)
     try:
+        size = Path(path).stat().st_size
+        if size > MOST_BYTES:
+            raise DatasetError(f"{path} has {size:,} bytes, at most {MOST_BYTES:,} are read: split the table")
         content = Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise DatasetError(f"{path} does not exist: check the path") from None

@@ -11,6 +11,7 @@ from typing import Any
 
 from qrobust.errors import NumberError, PlanError
 from qrobust.exact import to_fraction
+from qrobust.files import check_no_stream
 from qrobust.formats.untrusted import one_line
 
 MOST_BYTES, MOST_LINES = 200_000, 4_000
@@ -25,6 +26,7 @@ class Source:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        check_no_stream(path, PlanError)
         try:
             with path.open("rb") as file:
                 self.content = file.read(MOST_BYTES + 1)

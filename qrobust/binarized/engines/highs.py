@@ -15,6 +15,7 @@ from qrobust.interval import FloatArray
 from qrobust.layers import IntArray, SparseMatrix
 
 FEASIBLE = 2  # HiGHS's number for a primal solution that keeps all rows
+POLLED = 0.1  # seconds between looks for Ctrl-C
 FEASIBILITY = 1e-9
 ROUNDING = 3.0  # by which a row is to be passed, so that values can be rounded
 NO_LIMIT = 2**50
@@ -70,7 +71,7 @@ def maximise(program: Program, seconds: float, *, start: IntArray | None = None,
         given = highspy.HighsSolution()
         given.col_value = start.astype(np.float64).tolist()
         solver.setSolution(given)
-    solver.run()
+    _run(solver)
     status = solver.getModelStatus()
     if status == highspy.HighsModelStatus.kInfeasible:
         return Solution(None, False, True, "infeasible")
@@ -80,6 +81,23 @@ def maximise(program: Program, seconds: float, *, start: IntArray | None = None,
         return Solution(None, False, False, said)
     whole = np.rint(values).astype(np.int64)
     return Solution(whole, status == highspy.HighsModelStatus.kOptimal, False, said)
+
+
+def _run(solver: Any) -> None:
+    """Run HiGHS in a thread, so that Ctrl-C stops it and not only what comes after it."""
+    solver.HandleUserInterrupt = True
+    solver.startSolve()
+    try:
+        _wait(solver)
+    except KeyboardInterrupt:
+        solver.cancelSolve()
+        _wait(solver)
+        raise
+
+
+def _wait(solver: Any) -> None:
+    while not solver.wait(POLLED)[0]:
+        pass
 
 
 def _model(program: Program) -> Any:

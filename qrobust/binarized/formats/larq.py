@@ -21,7 +21,7 @@ from qrobust.binarized.formats.parts import Chain, ReadNetwork, split
 from qrobust.binarized.network import BatchNorm, Grid
 from qrobust.errors import ModelFileError, UnsupportedError
 from qrobust.files import read_bytes
-from qrobust.formats.hdf5 import attribute, open_hdf5
+from qrobust.formats.hdf5 import attribute, open_hdf5, tried
 from qrobust.formats.keras import named_arrays, pair_of, read_array, same_padding
 from qrobust.formats.untrusted import Allowance, one_line, parsing
 from qrobust.interval import FloatArray
@@ -36,16 +36,20 @@ def read_larq(path: Path | str, grid: Grid) -> ReadNetwork:
     """Read a whole Sequential model. Raises ModelFileError, UnsupportedError, BackendUnavailableError (no h5py)."""
     content = read_bytes(path)
     with parsing(path, ".h5"):
-        file = open_hdf5(content)
-        if "model_config" not in file.attrs:
-            raise UnsupportedError("it holds weights without a model: save the whole model, model.save(...)")
-        config = json.loads(attribute(file, "model_config"))
-        if config.get("class_name") != "Sequential":
-            raise UnsupportedError(f"model class {one_line(repr(config.get('class_name')), 40)} is not read, only Sequential")
-        reader = _Reader(file["model_weights"])
-        for layer in config["config"]["layers"]:
-            reader.read(str(layer["class_name"]), layer["config"])
-        return reader.finished(grid, Path(path).stem)
+        return tried(lambda: _whole_model(content, grid, Path(path).stem), len(content))
+
+
+def _whole_model(content: bytes, grid: Grid, name: str) -> ReadNetwork:
+    file = open_hdf5(content)
+    if "model_config" not in file.attrs:
+        raise UnsupportedError("it holds weights without a model: save the whole model, model.save(...)")
+    config = json.loads(attribute(file, "model_config"))
+    if config.get("class_name") != "Sequential":
+        raise UnsupportedError(f"model class {one_line(repr(config.get('class_name')), 40)} is not read, only Sequential")
+    reader = _Reader(file["model_weights"])
+    for layer in config["config"]["layers"]:
+        reader.read(str(layer["class_name"]), layer["config"])
+    return reader.finished(grid, name)
 
 
 class _Reader:
