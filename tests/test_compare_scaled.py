@@ -20,7 +20,7 @@ from qrobust.interval import FloatArray
 from qrobust.layers import IntArray
 from tests.conftest import ROOT
 from tests.litert import run_litert
-from tests.test_cli import refused, run
+from tests.test_cli import run
 
 DATA = ROOT / "tests/data"
 MOST = 255.0
@@ -202,9 +202,11 @@ def test_points(pair: Pair, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert code == 1
 
 
-def test_a_box_alone_is_refused_in_one_line_that_says_what_to_do(pair: Pair, capsys: pytest.CaptureFixture[str]) -> None:
-    ask = ("compare", str(pair.model), str(pair.program), "--label", "--box", "20:60, 100:200")
-    line = refused(capsys, *ask)
-    assert "scales its inputs" in line
-    assert "`qrobust compare --enumerate`" in line
-    assert run(capsys, *ask, "--enumerate", "--quiet")[0] in (0, 1)
+def test_bounds_over_a_box_hold_what_enumeration_finds(pair: Pair, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without --enumerate a box is bounded and searched: the same verdicts, and ends around the greatest change."""
+    ask = ("compare", str(pair.model), str(pair.program), "--eps", str(EPS), "--label", "--box", "20:60, 100.5:200", "--json")
+    swept, every = (json.loads(run(capsys, *ask, *more)[1]) for more in ((), ("--enumerate",)))
+    assert swept["verdicts"] == every["verdicts"]
+    true = every["greatest_change"]
+    assert swept["greatest_change"]["lower"] <= true["upper"]
+    assert true["lower"] <= swept["greatest_change"]["upper"]
