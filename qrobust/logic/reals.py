@@ -23,7 +23,7 @@ from qrobust.domains import InputBox, ParameterBox, Point
 from qrobust.errors import BackendUnavailableError, DomainError, ShapeError, UnsoundAnswerError, UnsupportedError
 from qrobust.interval import FloatArray
 from qrobust.layers import Activation, Dense, read_only
-from qrobust.logic.oracles import Deadline, Features, Fixed, Lost, UndecidedError
+from qrobust.logic.oracles import NOTHING, Deadline, Features, Fixed, Lost, UndecidedError
 from qrobust.network import Network
 from qrobust.perturbations import Absolute
 from qrobust.queries import HALF, GlobalLabel, LabelQuery, LocalLabel
@@ -101,6 +101,7 @@ class RealOracle:
         self._session = Session()
         self._proved: list[tuple[Features, str]] = []
         self.features: Features = frozenset(range(decision.network.inputs))
+        self.ranks = tuple(range(decision.network.inputs))
 
     def __enter__(self) -> RealOracle:
         return self
@@ -108,7 +109,11 @@ class RealOracle:
     def __exit__(self, *_: object) -> None:
         return None
 
-    def ask(self, held: Features, deadline: Deadline) -> Fixed | Lost:
+    def others(self, changed: Features, kept: Features, wanted: Features) -> list[Lost]:
+        """Return none: a counterexample of one question says nothing of another."""
+        return []
+
+    def ask(self, held: Features, deadline: Deadline, always: Features = NOTHING) -> Fixed | Lost:
         """Answer by a backend. Raises UndecidedError, UnsupportedError, BackendUnavailableError."""
         answer = self._check(held, self._backend, deadline.left())
         if isinstance(answer.claim, Unknown):
