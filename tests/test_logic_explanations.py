@@ -127,6 +127,9 @@ class Liar:
     def others(self, changed: Features, kept: Features, wanted: Features) -> list[Lost]:
         return []
 
+    def few(self, count: int, deadline: Deadline) -> Lost | None:
+        raise UndecidedError("it does not count")
+
     def confirm(self, held: Features, deadline: Deadline) -> str | None:
         raise UnsoundAnswerError("it does not hold")
 
@@ -182,6 +185,9 @@ class Slow:
 
     def others(self, changed: Features, kept: Features, wanted: Features) -> list[Lost]:
         return []
+
+    def few(self, count: int, deadline: Deadline) -> Lost | None:
+        raise UndecidedError("it does not count")
 
     def ask(self, held: Features, deadline: Deadline, always: Features = NOTHING) -> Fixed | Lost:
         if held != self.features:

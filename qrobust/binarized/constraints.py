@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from qrobust.binarized.folding import Folded, Rivals, TieRule
-from qrobust.binarized.queries import Region
+from qrobust.binarized.queries import Norm, Region
 from qrobust.layers import IntArray, SparseMatrix
 
 NO_LIMIT = 2**61  # above what any row of a folded network sums to
@@ -108,6 +108,21 @@ def row_bounds(matrix: SparseMatrix, ranges: IntArray) -> tuple[IntArray, IntArr
     return np.asarray(matrix.minimum(0) @ ranges), np.asarray(matrix.maximum(0) @ ranges)
 
 
+def _of_few(matrix: SparseMatrix, steps: tuple[IntArray, IntArray], count: int) -> tuple[IntArray, IntArray]:
+    """Return how far each row can fall and rise where so many variables change at most. Accepts steps: of each, down and up."""
+    rows, (down, up) = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr)), steps
+    found = []
+    for sign in (-1, 1):
+        factors = sign * matrix.data
+        gains = np.where(factors > 0, factors * up[matrix.indices], -factors * down[matrix.indices])
+        order = np.lexsort((-gains, rows))
+        rank = np.arange(len(rows)) - matrix.indptr[rows]
+        total = np.zeros(matrix.shape[0], dtype=np.int64)
+        np.add.at(total, rows, np.where(rank < count, gains[order], 0))
+        found.append(total)
+    return found[0], found[1]
+
+
 def constraints(folded: Folded, region: Region, label: int, tie: TieRule) -> Constraints:
     """Return the constraints of the question whether an input of the region loses the label."""
     rivals = folded.in_reach(folded.rivals(label, tie), region.lower, region.upper)
@@ -179,7 +194,13 @@ class _Folding:
             divisor[sizes > 0] = np.gcd.reduceat(np.abs(rows.data), rows.indptr[:-1][sizes > 0])
         rows.data = rows.data // np.repeat(divisor, sizes)
         limit = -(-limit // divisor)
-        return rows, limit, *row_bounds(rows, self._ranges)
+        least, most = row_bounds(rows, self._ranges)
+        if self._region.norm is Norm.L0 and len(self._ranges) == len(self._pixels):
+            state = (self._region.centre - self._region.lower)[self._pixels]
+            fall, rise = _of_few(rows, (state, self._ranges - state), self._region.most)
+            own = rows @ state
+            least, most = np.maximum(least, own - fall), np.minimum(most, own + rise)
+        return rows, limit, least, most
 
     def _variable(self, columns: IntArray, factors: IntArray, limit: int) -> tuple[int, bool]:
         """Return the variable that (factors @ columns >= limit) is, or is the opposite of."""

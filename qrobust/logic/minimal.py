@@ -19,6 +19,7 @@ from enum import Enum
 from qrobust.logic.oracles import NOTHING, Between, Deadline, Features, Kind, Side, UndecidedError
 from qrobust.logic.sat import HittingSets
 
+FIRST_SHARE = 0.5  # of the time, for a first set before its least size is looked for
 WINDOW = 24  # features that are settled with one narrower question
 
 
@@ -131,13 +132,17 @@ class Least:
 def least(side: Side, start: Features, ranks: Sequence[int], deadline: Deadline) -> Least:
     """Return a set of least size that explains, or both ends so far. Accepts a start that explains."""
     best, lower = start, 0
+    if side.kind is Kind.CONTRASTIVE:
+        best, _ = minimal(side, start, ranks, deadline)
+        best, lower = _fewest(side, best, deadline)
     with HittingSets(by_size=True) as hitting:
         try:
-            best, _ = minimal(side, start, ranks, deadline)
-            while True:
+            if side.kind is Kind.ABDUCTIVE:
+                best, _ = minimal(side, start, ranks, Deadline.after(FIRST_SHARE * deadline.left()))
+            while lower < len(best):
                 candidate = hitting.next(deadline)
                 assert candidate is not None  # the start meets every dual set
-                lower = len(candidate)
+                lower = max(lower, len(candidate))
                 if lower >= len(best):
                     break
                 grown = candidate
@@ -153,6 +158,21 @@ def least(side: Side, start: Features, ranks: Sequence[int], deadline: Deadline)
         except UndecidedError:
             pass
         return Least(best, lower, tuple(hitting.sets))
+
+
+def _fewest(side: Side, best: Features, deadline: Deadline) -> tuple[Features, int]:
+    """Return a smaller set whose change loses the label, and a size that none is below: one more feature at a time."""
+    lower = 0
+    try:
+        while lower < len(best):
+            found = side.oracle.few(lower, deadline)
+            if found is None:
+                lower += 1
+            else:
+                best = found.changed
+    except UndecidedError:
+        pass
+    return best, lower
 
 
 class Listing:

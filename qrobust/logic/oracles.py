@@ -104,6 +104,12 @@ class Oracle(Protocol):
         Accepts   changed: of an answer before, with one of the kept features
         """
 
+    def few(self, count: int, deadline: Deadline) -> Lost | None:
+        """Return an input that loses the label with so many features changed at most; None if there is none.
+
+        Raises    UndecidedError, also where nothing but sets of features can be asked about
+        """
+
 
 class Confirming(Oracle, Protocol):
     """An oracle whose proofs a second solver can confirm."""

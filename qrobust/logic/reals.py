@@ -113,6 +113,10 @@ class RealOracle:
         """Return none: a counterexample of one question says nothing of another."""
         return []
 
+    def few(self, count: int, deadline: Deadline) -> Lost | None:
+        """Leave it undecided. Raises UndecidedError."""
+        raise UndecidedError("ordinary networks are asked about sets of features alone")
+
     def ask(self, held: Features, deadline: Deadline, always: Features = NOTHING) -> Fixed | Lost:
         """Answer by a backend. Raises UndecidedError, UnsupportedError, BackendUnavailableError."""
         answer = self._check(held, self._backend, deadline.left())

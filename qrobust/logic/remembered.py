@@ -47,6 +47,13 @@ class Remembered:
         self._lost += found
         return found
 
+    def few(self, count: int, deadline: Deadline) -> Lost | None:
+        """Ask the oracle, and remember its input."""
+        self.asked += 1
+        found = self._oracle.few(count, deadline)
+        self._lost += [] if found is None else [found]
+        return found
+
     def confirm(self, held: Features, deadline: Deadline) -> str | None:
         """Ask the oracle's second means."""
         return self._oracle.confirm(held, deadline)

@@ -125,6 +125,20 @@ class SignOracle:
         self._replay(found, held)
         return self._lost_at(self._moved_back(found), held)
 
+    def few(self, count: int, deadline: Deadline) -> Lost | None:
+        """Decide by clauses that count the changed features. Raises UndecidedError, UnsoundAnswerError, ResourceError."""
+        region = replace(self.decision.region, norm=Norm.L0, most=count)
+        found = constraints(self.decision.folded, region, *self._asked)
+        if not found.rival_classes:
+            return None
+        written = _written(found)
+        solver = Assumptions(written.clauses, [])
+        try:
+            model, _ = solver.solve([], deadline)
+        finally:
+            solver.close()
+        return None if model is None else self._lost_at(self._moved_back(written.input_levels(model)), NOTHING)
+
     def _lost_at(self, levels: IntArray, held: Features) -> Lost:
         self._replay(levels, held)
         changed = frozenset(np.flatnonzero(levels != self.decision.region.centre).tolist())
