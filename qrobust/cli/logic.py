@@ -23,6 +23,7 @@ from qrobust.interval import FloatArray, down, round_fraction_up, up
 from qrobust.logic.counting import Counter, Disagreement, Flips, Influence, Property, count
 from qrobust.logic.diagrams import MOST_NODES, Diagram, region_of
 from qrobust.logic.explanation import Explanation, Size, explain, explanations
+from qrobust.logic.hashing import Factor
 from qrobust.logic.minimal import Method, Order
 from qrobust.logic.oracles import Kind
 from qrobust.logic.pictures import draw_diagram, draw_explanation, named, table
@@ -80,6 +81,7 @@ class CounterName(StrEnum):
     ENUMERATION = "enumeration"
     EXACT = "exact"
     APPROXIMATE = "approximate"
+    PARITIES = "parities"
 
 
 class PromiseName(StrEnum):
@@ -243,8 +245,13 @@ def count_command(
     feature: Annotated[str | None, typer.Option(help="Count the inputs whose label this feature alone can change.")] = None,
     label: Annotated[int | None, typer.Option(help="Count the inputs without this label; --input's own by default.")] = None,
     counter: Annotated[CounterName, typer.Option(help="Who counts.")] = CounterName.AUTO,
-    epsilon: Annotated[float, typer.Option(help="Of approximate counts: the share within epsilon.")] = 0.01,
-    delta: Annotated[float, typer.Option(help="Of approximate counts: with probability 1 - delta.")] = 0.001,
+    epsilon: Annotated[
+        float | None,
+        typer.Option(help="approximate: the share within epsilon [0.01]; parities: the count within 1 + epsilon times [0.8]."),
+    ] = None,
+    delta: Annotated[
+        float | None, typer.Option(help="Both with probability 1 - delta [approximate 0.001, parities 0.05].")
+    ] = None,
     zero: Zero = 1,
     step: Step = None,
     reach: Reach = None,
@@ -259,6 +266,7 @@ def count_command(
     qrobust bnn count model.npz --input "0, 1, 1" --eps 2 --norm hamming
     qrobust bnn count model.npz --copy smaller.npz
     qrobust bnn count model.npz --feature 3 --counter approximate --epsilon 0.02 --delta 0.01
+    qrobust bnn count model.npz --copy smaller.npz --counter parities --epsilon 0.5
     """
     if copy is not None and feature is not None:
         raise UsageError("--copy and --feature ask two questions: give one of them")
@@ -278,8 +286,11 @@ def count_command(
         raise UsageError("say what is counted: give --input, --label, --copy or --feature")
     else:
         asked = Flips(network, where, sign, label)
+    is_factor = counter is CounterName.PARITIES
+    own = {name: value for name, value in (("epsilon", epsilon), ("delta", delta)) if value is not None}
+    precision, factor = Precision(**({} if is_factor else own)), Factor(**(own if is_factor else {}))
     with show.waiting("counting", quiet=quiet or json):
-        found = count(asked, Counter(counter.value), precision=Precision(epsilon, delta), seed=seed, seconds=timeout)
+        found = count(asked, Counter(counter.value), precision=precision, factor=factor, seed=seed, seconds=timeout)
     if json:
         show.document(found.to_json() | {"network": {"name": network.name, "sha256": network.sha256}})
     else:
