@@ -281,18 +281,22 @@ def grid_of(step: str | None, reach: str | None, rounding: str) -> Grid | None:
 
 def named_point(given: str | None, row: int, read: ReadNetwork) -> FloatArray:
     """Return the named input in the network's order."""
+    values = point_values(given, row)
+    if len(values) != read.network.inputs:
+        raise ShapeError(f"an input has {len(values)} numbers, the model takes {read.network.inputs}")
+    return np.asarray(values[read.order])
+
+
+def point_values(given: str | None, row: int) -> FloatArray:
+    """Return the numbers of a named input, in the order in which they stand."""
     if given is None:
         raise UsageError("say where: give --input, or --vnnlib")
     if Path(given).suffix.lower() == ".csv":
         _, table = read_table(given)
         if not 1 <= row <= len(table):
             raise UsageError(f"--row is {row}, {given} has rows 1 to {len(table)}")
-        values = table[row - 1]
-    else:
-        values = np.array(numbers(given, "--input"))
-    if len(values) != read.network.inputs:
-        raise ShapeError(f"an input has {len(values)} numbers, the model takes {read.network.inputs}")
-    return np.asarray(values[read.order])
+        return np.asarray(table[row - 1])
+    return np.array(numbers(given, "--input"))
 
 
 def _where(where: Where, box: str | None, read: ReadNetwork) -> Ball | Box:

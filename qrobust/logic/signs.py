@@ -44,7 +44,7 @@ class SignDecision:
 
     network: BinarizedNetwork
     inputs: FloatArray
-    ranges: Ball | Box | None = None
+    ranges: Ball | Box | Levels | None = None
     label: int | None = None
     tie: TieRule = TieRule.FIRST
     zero: ZeroSign = ZeroSign.PLUS
