@@ -65,7 +65,7 @@ def test_an_explanation_overlies_a_square_image(capsys: pytest.CaptureFixture[st
         capsys, "bnn", "explain", str(tmp_path / "centre.npz"), "--input", image, "--picture", str(tmp_path / "overlay")
     )
     assert code == 0
-    assert "1 features (pixel (2, 2)) fix the label 1" in out
+    assert "1 feature (pixel (2, 2)) fixes the label 1" in out
     assert (tmp_path / "overlay.svg").exists()
 
 
