@@ -51,7 +51,7 @@ def test_explanations(capsys: pytest.CaptureFixture[str], model: Path, tmp_path:
     code, out, _ = run(capsys, "bnn", "explain", str(model), "--input", "1, 1, 1", *options)
     assert code == 0
     assert "of least size" in out
-    assert picture.with_suffix(".csv").read_text().splitlines()[0] == "feature,name,value,unit"
+    assert picture.with_suffix(".csv").read_text().splitlines()[0] == "feature,name,value,unit,said"
     assert len(picture.with_suffix(".csv").read_text().splitlines()) == 3
     assert picture.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 

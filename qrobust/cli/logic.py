@@ -30,7 +30,7 @@ from qrobust.logic.explanation import Explanation, Size, explain, explanations
 from qrobust.logic.hashing import Factor
 from qrobust.logic.minimal import Method, Order
 from qrobust.logic.oracles import Kind
-from qrobust.logic.pictures import draw_diagram, draw_explanation, named, table
+from qrobust.logic.pictures import Held, draw_diagram, draw_explanation, named, table
 from qrobust.logic.reals import Promise, RealDecision, RealOracle
 from qrobust.logic.sampling import Precision
 from qrobust.logic.sentential import compile_sentential
@@ -171,9 +171,10 @@ def explain_command(
     if json:
         show.document(document)
     if picture is not None and found and found[0].features is not None:
-        title = _sentence(found[0], told, about, wide)
-        written = draw_explanation(found[0], inputs, features, title, picture)
-        write_whole(picture.with_suffix(".csv"), table(found[0], inputs, features).encode())
+        title = _sentence(found[0], told, about).split(" [")[0]
+        held = _held(found[0], about, wide)
+        written = draw_explanation(found[0], inputs, features, held, title=title, path=picture)
+        write_whole(picture.with_suffix(".csv"), table(found[0], inputs, features, held).encode())
         show.line(f"Wrote {', '.join(map(str, written))}, {picture.with_suffix('.csv')}.", quiet=quiet or json)
     raise typer.Exit(0 if complete else 3)
 
@@ -207,6 +208,24 @@ def _ranges(oracle: SignOracle | RealOracle, found: Explanation, seconds: float)
     if not isinstance(oracle, SignOracle) or found.kind is not Kind.ABDUCTIVE or found.features is None:
         return None
     return widened(oracle.decision, frozenset(found.features), seconds=seconds)
+
+
+def _held(found: Explanation, about: About, wide: Ranges | None) -> Held:
+    """Return what is said of each feature of an explanation: its range, its value, or that it may change."""
+    words, ends = list[str](), list[tuple[float, float]]()
+    for place in found.features or ():
+        feature, value = about.features[place], float(about.shown[place])
+        whole = tuple(value if end is None else end for end in (feature.lower, feature.upper))
+        if found.kind is Kind.CONTRASTIVE:
+            words.append(f"{feature.name} may change")
+            ends.append((whole[0], whole[1]))
+        elif wide is not None and about.code is not None:
+            words.append(about.words(place, wide.lower, wide.upper))
+            ends.append(about.code.values_of(place, int(wide.lower[place]), int(wide.upper[place])))
+        else:
+            words.append(f"{feature.name} = {value:.10g} {feature.unit}".strip())
+            ends.append((value, value))
+    return Held(tuple(words), tuple(ends))
 
 
 def _named(names: str | None, features: tuple[Feature, ...]) -> tuple[Feature, ...]:
