@@ -171,7 +171,7 @@ def explain_command(
     if json:
         show.document(document)
     if picture is not None and found and found[0].features is not None:
-        title = _sentence(found[0], told, about).split(" [")[0]
+        title = _sentence(found[0], told, about, shown=0).split(" [")[0]
         held = _held(found[0], about, wide)
         written = draw_explanation(found[0], inputs, features, held, title=title, path=picture)
         write_whole(picture.with_suffix(".csv"), table(found[0], inputs, features, held).encode())
@@ -252,15 +252,16 @@ def _ranks(last: str | None, features: tuple[Feature, ...], oracle: SignOracle |
     return [place for place in oracle.ranks if place not in kept] + kept[::-1]
 
 
-def _sentence(found: Explanation, label: str, about: About, wide: Ranges | None = None) -> str:
+def _sentence(found: Explanation, label: str, about: About, wide: Ranges | None = None, *, shown: int = SHOWN) -> str:
     if found.features is None:
         text = "no explanation was found" if found.reason else "none exists, whatever the features"
     else:
         ends = () if wide is None else (wide.lower, wide.upper)
-        words = [about.words(place, *ends) for place in found.features[:SHOWN]]
-        words += ["..."] if len(found.features) > SHOWN else []
+        words = [about.words(place, *ends) for place in found.features[:shown]]
+        words += ["..."] if words and len(found.features) > shown else []
         count = len(found.features)
-        own = f"{count} {'feature' if count == 1 else 'features'} ({', '.join(words)})" if words else "no feature"
+        own = f"{count} {'feature' if count == 1 else 'features'}" + (f" ({', '.join(words)})" if words else "")
+        own = own if count else "no feature"
         verb = "fixes the label" if count == 1 else "fix the label"
         what = verb if found.kind is Kind.ABDUCTIVE else "can change and lose the label"
         text = f"{own} {what} {label}; {found.how_small}"

@@ -25,7 +25,7 @@ from qrobust.plotting import new_figure, save_figure
 
 MOST_DRAWN = 200  # nodes
 MOST_LINES = 12  # features
-TITLE_WIDTH = 90  # characters
+TITLE_WIDTH = 84  # characters
 COLOURS = {Kind.ABDUCTIVE: "#0072b2", Kind.CONTRASTIVE: "#d55e00"}
 LEAST_SIDE = 5  # pixels of the least square that counts as an image
 
@@ -64,6 +64,8 @@ def draw_explanation(
 
     Raises    OutputError
     """
+    from matplotlib.colors import ListedColormap
+
     side = math.isqrt(len(inputs))
     is_image = side * side == len(inputs) and side >= LEAST_SIDE and all(feature.lower is None for feature in features)
     own = found.features or ()
@@ -71,8 +73,9 @@ def draw_explanation(
     shown, colour = axes[0, 0], COLOURS[found.kind]
     if is_image:
         shown.imshow(np.asarray(inputs).reshape(side, side), cmap="gray_r", interpolation="nearest")
-        places = np.array(own, dtype=np.int64)
-        shown.scatter(places % side, places // side, s=(150 / side) ** 2, marker="s", c=colour, alpha=0.6, linewidths=0)
+        marked = np.full(side * side, np.nan)
+        marked[list(own)] = 1.0
+        shown.imshow(marked.reshape(side, side), cmap=ListedColormap([colour]), alpha=0.65, interpolation="nearest")
         shown.set_xlabel("column")
         shown.set_ylabel("row")
     else:
@@ -82,7 +85,7 @@ def draw_explanation(
         shown.set_xlim(-0.02, 1.02)
         shown.set_ylim(max(len(drawn), 1) - 0.4, -0.9)
         shown.axis("off")
-    shown.set_title("\n".join(textwrap.wrap(title, TITLE_WIDTH)), fontsize=9)
+    shown.set_title("\n".join(textwrap.wrap(title, TITLE_WIDTH, break_on_hyphens=False)), fontsize=9)
     return save_figure(figure, path)
 
 
