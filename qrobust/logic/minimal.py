@@ -65,37 +65,53 @@ class _Deletion:
     """
 
     def __init__(self, side: Side, start: Features, ranks: Sequence[int]) -> None:
-        self.side, self.kept, self.is_minimal = side, start, True
+        self.side, self.kept = side, start
         self._waiting, self._size = list(ranks), max(WINDOW, len(ranks) // 4)
+        self._open: list[int] = []  # what one question left undecided
+
+    @property
+    def is_minimal(self) -> bool:
+        """Whether each feature that is kept was shown to be needed."""
+        return not self._waiting and self.kept.isdisjoint(self._open)
 
     def run(self, deadline: Deadline) -> None:
         """Settle all that wait. Raises UndecidedError at the deadline."""
         while self._waiting:
             block = frozenset(self._waiting[: self._size])
             if self._size > WINDOW:
-                is_out = self._leave_out(block, (self.kept - block, self.kept), deadline)[0]
+                is_out = self._leave_out(block, (self.kept - block, self.kept), deadline.part())[0]
                 self._size = 2 * self._size if is_out else max(WINDOW, self._size // 4)
             else:
                 self._settle(block, deadline)
+        self._ask_again(deadline)
+
+    def _ask_again(self, deadline: Deadline) -> None:
+        """Ask about what was left undecided with all the time that is left, shared evenly."""
+        for place, feature in enumerate(again := self._open):
+            if feature in self.kept:
+                longer = Deadline.after(deadline.left() / (len(again) - place))
+                missed = self._leave_out(frozenset({feature}), (self.kept - {feature}, self.kept), longer)[1]
+                if missed is not None:
+                    self._open = [one for one in self._open if one != feature]
 
     def _settle(self, window: Features, deadline: Deadline) -> None:
         between, size = (self.kept - window, self.kept), 1
         while waiting := [feature for feature in self._waiting if feature in window]:
             block = frozenset(waiting[:size])
-            is_out, missed = self._leave_out(block, between, deadline)
+            is_out, missed = self._leave_out(block, between, deadline.part())
             if is_out:
                 size *= 2
             elif size > 1:
                 size = max(1, size // 4)
             else:
-                self.is_minimal &= missed is not None
+                self._open += [] if missed is not None else block
                 needed = block if missed is None else block | self.side.needed(missed, self.kept, frozenset(self._waiting))
                 self._waiting = [feature for feature in self._waiting if feature not in needed]
 
     def _leave_out(self, block: Features, between: Between, deadline: Deadline) -> tuple[bool, Features | None]:
         """Leave a block out if what remains explains; else return the dual set that it misses, None if it stays undecided."""
         try:
-            holds, part = self.side.holds(self.kept - block, deadline.part(), between)
+            holds, part = self.side.holds(self.kept - block, deadline, between)
         except UndecidedError:
             return False, None
         if holds:

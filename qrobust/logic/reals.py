@@ -24,7 +24,7 @@ from qrobust.errors import BackendUnavailableError, DomainError, ShapeError, Uns
 from qrobust.interval import FloatArray
 from qrobust.layers import Activation, Dense, read_only
 from qrobust.logic.oracles import NOTHING, Deadline, Features, Fixed, Lost, UndecidedError
-from qrobust.network import Network
+from qrobust.network import FloatArithmetic, Network, logits
 from qrobust.perturbations import Absolute
 from qrobust.queries import HALF, GlobalLabel, LabelQuery, LocalLabel
 from qrobust.search import Budget
@@ -101,7 +101,8 @@ class RealOracle:
         self._session = Session()
         self._proved: list[tuple[Features, str]] = []
         self.features: Features = frozenset(range(decision.network.inputs))
-        self.ranks = tuple(range(decision.network.inputs))
+        influence = _influence(decision)
+        self.ranks = sorted(self.features, key=lambda feature: (float(influence[feature]), feature))
 
     def __enter__(self) -> RealOracle:
         return self
@@ -152,3 +153,15 @@ class RealOracle:
             if answer.verdict is Verdict.ROBUST:
                 return name
         return None
+
+
+def _influence(decision: RealDecision) -> FloatArray:
+    """Return how far each feature alone can move a logit, at the ends of its range, as floats say. Shape: (features,)."""
+    own, box = decision.inputs, decision.box.box
+    points = np.repeat(own[None], 2 * len(own) + 1, axis=0)
+    places = np.arange(len(own))
+    points[places, places], points[places + len(own), places] = box.lower, box.upper
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = logits(decision.network, points, FloatArithmetic())
+        moved = np.abs(found[:-1] - found[-1]).max(axis=1).reshape(2, -1).max(axis=0)
+    return np.asarray(np.nan_to_num(moved, nan=np.inf), dtype=np.float64)
