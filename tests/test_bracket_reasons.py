@@ -125,6 +125,24 @@ def test_a_bracket_says_itself_what_it_takes(capsys: pytest.CaptureFixture[str],
     for options, words in (
         (("--input", "8, 0.2"), "takes 3 features or 6 bits"),
         (("--input", "8, 0.2, 9"), "mass is 9, the box allows [0, 4]"),
+        (("--input", "8, 0.2, 3", "--eps", "-1"), "must not be negative"),
+        (("--input", "8, 0.2, 3", "--names", "a,b,c"), "names its features itself"),
         (("--input", "8, 0.2, 3", "--step", "1", "--range", "0:1"), "leave --step and --range out"),
     ):
         assert words in refused(capsys, "bnn", "explain", str(saved), *options)
+
+
+def test_a_full_table_is_refused_with_its_figure(capsys: pytest.CaptureFixture[str], saved: Path) -> None:
+    for nodes in (2, 5, 8):
+        assert "stopped at" in refused(capsys, "bnn", "compile", str(saved), "--nodes", str(nodes))
+
+
+def test_a_ball_about_an_input_is_one_of_its_features(capsys: pytest.CaptureFixture[str], saved: Path) -> None:
+    """Within 1 of (8, 0.2, 3.5) the length keeps two cells and the ratio both: the mass alone can lose the label."""
+    code, out, _ = run(capsys, "bnn", "explain", str(saved), "--input", "8, 0.2, 3.5", "--eps", "1")
+    assert code == 0
+    assert out.startswith("abductive: 1 feature (mass >= 3 kg) fixes the label b")
+    code, out, _ = run(capsys, "bnn", "explain", str(saved), "--input", "8, 0.2, 3.5", "--eps", "0.1")
+    assert "no feature is needed" in out
+    code, out, _ = run(capsys, "bnn", "compile", str(saved), "--copy", str(saved))
+    assert (code, "equivalent" in out) == (0, True)

@@ -142,6 +142,8 @@ def explain_command(
         if real
         else _sign_oracle(read_reasoned(model, grid_of(step, reach, "half-even"), given, row, eps), label, (tie, zero))
     )
+    if names is not None and about.code is not None:
+        raise UsageError("a bracket names its features itself: leave --names out")
     features, inputs = _named(names, about.features), about.shown
     about, ranks = replace(about, features=features), _ranks(last, features, oracle)
     with oracle, show.waiting("explaining", quiet=quiet or json):
@@ -262,7 +264,7 @@ def _sentence(found: Explanation, label: str, about: About, wide: Ranges | None 
         count = len(found.features)
         own = f"{count} {'feature' if count == 1 else 'features'}" + (f" ({', '.join(words)})" if words else "")
         own = own if count else "no feature"
-        verb = "fixes the label" if count == 1 else "fix the label"
+        verb = "fix the label" if count > 1 else "fixes the label" if count else "is needed: whatever all do, the label is"
         what = verb if found.kind is Kind.ABDUCTIVE else "can change and lose the label"
         text = f"{own} {what} {label}; {found.how_small}"
     by = f", confirmed by {', '.join(found.confirmed_by)}" if found.confirmed_by else ""

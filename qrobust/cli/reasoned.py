@@ -19,7 +19,7 @@ from qrobust.binarized.queries import Levels
 from qrobust.binarized.thermometer import Thermometer
 from qrobust.cli.bnn import named_point, point_values
 from qrobust.cli.options import UsageError
-from qrobust.errors import ShapeError, UnsupportedError
+from qrobust.errors import DomainError, ShapeError, UnsupportedError
 from qrobust.exact import to_fraction
 from qrobust.interval import FloatArray, down, round_fraction_up, up
 from qrobust.layers import IntArray
@@ -77,6 +77,8 @@ def read_reasoned(
     Raises    UsageError, ShapeError, DomainError, UnsupportedError and what reading raises
     """
     radius = None if eps is None else to_fraction(eps)
+    if radius is not None and radius < 0:
+        raise DomainError(f"--eps is {eps}, a radius must not be negative: give 0 or more")
     if model.suffix.lower() in NATIVE and read_section(model, SECTION) is not None:
         if grid is not None:
             raise UsageError("a bracket says itself what its inputs are: leave --step and --range out")

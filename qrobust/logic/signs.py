@@ -19,6 +19,7 @@ from functools import cached_property
 import numpy as np
 
 from qrobust.answers import Verdict
+from qrobust.binarized.attack import attack
 from qrobust.binarized.cnf import Formula, formula
 from qrobust.binarized.constraints import Constraints, constraints
 from qrobust.binarized.folding import Folded, TieRule, ZeroSign, over
@@ -31,6 +32,7 @@ from qrobust.layers import IntArray, read_only
 from qrobust.logic.oracles import NOTHING, Deadline, Features, Fixed, Lost
 from qrobust.logic.sat import Assumptions
 
+ATTACK_SHARE = 0.05  # of the time
 MOST_CHUNKS = 256  # inputs evaluated at a time as one is moved back
 
 
@@ -118,8 +120,11 @@ class SignOracle:
         return own
 
     def ask(self, held: Features, deadline: Deadline, always: Features = NOTHING) -> Fixed | Lost:
-        """Answer by intervals or the SAT solver. Raises UndecidedError, UnsoundAnswerError."""
-        found = self._question(always & self.features).solve(held, deadline)
+        """Answer by an attack, intervals or the SAT solver. Raises UndecidedError, UnsoundAnswerError."""
+        always &= self.features
+        own = self._questions.get(bool(always))
+        lost = self._attacked(held, deadline) if own is None or own.always != always else None
+        found = self._question(always).solve(held, deadline) if lost is None else lost
         if not isinstance(found, np.ndarray):
             return Fixed(found)
         self._replay(found, held)
@@ -138,6 +143,12 @@ class SignOracle:
         finally:
             solver.close()
         return None if model is None else self._lost_at(self._moved_back(written.input_levels(model)), NOTHING)
+
+    def _attacked(self, held: Features, deadline: Deadline) -> IntArray | None:
+        """Look for an input that loses the label before clauses are written, which takes longer."""
+        region, rng = _narrowed(self.decision.region, held), np.random.default_rng(0)
+        network = over(self.decision.folded, region.lower, region.upper)
+        return attack(network, region, *self._asked, seconds=ATTACK_SHARE * deadline.left(), rng=rng)
 
     def _lost_at(self, levels: IntArray, held: Features) -> Lost:
         self._replay(levels, held)
