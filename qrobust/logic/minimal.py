@@ -177,9 +177,15 @@ def least(side: Side, start: Features, ranks: Sequence[int], deadline: Deadline)
 
 
 def _fewest(side: Side, best: Features, deadline: Deadline) -> tuple[Features, int]:
-    """Return a smaller set whose change loses the label, and a size that none is below: one more feature at a time."""
+    """Return a smaller set whose change loses the label, and a size that none is below: by halves, then one by one."""
     lower = 0
     try:
+        while (half := len(best) // 2) and (found := side.oracle.few(half, deadline.part())) is not None:
+            best = found.changed
+    except UndecidedError:
+        half = 0
+    try:
+        lower = half + 1 if half else 0
         while lower < len(best):
             found = side.oracle.few(lower, deadline)
             if found is None:
