@@ -23,7 +23,7 @@ from qrobust.logic.oracles import Kind
 from qrobust.logic.sentential import compile_sentential
 from qrobust.logic.signs import SignDecision, SignOracle
 
-IMAGES, SECONDS = 3, 10.0
+IMAGES, SECONDS = 10, 10.0
 RECIPES = (("ternary-l1-stable", "7/10"), ("binmask-cbd-pgd", "7/10"))  # and how far each pixel ranges
 NAMED_SIZES = (("subset", Size.SUBSET), ("least", Size.LEAST))
 COUNTED = (16, 32, 64, 96)
@@ -78,7 +78,7 @@ def counted(say: Say) -> list[Fact]:
     for bits in COUNTED:
         network, copy = random_network(bits, 0), random_network(bits, 1)
         asked = Disagreement(network, Ball(np.zeros(bits), Fraction(1)), copy=copy)
-        for counter in (Counter.ENUMERATION, Counter.EXACT, Counter.APPROXIMATE):
+        for counter in (Counter.ENUMERATION, Counter.EXACT, Counter.APPROXIMATE, Counter.PARITIES):
             if counter is Counter.ENUMERATION and bits > 20:  # 2^20 inputs are tried in seconds, more take minutes
                 continue
             found = count(asked, counter, seconds=120)

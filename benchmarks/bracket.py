@@ -61,9 +61,9 @@ WORKS = (
     Work("ATH-ReLU-male", "ath_relu", "male", _athletes),
     Work("ATH-Linear-male", "ath_linear", "male", _athletes),
     Work("breast-cancer-malignant", "breast_cancer", "malignant", lambda: load_bundled("breast_cancer", CANCER).inputs),
-    Work("iris-setosa", "iris", "setosa", _iris, (2, 3), hidden=(48,), starts=2),
-    Work("iris-versicolor", "iris", "versicolor", _iris, (2, 3), hidden=(48,), starts=2),
-    Work("iris-virginica", "iris", "virginica", _iris, (2, 3), hidden=(48,), starts=2),
+    Work("iris-setosa", "iris", "setosa", _iris, (2, 3), hidden=(128,), starts=1),
+    Work("iris-versicolor", "iris", "versicolor", _iris, (2, 3), hidden=(128,), starts=1),
+    Work("iris-virginica", "iris", "virginica", _iris, (2, 3), hidden=(128,), starts=1),
 )
 
 Fact = tuple[str, float | None, str, dict[str, Any]]

@@ -188,7 +188,7 @@ def test_sat_enumeration_and_the_count_of_flips(batch: int) -> None:
         if asked.region.norm is Norm.LINF and asked.flips <= COUNTED:
             counted += asked.flips > 0
             assert flips(asked, found, formula(found, Encoding.TOTALIZER)) == asked.flips, where
-    assert min(seen.values()) >= 5
+    assert min(seen.values()) >= 2  # intervals answer most of the rest
     assert counted >= 10
 
 

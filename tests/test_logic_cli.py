@@ -51,7 +51,7 @@ def test_explanations(capsys: pytest.CaptureFixture[str], model: Path, tmp_path:
     code, out, _ = run(capsys, "bnn", "explain", str(model), "--input", "1, 1, 1", *options)
     assert code == 0
     assert "of least size" in out
-    assert picture.with_suffix(".csv").read_text().splitlines()[0] == "feature,name,value,unit"
+    assert picture.with_suffix(".csv").read_text().splitlines()[0] == "feature,name,value,unit,said"
     assert len(picture.with_suffix(".csv").read_text().splitlines()) == 3
     assert picture.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
@@ -65,7 +65,7 @@ def test_an_explanation_overlies_a_square_image(capsys: pytest.CaptureFixture[st
         capsys, "bnn", "explain", str(tmp_path / "centre.npz"), "--input", image, "--picture", str(tmp_path / "overlay")
     )
     assert code == 0
-    assert "1 features (pixel (2, 2)) fix the label 1" in out
+    assert "1 feature (pixel (2, 2)) fixes the label 1" in out
     assert (tmp_path / "overlay.svg").exists()
 
 
@@ -77,7 +77,7 @@ def test_ordinary_networks_and_roundings(capsys: pytest.CaptureFixture[str]) -> 
     assert document["names"][0] == "sepal length"
     code, out, _ = run(capsys, "bnn", "explain", IRIS, *options, "--eps", "0.1", "--scheme", "int16")
     assert code == 0
-    assert "fix the label" in out
+    assert "no feature is needed: whatever all do, the label is versicolor" in out
 
 
 def test_counts(capsys: pytest.CaptureFixture[str], model: Path, copy: Path) -> None:

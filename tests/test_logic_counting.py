@@ -14,6 +14,7 @@ from qrobust.backends.worker import Worker
 from qrobust.binarized import Ball, BinarizedNetwork, Block, Grid, Norm, fold
 from qrobust.errors import DomainError, NumberError, ResourceError, ShapeError
 from qrobust.logic.counting import Count, Counter, Disagreement, Flips, Influence, Property, count
+from qrobust.logic.hashing import Factor, by_parities
 from qrobust.logic.labels import size_of
 from qrobust.logic.sampling import Precision, drawn, ends
 from tests.binarized import all_levels, ball, network, sparse_dense
@@ -71,8 +72,11 @@ def test_counts_are_those_of_all_inputs(worker: Worker, seed: int) -> None:
         for counter in (Counter.ENUMERATION, Counter.EXACT):
             found = count(asked, counter, worker=worker)
             assert (found.lower, found.upper, found.total) == (expected, expected, total)
-        found = count(asked, Counter.APPROXIMATE, precision=Precision(0.1, 1e-6))
-        assert found.lower <= expected <= found.upper  # repeatable: the seed is fixed
+        for found in (
+            count(asked, Counter.APPROXIMATE, precision=Precision(0.1, 1e-6)),
+            count(asked, Counter.PARITIES, factor=Factor(0.8, 0.05), worker=worker),
+        ):
+            assert found.lower <= expected <= found.upper  # repeatable: the seed is fixed
 
 
 def parity_like(bits: int) -> BinarizedNetwork:
@@ -157,3 +161,74 @@ def test_draws_are_uniform(norm: Norm) -> None:
     assert len(inputs) == size_of(region)
     expected = 40_000 / len(inputs)
     assert np.abs(many - expected).max() < 6 * np.sqrt(expected)
+
+
+def satisfying(clauses: list[list[int]], top: int, counted: list[int]) -> int:
+    """How many values of the counted variables extend to a solution, by trying all."""
+    values = np.array(list(np.ndindex(*(2,) * top)), dtype=np.bool_)
+    good = np.ones(len(values), dtype=np.bool_)
+    for clause in clauses:
+        good &= np.any([values[:, abs(literal) - 1] == (literal > 0) for literal in clause], axis=0)
+    return len(np.unique(values[good][:, [variable - 1 for variable in counted]], axis=0))
+
+
+def random_problem(rng: np.random.Generator) -> tuple[list[list[int]], int, list[int]]:
+    """A few clauses over up to 12 variables, some of these free, some forced equal, some not counted."""
+    top = int(rng.integers(8, 13))
+    clauses = []
+    for _ in range(rng.integers(0, 9)):
+        own = rng.choice(top, size=rng.integers(1, 4), replace=False) + 1
+        clauses.append((own * rng.choice([-1, 1], size=len(own))).tolist())
+    if rng.random() < 0.3:
+        clauses += [[1, -2], [-1, 2]]
+    counted = np.sort(rng.choice(top, size=rng.integers(5, top + 1), replace=False) + 1)
+    return clauses, top, counted.tolist()
+
+
+def test_counts_by_parities_hold_as_often_as_they_say() -> None:
+    """Of 200 random formulas at most a share delta is off by more than the factor; what is said to be exact is."""
+    rng, factor, wrong, estimated = np.random.default_rng(0), Factor(0.8, 0.2), 0, 0
+    for seed in range(200):
+        clauses, top, counted = random_problem(rng)
+        expected = satisfying(clauses, top, counted)
+        low, high = by_parities((clauses, top, counted), factor, seed)
+        assert high <= max(factor.limit, (1 + factor.epsilon) ** 2 * low * 1.05)
+        if low == high:
+            assert low == expected
+        else:
+            estimated += 1
+            wrong += not low <= expected <= high
+    assert estimated >= 60
+    assert wrong <= factor.delta * estimated
+
+
+def test_rare_inputs_are_bounded_from_below_by_parities_alone(worker: Worker) -> None:
+    """At least 18 of 24 bits set, where draws of so many inputs see one in a hundred only."""
+    bits = 24
+    block = Block(sparse_dense(np.ones((1, bits)), np.array([-17.5])))
+    rare = BinarizedNetwork(Grid.of(1, 0, 1), (block,), sparse_dense(np.array([[-1.0], [1.0]])))
+    expected = int(sum(comb(bits, k) for k in range(bits + 1) if k >= 18))
+    asked = Flips(rare, Ball(np.zeros(bits), Fraction(1)), label=0)
+    found = count(asked, Counter.PARITIES, worker=worker, seconds=120)
+    assert 0 < found.lower <= expected <= found.upper <= 3.25 * found.lower
+    assert found.assurance is Assurance.STATISTICAL
+    assert "within a factor" in str(found)
+
+
+def test_auto_turns_to_draws_where_clauses_would_be_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Flips) -> None:
+        raise ResourceError("there would be too many clauses")
+
+    monkeypatch.setattr(Flips, "problem", refuse)
+    asked = Flips(parity_like(30), Ball(np.zeros(30), Fraction(1)))
+    found = count(asked, precision=Precision(0.1, 0.01))
+    assert found.counter is Counter.APPROXIMATE
+    assert "too many clauses" in found.reason
+    with pytest.raises(ResourceError, match="too many clauses"):
+        count(asked, Counter.EXACT)
+
+
+def test_bad_factors_are_refused() -> None:
+    for epsilon, delta in ((0.0, 0.1), (1.0, 0.0), (1.0, 1.0), (float("nan"), 0.1)):
+        with pytest.raises(NumberError, match="parities"):
+            Factor(epsilon, delta)

@@ -26,7 +26,7 @@ from qrobust.logic import (
     explain,
     explanations,
 )
-from qrobust.logic.oracles import Deadline, Features, Fixed, Lost, UndecidedError
+from qrobust.logic.oracles import NOTHING, Deadline, Features, Fixed, Lost, UndecidedError
 from qrobust.network import Network, Output
 from qrobust.perturbations import Absolute
 from tests.binarized import all_levels, sparse_dense
@@ -119,9 +119,16 @@ class Liar:
     """An oracle of two features that says that none is needed; a second solver knows better."""
 
     features: Features = frozenset({0, 1})
+    ranks = (0, 1)
 
-    def ask(self, held: Features, deadline: Deadline) -> Fixed | Lost:
+    def ask(self, held: Features, deadline: Deadline, always: Features = NOTHING) -> Fixed | Lost:
         return Fixed(frozenset())
+
+    def others(self, changed: Features, kept: Features, wanted: Features) -> list[Lost]:
+        return []
+
+    def few(self, count: int, deadline: Deadline) -> Lost | None:
+        raise UndecidedError("it does not count")
 
     def confirm(self, held: Features, deadline: Deadline) -> str | None:
         raise UnsoundAnswerError("it does not hold")
@@ -136,14 +143,14 @@ def test_a_lying_solver_is_found_out(kind: Kind) -> None:
 class Forgetful(SignOracle):
     """Leaves a feature out of each core."""
 
-    def ask(self, held: Features, deadline: Deadline) -> Fixed | Lost:
-        answer = super().ask(held, deadline)
+    def ask(self, held: Features, deadline: Deadline, always: Features = NOTHING) -> Fixed | Lost:
+        answer = super().ask(held, deadline, always)
         return Fixed(frozenset(sorted(answer.core)[1:])) if isinstance(answer, Fixed) else answer
 
 
 def test_wrong_cores_give_an_error_or_an_explanation_that_is_true() -> None:
     caught = 0
-    for seed in range(30):
+    for seed in SEEDS:
         asked = decision(seed)
         with Forgetful(asked) as oracle:
             try:
@@ -174,8 +181,15 @@ class Slow:
     """An oracle that answers about everything held, and leaves all else undecided."""
 
     features: Features = frozenset({0, 1, 2})
+    ranks = (0, 1, 2)
 
-    def ask(self, held: Features, deadline: Deadline) -> Fixed | Lost:
+    def others(self, changed: Features, kept: Features, wanted: Features) -> list[Lost]:
+        return []
+
+    def few(self, count: int, deadline: Deadline) -> Lost | None:
+        raise UndecidedError("it does not count")
+
+    def ask(self, held: Features, deadline: Deadline, always: Features = NOTHING) -> Fixed | Lost:
         if held != self.features:
             raise UndecidedError("too hard")
         return Fixed(held)

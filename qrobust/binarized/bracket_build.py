@@ -2,7 +2,8 @@
 
 Method    1. cells of the domain, by volume, and those of rows of data, labelled by f: an answer is wanted of a cell where f
              gives it throughout;
-          2. each half is trained with a loss that punishes a wrong yes;
+          2. each half is first put together from boxes on which its claim is proved (`bracket_boxes`), where it has one
+             hidden layer, and is then trained with a loss that punishes a wrong yes;
           3. the least output threshold with which it is right everywhere is found and proved (`bracket_proof`);
           4. the cells of the search's wrong points are added, and the half is trained on; the round that answers most is kept.
              The last word has the threshold: high enough, a half is silent and therefore right
@@ -30,6 +31,7 @@ from qrobust.binarized.bracket import (
     coverage_of_rows,
     coverage_of_volume,
 )
+from qrobust.binarized.bracket_boxes import Cells, boxes_half
 from qrobust.binarized.bracket_proof import Claim, GreatestWrongSum, Sums, greatest_wrong_sum, half_of
 from qrobust.binarized.bracket_training import Recipe, first_latent, train_half
 from qrobust.binarized.thermometer import Thermometer
@@ -43,8 +45,10 @@ MOST_POINTS = 2**14  # of the domain, uniform, where there are more cells than t
 AT_ONCE = 2**12  # cells labelled at a time
 DATA_SHARE = 0.5  # of the weight of all points goes to rows of data, where there are any
 WRONG_SHARE = 0.25  # of the weight of all points goes to wrong points, once there are any
+BOX_SHARE = 0.4  # of the time that is left goes to boxes
 PROOF_SHARE = 0.5  # of the time that is left goes to one proof, at most
 MOST_PROOF_BOXES = 400_000
+TRIED = 64  # points, of which one shows that a lesser threshold is wrong
 MOST_WRONG = 20_000  # points kept for training
 LEAST_SECONDS = 0.5  # of one proof, even where time is up: what is returned is proved
 Say = Callable[[str], None]
@@ -86,7 +90,8 @@ class Built:
 
     @property
     def is_silent(self) -> bool:
-        return self.volume.answered == 0
+        """Whether it answers nothing that was looked at: no part of the volume, and no row."""
+        return self.volume.answered == 0 and (self.rows is None or self.rows.answered == 0)
 
     def to_json(self) -> dict[str, Any]:
         """Return what was found as JSON values."""
@@ -210,6 +215,12 @@ class _Builder:
             say(str(one))
             yield one
         material = self._material()
+        if (half := self._of_boxes(material)) is not None:
+            one = self._proved(half, f"{self.claim.side.word}, boxes", self._surely(half, material))
+            say(str(one))
+            yield one
+            if time.monotonic() > self.deadline:
+                return
         for start in range(1, self.plan.starts + 1):
             latent = first_latent(self.plan.recipe, self.code, self.code.bits_of(material.codes), self.rng)
             for number in range(1, self.plan.rounds + 1):
@@ -222,6 +233,15 @@ class _Builder:
                 if time.monotonic() > self.deadline:
                     return
                 material = self._with_wrong(material, one.found.wrong)
+
+    def _of_boxes(self, material: _Material) -> Half | None:
+        """Return a half of proved boxes; None where it is to have other than one hidden layer, or nothing is wanted."""
+        sizes, wanted = self.plan.recipe.hidden, material.wanted
+        if len(sizes) != 1 or not wanted.any():
+            return None
+        cells = Cells(material.codes[wanted], material.weights[wanted])
+        deadline = time.monotonic() + BOX_SHARE * (self.deadline - time.monotonic())
+        return boxes_half(self.claim, self.code, cells, sizes[0], deadline, self.rng)
 
     def _material(self) -> _Material:
         """Return the cells to train on: all, or those of random points; those of rows of data weigh as much together."""
@@ -252,10 +272,24 @@ class _Builder:
         heavy = material.weights[~material.wanted].max(initial=0.0) or material.weights.mean()
         return _Material(codes, wanted, np.concatenate([material.weights, np.full(len(found), heavy)]))
 
-    def _proved(self, half: Half, name: str) -> Round:
-        """Set the threshold to the least that holds."""
-        seconds = max(PROOF_SHARE * (self.deadline - time.monotonic()), LEAST_SECONDS)
-        found = greatest_wrong_sum(self.claim, half, self.code, Budget(seconds, self.plan.boxes))
+    @property
+    def _budget(self) -> Budget:
+        return Budget(max(PROOF_SHARE * (self.deadline - time.monotonic()), LEAST_SECONDS), self.plan.boxes)
+
+    def _surely(self, half: Half, material: _Material) -> GreatestWrongSum | None:
+        """Return the greatest wrong sum of a half that speaks in proved boxes alone, where they are proved again; else None."""
+        found = greatest_wrong_sum(self.claim, half, self.code, self._budget, floor=half.threshold)
+        if found.upper > half.threshold:
+            return None
+        ends = self.code.ends(material.codes[~material.wanted])
+        points = ends.middle[self.claim.excess(ends.middle) >= 0][:TRIED]
+        witness = next((point for point in points if self.claim.fails_at(point)), None)
+        lower = -np.inf if witness is None else float(half.threshold)
+        return replace(found, lower=lower, upper=float(half.threshold), witness=witness)
+
+    def _proved(self, half: Half, name: str, known: GreatestWrongSum | None = None) -> Round:
+        """Set the threshold to the least that holds, found anew unless it is known."""
+        found = greatest_wrong_sum(self.claim, half, self.code, self._budget) if known is None else known
         least = -half.greatest - 1 if found.threshold is None else found.threshold
         fixed = replace(half, threshold=least).pruned()
         sums, side = Sums(fixed, self.code), self.claim.side.value

@@ -135,6 +135,26 @@ class Sums:
             lower, upper = first @ gain + last @ loss, last @ gain + first @ loss
         return np.asarray(lower)[:, 0], np.asarray(upper)[:, 0]
 
+    def speaking(self, threshold: int) -> tuple[IntArray, IntArray] | None:
+        """Return boxes of codes that hold all codes with greater sums, one for each sign; None where not one sign decides.
+
+        With one layer and a threshold of the least sum, one sign must be the output's. Shapes: low, high (signs, features)
+        """
+        if len(self._later) != 1 or threshold != -int(np.abs(self._later[0]).sum()):
+            return None
+        output = self._later[0][0]
+        used = np.flatnonzero(output)
+        sign, limit = output[used], self._thresholds[0][used]
+        parts = [np.array([most[c, c, used] for c in range(len(most))]) for _, most in self._parts]  # (codes, signs) each
+        reach = [np.where(sign > 0, part, -part) for part in parts]
+        need = np.where(sign > 0, limit, 1 - limit)
+        total = np.sum([part.max(axis=0) for part in reach], axis=0)
+        can = [total - part.max(axis=0) + part >= need for part in reach]
+        fires = np.logical_and.reduce([own.any(axis=0) for own in can])
+        low = np.stack([own.argmax(axis=0) for own in can], axis=1)
+        high = np.stack([len(own) - 1 - own[::-1].argmax(axis=0) for own in can], axis=1)
+        return low[fires].astype(np.int64), high[fires].astype(np.int64)
+
     def at(self, codes: IntArray) -> IntArray:
         """Return the sums at codes. Shapes: (batch, features); (batch,)."""
         return self.bounds(codes, codes)[1]
@@ -188,7 +208,10 @@ class _WrongTree:
 
     def roots(self) -> Nodes:
         boxes = Interval(self.code.box.lower[None], self.code.box.upper[None])
-        return self._bounded(boxes, np.array([np.inf]))
+        found = None if self.floor == -np.inf else self.sums.speaking(int(self.floor))
+        if found is not None and len(found[0]):
+            boxes = Interval(self.code.ends(found[0]).lower, self.code.ends(found[1]).upper)
+        return self._bounded(boxes, np.full(len(boxes), np.inf))
 
     def split(self, nodes: Nodes) -> Nodes | None:
         boxes = Interval(*nodes.parts)

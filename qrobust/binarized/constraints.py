@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qrobust.binarized.folding import Folded, Rivals, TieRule, row_sums
-from qrobust.binarized.queries import Region
+from qrobust.binarized.queries import Norm, Region
 from qrobust.layers import IntArray, SparseMatrix
 
 NO_LIMIT = 2**61  # above what any row of a folded network sums to
@@ -109,6 +109,21 @@ def row_bounds(matrix: SparseMatrix, ranges: IntArray) -> tuple[IntArray, IntArr
     most = matrix.data * ranges[matrix.indices]
     least = np.minimum(most, 0)
     return row_sums(least, matrix.indptr), row_sums(most - least, matrix.indptr)
+
+
+def _of_few(matrix: SparseMatrix, steps: tuple[IntArray, IntArray], count: int) -> tuple[IntArray, IntArray]:
+    """Return how far each row can fall and rise where so many variables change at most. Accepts steps: of each, down and up."""
+    rows, (down, up) = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr)), steps
+    found = []
+    for sign in (-1, 1):
+        factors = sign * matrix.data
+        gains = np.where(factors > 0, factors * up[matrix.indices], -factors * down[matrix.indices])
+        order = np.lexsort((-gains, rows))
+        rank = np.arange(len(rows)) - matrix.indptr[rows]
+        total = np.zeros(matrix.shape[0], dtype=np.int64)
+        np.add.at(total, rows, np.where(rank < count, gains[order], 0))
+        found.append(total)
+    return found[0], found[1]
 
 
 def constraints(folded: Folded, region: Region, label: int, tie: TieRule) -> Constraints:
@@ -207,7 +222,13 @@ class _Folding:
             divisor[sizes > 0] = np.gcd.reduceat(np.abs(rows.data), rows.indptr[:-1][sizes > 0])
         rows.data = rows.data // np.repeat(divisor, sizes)
         limit = -(-limit // divisor)
-        return rows, limit, *row_bounds(rows, self._ranges)
+        least, most = row_bounds(rows, self._ranges)
+        if self._region.norm is Norm.L0 and len(self._ranges) == len(self._pixels):
+            state = (self._region.centre - self._region.lower)[self._pixels]
+            fall, rise = _of_few(rows, (state, self._ranges - state), self._region.most)
+            own = rows @ state
+            least, most = np.maximum(least, own - fall), np.minimum(most, own + rise)
+        return rows, limit, least, most
 
     def _variables(self, rows: _Rows) -> tuple[IntArray, npt.NDArray[np.bool_]]:
         """Return the variables that rows are, each new or known, and whether they are the opposites of these."""

@@ -111,6 +111,11 @@ class Thermometer:
             lower[:, i], upper[:, i] = steps[codes[:, i]], steps[codes[:, i] + 1]
         return Interval(lower, upper)
 
+    def values_of(self, feature: int, lower: int, upper: int) -> tuple[float, float]:
+        """Return the ends of the values of a feature that codes from one to another stand for."""
+        steps = [self.box.lower[feature], *self.thresholds[feature].tolist(), self.box.upper[feature]]
+        return float(steps[lower]), float(steps[upper + 1])
+
     def shares(self, codes: IntArray) -> FloatArray:
         """Return the cells' shares of the box's volume, flat features left out. Shapes: codes (batch, features); (batch,)."""
         cells, wide = self.ends(codes), self.box.lower < self.box.upper

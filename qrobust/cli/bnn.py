@@ -328,10 +328,15 @@ def given_numbers(given: str | None, row: int, table_of: Callable[[Path], FloatA
 
 def named_point(given: str | None, row: int, read: ReadNetwork) -> FloatArray:
     """Return the named input in the network's order."""
-    values = given_numbers(given, row, lambda path: read_table(path)[1])
+    values = point_values(given, row)
     if len(values) != read.network.inputs:
         raise ShapeError(f"an input has {len(values)} numbers, the model takes {read.network.inputs}")
     return np.asarray(values[read.order])
+
+
+def point_values(given: str | None, row: int) -> FloatArray:
+    """Return the numbers of a named input, in the order in which they stand."""
+    return given_numbers(given, row, lambda path: read_table(path)[1])
 
 
 def _where(where: Where, box: str | None, read: ReadNetwork) -> Ball | Box:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,28 +10,33 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from qrobust.binarized import Ball, BinarizedNetwork, Norm
-from qrobust.binarized.formats import ReadNetwork, load_binarized
+from qrobust.binarized import BinarizedNetwork, Norm
+from qrobust.binarized.bracket_codes import range_name
+from qrobust.binarized.network import Grid
+from qrobust.binarized.queries import Levels
 from qrobust.cli import show
 from qrobust.cli.arguments import SchemeText, TrustPickle
-from qrobust.cli.bnn import NormName, TieName, given_numbers, grid_of, named_point, policies_of
+from qrobust.cli.bnn import NormName, TieName, given_numbers, grid_of, policies_of
 from qrobust.cli.options import Rule, UsageError, parameter_boxes, read_model
+from qrobust.cli.reasoned import About, Reasoned, read_reasoned
 from qrobust.domains import InputBox
 from qrobust.errors import DomainError, NumberError, UnsupportedError
 from qrobust.exact import to_fraction
 from qrobust.files import check_can_appear
 from qrobust.formats.table import check_width, read_points
-from qrobust.interval import FloatArray, down, round_fraction_up, up
+from qrobust.interval import down, round_fraction_up, up
 from qrobust.logic.counting import Counter, Disagreement, Flips, Influence, Property, count
 from qrobust.logic.diagrams import MOST_NODES, Diagram, region_of
 from qrobust.logic.explanation import Explanation, Size, explain, explanations
+from qrobust.logic.hashing import Factor
 from qrobust.logic.minimal import Method, Order
 from qrobust.logic.oracles import Kind
-from qrobust.logic.pictures import draw_diagram, draw_explanation, named
+from qrobust.logic.pictures import Held, draw_diagram, draw_explanation, named
 from qrobust.logic.reals import Promise, RealDecision, RealOracle
 from qrobust.logic.sampling import Precision
 from qrobust.logic.sentential import compile_sentential
 from qrobust.logic.signs import SignDecision, SignOracle
+from qrobust.logic.widening import Ranges, widened
 from qrobust.network import Feature
 
 SHOWN = 20  # features of a line
@@ -81,6 +87,7 @@ class CounterName(StrEnum):
     ENUMERATION = "enumeration"
     EXACT = "exact"
     APPROXIMATE = "approximate"
+    PARITIES = "parities"
 
 
 class PromiseName(StrEnum):
@@ -134,13 +141,15 @@ def explain_command(
         check_can_appear(*(picture.with_suffix(suffix) for suffix in (".png", ".svg", ".csv")))
     if not real and (scheme is not None or promise is PromiseName.AGREEMENT):
         raise UsageError("--scheme and --promise go with --real: a binarized network has no rounding left")
-    oracle, inputs, features, told = (
+    oracle, about, told = (
         _real_oracle(model, (given, row, eps), scheme, Promise(promise.value), trust_pickle=trust_pickle)
         if real
-        else _sign_oracle(load_binarized(model, grid_of(step, reach, "half-even")), (given, row, eps), label, (tie, zero))
+        else _sign_oracle(read_reasoned(model, grid_of(step, reach, "half-even"), given, row, eps), label, (tie, zero))
     )
-    features = _named(names, features)
-    ranks = _ranks(last, features)
+    if names is not None and about.code is not None:
+        raise UsageError("a bracket names its features itself: leave --names out")
+    features, inputs = _named(names, about.features), about.shown
+    about, ranks = replace(about, features=features), _ranks(last, features, oracle)
     with oracle, show.waiting("explaining", quiet=quiet or json):
         if every:
             listing = explanations(
@@ -150,7 +159,7 @@ def explain_command(
                 ranks=ranks,
                 most=most,
                 seconds=timeout,
-                say=lambda each: None if quiet or json else show.progress(_sentence(each, told, features)),
+                say=lambda each: None if quiet or json else show.progress(_sentence(each, told, about)),
             )
             found, document = list(listing.found), listing.to_json()
             enough = most is not None and len(listing.of(Kind(kind.value))) >= most
@@ -159,27 +168,28 @@ def explain_command(
             one = explain(oracle, Kind(kind.value), Size(size.value), ranks=ranks, method=Method(method.value), seconds=timeout)
             found, complete, document = [one], one.is_complete, one.to_json()
     document |= {"label": told, "names": [feature.name for feature in features], "input": inputs.tolist()}
+    wide = None if every or about.code is None else _ranges(oracle, found[0], timeout)
+    if wide is not None:
+        document["ranges"] = [about.words(place, wide.lower, wide.upper) for place in found[0].features or ()]
+        document["widest"] = wide.is_widest
     for each in [] if json else found:
-        show.line(_sentence(each, told, features), quiet=quiet)
+        show.line(_sentence(each, told, about, wide), quiet=quiet)
     if json:
         show.document(document)
     if picture is not None and found and found[0].features is not None:
-        written = draw_explanation(found[0], inputs, features, _sentence(found[0], told, features)[:120], picture)
+        title, held = _sentence(found[0], told, about, shown=0).split(" [")[0], _held(found[0], about, wide)
+        written = draw_explanation(found[0], inputs, features, held, title=title, path=picture)
         show.line(f"Wrote {', '.join(map(str, written))}.", quiet=quiet or json)
     raise typer.Exit(0 if complete else 3)
 
 
-Told = tuple[Any, FloatArray, tuple[Feature, ...], str]
+Told = tuple[SignOracle | RealOracle, About, str]
 
 
-def _sign_oracle(
-    read: ReadNetwork, where: tuple[str | None, int, str | None], label: int | None, policies: tuple[TieName, int]
-) -> Told:
-    given, row, eps = where
-    network, inputs = read.network, named_point(given, row, read)
-    ranges = None if eps is None else Ball(inputs, to_fraction(eps))
-    decision = SignDecision(network, inputs, ranges, label, *policies_of(*policies))
-    return SignOracle(decision), inputs, named((), network.inputs), network.class_name(decision.own_label)
+def _sign_oracle(read: Reasoned, label: int | None, policies: tuple[TieName, int]) -> Told:
+    inputs, about = read.given
+    decision = SignDecision(read.network, inputs, read.where, label, *policies_of(*policies))
+    return SignOracle(decision), about, read.network.class_name(decision.own_label)
 
 
 def _real_oracle(
@@ -200,7 +210,32 @@ def _real_oracle(
     ranges = None if reach is None else InputBox(down(inputs - reach), up(inputs + reach))  # outward: the ball lies within
     decision = RealDecision(network, inputs, ranges, parameters, promise)
     label = network.class_name(int(network.labels(inputs[None])[0]))
-    return RealOracle(decision), inputs, named(network.features, network.inputs), label
+    return RealOracle(decision), About(named(network.features, network.inputs), inputs), label
+
+
+def _ranges(oracle: SignOracle | RealOracle, found: Explanation, seconds: float) -> Ranges | None:
+    """Return how far the features of an abductive explanation may move; None for another."""
+    if not isinstance(oracle, SignOracle) or found.kind is not Kind.ABDUCTIVE or found.features is None:
+        return None
+    return widened(oracle.decision, frozenset(found.features), seconds=seconds)
+
+
+def _held(found: Explanation, about: About, wide: Ranges | None) -> Held:
+    """Return what is said of each feature of an explanation: its range, its value, or that it may change."""
+    words, ends = list[str](), list[tuple[float, float]]()
+    for place in found.features or ():
+        feature, value = about.features[place], float(about.shown[place])
+        whole = tuple(value if end is None else end for end in (feature.lower, feature.upper))
+        if found.kind is Kind.CONTRASTIVE:
+            words.append(f"{feature.name} may change")
+            ends.append((whole[0], whole[1]))
+        elif wide is not None and about.code is not None:
+            words.append(about.words(place, wide.lower, wide.upper))
+            ends.append(about.code.values_of(place, int(wide.lower[place]), int(wide.upper[place])))
+        else:
+            words.append(f"{feature.name} = {value:.10g} {feature.unit}".strip())
+            ends.append((value, value))
+    return Held(tuple(words), tuple(ends))
 
 
 def _named(names: str | None, features: tuple[Feature, ...]) -> tuple[Feature, ...]:
@@ -222,19 +257,23 @@ def _place(name: str, features: tuple[Feature, ...]) -> int:
     raise DomainError(f"there is no feature {name!r}: name one of {', '.join(known[:5])}, ..., or a number from 0")
 
 
-def _ranks(last: str | None, features: tuple[Feature, ...]) -> list[int]:
+def _ranks(last: str | None, features: tuple[Feature, ...], oracle: SignOracle | RealOracle) -> list[int]:
     kept = [] if last is None else [_place(name.strip(), features) for name in last.split(",")]
-    return [place for place in range(len(features)) if place not in kept] + kept[::-1]
+    return [place for place in oracle.ranks if place not in kept] + kept[::-1]
 
 
-def _sentence(found: Explanation, label: str, features: tuple[Feature, ...]) -> str:
+def _sentence(found: Explanation, label: str, about: About, wide: Ranges | None = None, *, shown: int = SHOWN) -> str:
     if found.features is None:
         text = "no explanation was found" if found.reason else "none exists, whatever the features"
     else:
-        words = [features[place].name for place in found.features[:SHOWN]]
-        words += ["..."] if len(found.features) > SHOWN else []
-        own = f"{len(found.features)} features ({', '.join(words)})" if words else "no feature"
-        what = "fix the label" if found.kind is Kind.ABDUCTIVE else "can change and lose the label"
+        ends = () if wide is None else (wide.lower, wide.upper)
+        words = [about.words(place, *ends) for place in found.features[:shown]]
+        words += ["..."] if words and len(found.features) > shown else []
+        count = len(found.features)
+        own = f"{count} {'feature' if count == 1 else 'features'}" + (f" ({', '.join(words)})" if words else "")
+        own = own if count else "no feature"
+        verb = "fix the label" if count > 1 else "fixes the label" if count else "is needed: whatever all do, the label is"
+        what = verb if found.kind is Kind.ABDUCTIVE else "can change and lose the label"
         text = f"{own} {what} {label}; {found.how_small}"
     by = f", confirmed by {', '.join(found.confirmed_by)}" if found.confirmed_by else ""
     basis = "checked" if found.is_checked else "not checked"
@@ -252,8 +291,13 @@ def count_command(
     feature: Annotated[str | None, typer.Option(help="Count the inputs whose label this feature alone can change.")] = None,
     label: Annotated[int | None, typer.Option(help="Count the inputs without this label; --input's own by default.")] = None,
     counter: Annotated[CounterName, typer.Option(help="Who counts.")] = CounterName.AUTO,
-    epsilon: Annotated[float, typer.Option(help="Of approximate counts: the share within epsilon.")] = 0.01,
-    delta: Annotated[float, typer.Option(help="Of approximate counts: with probability 1 - delta.")] = 0.001,
+    epsilon: Annotated[
+        float | None,
+        typer.Option(help="approximate: the share within epsilon [0.01]; parities: the count within 1 + epsilon times [0.8]."),
+    ] = None,
+    delta: Annotated[
+        float | None, typer.Option(help="Both with probability 1 - delta [approximate 0.001, parities 0.05].")
+    ] = None,
     zero: Zero = 1,
     step: Step = None,
     reach: Reach = None,
@@ -268,32 +312,50 @@ def count_command(
     qrobust bnn count model.npz --input "0, 1, 1" --eps 2 --norm hamming
     qrobust bnn count model.npz --copy smaller.npz
     qrobust bnn count model.npz --feature 3 --counter approximate --epsilon 0.02 --delta 0.01
+    qrobust bnn count model.npz --copy smaller.npz --counter parities --epsilon 0.5
     """
     if copy is not None and feature is not None:
         raise UsageError("--copy and --feature ask two questions: give one of them")
     if norm is not NormName.LINF and eps is None:
         raise UsageError("--norm goes with --eps: say how far inputs may be")
-    read, sign = load_binarized(model, grid_of(step, reach, "half-even")), policies_of(TieName.FIRST, zero)[1]
+    grid, sign = grid_of(step, reach, "half-even"), policies_of(TieName.FIRST, zero)[1]
+    read = read_reasoned(model, grid, given, row, eps, Norm(norm.value))
     network = read.network
-    centre = network.grid.values(region_of(network, None).lower) if given is None else named_point(given, row, read)
-    whole = network.grid.upper - network.grid.lower
-    where = Ball(centre, whole if eps is None else to_fraction(eps), Norm(norm.value))
+    where = _everywhere(network) if read.where is None else read.where
     asked: Property
     if copy is not None:
-        asked = Disagreement(network, where, sign, load_binarized(copy, grid_of(step, reach, "half-even")).network)
+        asked = Disagreement(network, where, sign, _copy(copy, grid, read))
     elif feature is not None:
-        asked = Influence(network, where, sign, _place(feature, named((), network.inputs)))
+        asked = Influence(network, where, sign, _place(feature, read.features))
     elif label is None and given is None:
         raise UsageError("say what is counted: give --input, --label, --copy or --feature")
     else:
         asked = Flips(network, where, sign, label)
+    is_factor = counter is CounterName.PARITIES
+    own = {name: value for name, value in (("epsilon", epsilon), ("delta", delta)) if value is not None}
+    precision, factor = Precision(**({} if is_factor else own)), Factor(**(own if is_factor else {}))
     with show.waiting("counting", quiet=quiet or json):
-        found = count(asked, Counter(counter.value), precision=Precision(epsilon, delta), seed=seed, seconds=timeout)
+        found = count(asked, Counter(counter.value), precision=precision, factor=factor, seed=seed, seconds=timeout)
     if json:
         show.document(found.to_json() | {"network": {"name": network.name, "sha256": network.sha256}})
     else:
         show.line(str(found), quiet=quiet)
     raise typer.Exit(0 if found.assurance is not None else 3)
+
+
+def _everywhere(network: BinarizedNetwork) -> Levels:
+    region = region_of(network, None)
+    return Levels(region.lower, region.upper, region.centre)
+
+
+def _copy(copy: Path, grid: Grid | None, read: Reasoned) -> BinarizedNetwork:
+    """Read another network; of brackets, one of the same thresholds. Raises DomainError."""
+    other = read_reasoned(copy, grid, None, 1, None)
+    if (read.code is None) != (other.code is None) or (
+        read.code and other.code and read.code.bit_names != other.code.bit_names
+    ):
+        raise DomainError(f"{copy} reads other bits: compare brackets of the same thresholds")
+    return other.network
 
 
 def compile_command(
@@ -325,16 +387,15 @@ def compile_command(
     if draw is not None:
         check_can_appear(*(draw.with_suffix(suffix) for suffix in (".png", ".svg")))
     grid = grid_of(step, reach, "half-even")
-    read, sign = load_binarized(model, grid), policies_of(TieName.FIRST, zero)[1]
-    network: BinarizedNetwork = read.network
+    read, sign = read_reasoned(model, grid, given, row, eps), policies_of(TieName.FIRST, zero)[1]
+    network = read.network
     if (eps is None) != (given is None):
         raise UsageError("--input and --eps go together: give both, or neither for the whole range")
     label = 0 if primes is None else primes
     if not 0 <= label < network.outputs:
         raise DomainError(f"the class is {label}, the network has classes 0 to {network.outputs - 1}")
-    where = None if eps is None else Ball(named_point(given, row, read), to_fraction(eps))
     with show.waiting("compiling", quiet=quiet or json):
-        region = region_of(network, where)
+        region = region_of(network, read.where)
         diagram = Diagram(network, region, most=nodes, seconds=timeout, zero=sign)
         document: dict[str, Any] = {"nodes": diagram.nodes, "counts": diagram.counts()}
         if sentential:
@@ -349,14 +410,14 @@ def compile_command(
         if primes is not None:
             document["primes"] = [[list(one) for one in prime.ranges] for prime in diagram.primes(label)]
         if copy is not None:
-            differ = diagram.differences(diagram.compiled_too(load_binarized(copy, grid).network, sign))
+            differ = diagram.differences(diagram.compiled_too(_copy(copy, grid, read), sign))
             levels = diagram.one_of(differ)
             document["differences"] = diagram.count(differ)
             document["witness"] = None if levels is None else network.grid.values(levels).tolist()
     if json:
         show.document(document)
     else:
-        for text in _compiled(document, network):
+        for text in _compiled(document, read):
             show.line(text, quiet=quiet)
     if draw is not None:
         show.line(f"Wrote {', '.join(map(str, draw_diagram(diagram, label, draw)))}.", quiet=quiet or json)
@@ -372,21 +433,33 @@ def _monotone(diagram: Diagram) -> list[dict[str, Any]]:
     return found
 
 
-def _compiled(document: dict[str, Any], network: BinarizedNetwork) -> list[str]:
-    total = sum(document["counts"])
+def _compiled(document: dict[str, Any], read: Reasoned) -> list[str]:
+    network, total = read.network, sum(document["counts"])
+    unit = "inputs" if read.code is None else "cells"
     lines = [f"{document['nodes']:,} nodes" + (f", SDD size {document['sdd_size']:,}" if "sdd_size" in document else "")]
     for own, many in enumerate(document["counts"]):
-        lines.append(f"  {network.class_name(own)}: {many:,} of {total:,} inputs, {many / total:.6g}")
+        lines.append(f"  {network.class_name(own)}: {many:,} of {total:,} {unit}, {many / total:.6g}")
     for flips, many in enumerate(document.get("least_flips", ())):
         what = "never lose their label" if not flips else f"lose their label by changing {flips} features, and no fewer"
-        lines += [f"  {many:,} inputs {what}"] if many else []
+        lines += [f"  {many:,} {unit} {what}"] if many else []
     for one in document.get("monotone", ()):
         words = {(True, True): "does not matter to", (True, False): "speaks for", (False, True): "speaks against"}
         word = words.get((one["never_lost_by_raising"], one["never_lost_by_lowering"]), "is not monotone for")
-        lines.append(f"  feature {one['feature']} {word} {network.class_name(one['class'])}")
+        lines.append(f"  {_feature(read, one['feature'])} {word} {network.class_name(one['class'])}")
     for prime in document.get("primes", ()):
-        lines.append("  " + (" and ".join(f"x{i} = {a}" if a == b else f"{a} <= x{i} <= {b}" for i, a, b in prime) or "always"))
+        lines.append("  " + (" and ".join(_range(read, *one) for one in prime) or "always"))
     if "differences" in document:
-        apart = f"{document['differences']:,} inputs tell them apart, as {document['witness']}"
+        apart = f"{document['differences']:,} {unit} tell them apart, as {document['witness']}"
         lines.append(apart if document["differences"] else "equivalent: every input has the same label")
     return lines
+
+
+def _feature(read: Reasoned, place: int) -> str:
+    return f"feature {place}" if read.code is None else read.features[place].name
+
+
+def _range(read: Reasoned, place: int, least: int, most: int) -> str:
+    """Say between which levels an input lies; of a bracket, which values these stand for."""
+    if read.code is not None:
+        return range_name(read.code, place, least, most)
+    return f"x{place} = {least}" if least == most else f"{least} <= x{place} <= {most}"

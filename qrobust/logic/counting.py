@@ -1,9 +1,10 @@
 """How many inputs of a region have a property, and what share that is, always with both ends.
 
 Accepts   regions of binarized networks, balls of any norm among them
-Gives     exact: by trying every input, or by projected model counting; approximate: from draws, two ends that hold with
-          probability at least 1 - delta; the whole range where time ran out
-Property  enumeration is exact; a model counter's count is exact and trusted; the ends of draws are statistical
+Gives     exact: by trying every input, or by projected model counting; approximate: two ends that hold with probability at
+          least 1 - delta, from draws, whose share is within epsilon, or by parities, whose count is within a factor
+          1 + epsilon, however few there are; the whole range where time ran out
+Property  enumeration is exact; a model counter's count is exact and trusted; the ends of draws and parities are statistical
 Source    Baluta, Shen, Shinde, Meel, Saxena 2019, arXiv 1906.10395 (counting for quantitative verification)
 """
 
@@ -27,9 +28,10 @@ from qrobust.binarized.folding import Folded, TieRule, ZeroSign
 from qrobust.binarized.network import BinarizedNetwork
 from qrobust.binarized.queries import Ball, Box, Levels, Region
 from qrobust.binarized.solve import folded
-from qrobust.errors import DomainError, ResourceError, ShapeError, UnsoundAnswerError
+from qrobust.errors import BackendUnavailableError, DomainError, ResourceError, ShapeError, UnsoundAnswerError
 from qrobust.layers import IntArray
 from qrobust.logic.counters import Problem, ganak
+from qrobust.logic.hashing import Factor, by_parities
 from qrobust.logic.labels import LabelClauses, label_rows, size_of
 from qrobust.logic.oracles import Deadline, UndecidedError
 from qrobust.logic.sampling import Precision, drawn, ends
@@ -47,6 +49,10 @@ class Counter(Enum):
     ENUMERATION = "enumeration"
     EXACT = "exact"  # by Ganak
     APPROXIMATE = "approximate"  # from inputs drawn at random
+    PARITIES = "parities"  # within a factor, by cells that random parities cut
+
+
+Place = tuple[Deadline, Worker | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,7 +195,8 @@ def check_alike(network: BinarizedNetwork, other: BinarizedNetwork) -> None:
 class Count:
     """How many of `total` inputs have a property: at least `lower`, at most `upper`.
 
-    Units     epsilon, delta: None if both ends are certain; else they hold with probability at least 1 - delta
+    Units     epsilon, delta: None if both ends are certain; else they hold with probability at least 1 - delta. The ends of
+              draws lie at most 2 epsilon apart as shares, those of parities a factor of (1 + epsilon) squared
     """
 
     text: str
@@ -217,6 +224,7 @@ class Count:
         low, high = (f"{100 * float(end):.6g} %" for end in self.share)
         many = f"{self.lower:,}" if self.is_exact else f"{self.lower:,} to {self.upper:,}"
         sure = "" if self.delta is None else f", with probability at least {1 - self.delta:g} (epsilon {self.epsilon:g})"
+        sure += " within a factor of 1 + epsilon" if sure and self.counter is Counter.PARITIES else ""
         basis = "" if self.assurance is None else f", {self.assurance.name.lower()}"
         why = f" {self.reason}." if self.reason else ""
         return (
@@ -250,11 +258,14 @@ def count(
     counter: Counter = Counter.AUTO,
     *,
     precision: Precision | None = None,
+    factor: Factor | None = None,
     seed: int = 0,
     seconds: float = 60.0,
     worker: Worker | None = None,
 ) -> Count:
     """Return both ends of a count; model counters run in a worker process, which may be given to spare its start.
+
+    `precision` is that of draws, `factor` that of parities.
 
     Raises    ResourceError, UnsupportedError, BackendUnavailableError, NumberError
     """
@@ -269,12 +280,27 @@ def count(
         found = replace(_tried(asked, deadline) or wide, counter=Counter.ENUMERATION, seed=seed)
     elif counter is Counter.APPROXIMATE:
         found = _approximate(asked, wide, precision or Precision(), deadline) or wide
+    elif counter is Counter.PARITIES:
+        found = _within_a_factor(asked, wide, factor or Factor(), (deadline, worker)) or wide
+    elif counter is Counter.EXACT:
+        found = _exact(asked, wide, (deadline, worker)) or wide
     else:
-        half = Deadline(time.monotonic() + seconds / 2) if counter is Counter.AUTO else deadline
-        found = _exact(asked, wide, (half, worker)) or wide
-        if counter is Counter.AUTO and found is wide:
-            found = _approximate(asked, wide, precision or Precision(), deadline) or wide
+        found = _either(asked, wide, precision or Precision(), (deadline, worker))
     return replace(found, seconds=time.monotonic() - started)
+
+
+def _either(asked: Property, wide: Count, precision: Precision, place: Place) -> Count:
+    """Count exactly in half the time, else from draws; these say what kept it from being exact."""
+    deadline, worker = place
+    why = "an exact count took too long"
+    try:
+        found = _exact(asked, wide, (Deadline(time.monotonic() + deadline.left() / 2), worker))
+    except (ResourceError, BackendUnavailableError) as error:
+        found, why = None, str(error)
+    if found is None:
+        drawn_count = _approximate(asked, wide, precision, deadline)
+        found = wide if drawn_count is None else replace(drawn_count, reason=f"Not exact: {why}")
+    return found
 
 
 def _tried(asked: Property, deadline: Deadline) -> Count | None:
@@ -287,9 +313,6 @@ def _tried(asked: Property, deadline: Deadline) -> Count | None:
         found += int(asked.holds(levels).sum())
         total += len(levels)
     return Count(str(asked), found, found, total, Counter.ENUMERATION, Assurance.CHECKED, 0, 0.0)
-
-
-Place = tuple[Deadline, Worker | None]
 
 
 def _exact(asked: Property, wide: Count, place: Place) -> Count | None:
@@ -313,6 +336,18 @@ def _approximate(asked: Property, wide: Count, precision: Precision, deadline: D
         wide, lower=int(low * wide.total), upper=int(-(-high * wide.total // 1)), counter=Counter.APPROXIMATE, reason=""
     )
     return replace(found, assurance=Assurance.STATISTICAL, epsilon=precision.epsilon, delta=precision.delta)
+
+
+def _within_a_factor(asked: Property, wide: Count, factor: Factor, place: Place) -> Count | None:
+    ends_found = _called(place, by_parities, asked.problem(), factor, wide.seed)
+    if ends_found is None:
+        return None
+    lower, upper = ends_found
+    _check(lower, wide)
+    found = replace(wide, lower=lower, upper=min(upper, wide.total), counter=Counter.PARITIES, reason="")
+    if lower == upper:  # so few that they were counted one by one
+        return replace(found, assurance=Assurance.TRUSTED)
+    return replace(found, assurance=Assurance.STATISTICAL, epsilon=factor.epsilon, delta=factor.delta)
 
 
 def _check(found: int, wide: Count) -> None:

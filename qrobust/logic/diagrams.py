@@ -81,7 +81,8 @@ class Diagram:
         self._manager = BDDManager(most, CACHE, 1)
         self._manager.add_vars(self.columns)
         self._true, self._false = self._manager.true(), self._manager.false()
-        self.literals: list[Node] = [self._manager.var(number) for number in range(self.columns)]
+        with self._limited():
+            self.literals: list[Node] = [self._manager.var(number) for number in range(self.columns)]
         self.classes = self._compiled(self._rows)
 
     def compiled_too(self, other: BinarizedNetwork, zero: ZeroSign = ZeroSign.PLUS) -> list[Node]:

@@ -116,11 +116,12 @@ def explain(
     started, last = time.monotonic(), Deadline.after(seconds)
     deadline = Deadline.after(seconds * (1 - CHECK_SHARE))
     asked = Remembered(oracle)
-    side, order = Side(asked, kind), list(sorted(oracle.features) if ranks is None else ranks)
+    side, order = Side(asked, kind), list(oracle.ranks if ranks is None else ranks)
     found: Features | None = None
     is_minimal, lower, reason = False, 0, ""
     try:
-        holds, start = side.holds(oracle.features, deadline)
+        everything = oracle.features
+        holds, start = side.holds(everything, deadline, (everything, everything))
         if not holds:
             return _none(asked, kind, last, started)
         if size is Size.LEAST:
@@ -248,7 +249,7 @@ def explanations(
     `most` stops after so many of the kind, `seconds` at any time. Raises NumberError, UnsoundAnswerError
     """
     deadline, asked = Deadline.after(seconds), Remembered(oracle)
-    order_of_features = list(sorted(oracle.features) if ranks is None else ranks)
+    order_of_features = list(oracle.ranks if ranks is None else ranks)
     listing, found = Listing(Side(asked, kind), order_of_features, order, most), []
     start = started = time.monotonic()
     for each, features in listing.run(deadline):

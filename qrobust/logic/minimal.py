@@ -16,8 +16,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from qrobust.logic.oracles import Deadline, Features, Kind, Side, UndecidedError
+from qrobust.logic.oracles import NOTHING, Between, Deadline, Features, Kind, Side, UndecidedError
 from qrobust.logic.sat import HittingSets
+
+FIRST_SHARE = 0.5  # of the time, for a first set before its least size is looked for
+WINDOW = 24  # features that are settled with one narrower question
 
 
 class Method(Enum):
@@ -43,34 +46,84 @@ def minimal(
     """
     if method is Method.QUICKXPLAIN:
         try:
-            return _quickxplain(side, frozenset(), True, [f for f in reversed(ranks) if f in start], deadline), True
+            return _quickxplain(side, NOTHING, True, [f for f in reversed(ranks) if f in start], deadline), True
         except UndecidedError:
             return start, False
-    kept, is_minimal = start, True
+    search = _Deletion(side, start, [feature for feature in ranks if feature in start])
     try:
-        for feature in ranks:
-            if feature in kept:
-                found = _without(side, kept, feature, deadline.part())
-                is_minimal &= found is not None
-                kept = kept if found is None else found
+        search.run(deadline)
     except UndecidedError:
-        return kept, False
-    return kept, is_minimal
+        return search.kept, False
+    return search.kept, search.is_minimal
 
 
-def _without(side: Side, kept: Features, feature: int, deadline: Deadline) -> Features | None:
-    """Return a set that explains, without the feature if it can be left out; None if that stays undecided."""
-    try:
-        holds, part = side.holds(kept - {feature}, deadline)
-    except UndecidedError:
-        return None
-    return part if holds else kept
+class _Deletion:
+    """Features are left out in blocks, which grow while they can be and shrink where they cannot, down to one.
+
+    While blocks are large each is a question of its own; then a window of features is settled at a time, and the questions
+    within it are alike in all others.
+    """
+
+    def __init__(self, side: Side, start: Features, ranks: Sequence[int]) -> None:
+        self.side, self.kept = side, start
+        self._waiting, self._size = list(ranks), max(WINDOW, len(ranks) // 4)
+        self._open: list[int] = []  # what one question left undecided
+
+    @property
+    def is_minimal(self) -> bool:
+        """Whether each feature that is kept was shown to be needed."""
+        return not self._waiting and self.kept.isdisjoint(self._open)
+
+    def run(self, deadline: Deadline) -> None:
+        """Settle all that wait. Raises UndecidedError at the deadline."""
+        while self._waiting:
+            block = frozenset(self._waiting[: self._size])
+            if self._size > WINDOW:
+                is_out = self._leave_out(block, (self.kept - block, self.kept), deadline.part())[0]
+                self._size = 2 * self._size if is_out else max(WINDOW, self._size // 4)
+            else:
+                self._settle(block, deadline)
+        self._ask_again(deadline)
+
+    def _ask_again(self, deadline: Deadline) -> None:
+        """Ask about what was left undecided with all the time that is left, shared evenly."""
+        for place, feature in enumerate(again := self._open):
+            if feature in self.kept:
+                longer = Deadline.after(deadline.left() / (len(again) - place))
+                missed = self._leave_out(frozenset({feature}), (self.kept - {feature}, self.kept), longer)[1]
+                if missed is not None:
+                    self._open = [one for one in self._open if one != feature]
+
+    def _settle(self, window: Features, deadline: Deadline) -> None:
+        between, size = (self.kept - window, self.kept), 1
+        while waiting := [feature for feature in self._waiting if feature in window]:
+            block = frozenset(waiting[:size])
+            is_out, missed = self._leave_out(block, between, deadline.part())
+            if is_out:
+                size *= 2
+            elif size > 1:
+                size = max(1, size // 4)
+            else:
+                self._open += [] if missed is not None else block
+                needed = block if missed is None else block | self.side.needed(missed, self.kept, frozenset(self._waiting))
+                self._waiting = [feature for feature in self._waiting if feature not in needed]
+
+    def _leave_out(self, block: Features, between: Between, deadline: Deadline) -> tuple[bool, Features | None]:
+        """Leave a block out if what remains explains; else return the dual set that it misses, None if it stays undecided."""
+        try:
+            holds, part = self.side.holds(self.kept - block, deadline, between)
+        except UndecidedError:
+            return False, None
+        if holds:
+            self.kept = part
+            self._waiting = [feature for feature in self._waiting if feature in part]
+        return holds, part
 
 
 def _quickxplain(side: Side, base: Features, is_new: bool, candidates: list[int], deadline: Deadline) -> Features:
     """Return a minimal set of candidates that explains with the base; `is_new` if the base was not asked of yet."""
-    if is_new and side.holds(base, deadline)[0]:
-        return frozenset()
+    if is_new and side.holds(base, deadline, (base, base.union(candidates)))[0]:
+        return NOTHING
     if len(candidates) <= 1:
         return frozenset(candidates)
     first, second = candidates[: len(candidates) // 2], candidates[len(candidates) // 2 :]
@@ -95,13 +148,17 @@ class Least:
 def least(side: Side, start: Features, ranks: Sequence[int], deadline: Deadline) -> Least:
     """Return a set of least size that explains, or both ends so far. Accepts a start that explains."""
     best, lower = start, 0
+    if side.kind is Kind.CONTRASTIVE:
+        best, _ = minimal(side, start, ranks, deadline)
+        best, lower = _fewest(side, best, deadline)
     with HittingSets(by_size=True) as hitting:
         try:
-            best, _ = minimal(side, start, ranks, deadline)
-            while True:
+            if side.kind is Kind.ABDUCTIVE:
+                best, _ = minimal(side, start, ranks, Deadline.after(FIRST_SHARE * deadline.left()))
+            while lower < len(best):
                 candidate = hitting.next(deadline)
                 assert candidate is not None  # the start meets every dual set
-                lower = len(candidate)
+                lower = max(lower, len(candidate))
                 if lower >= len(best):
                     break
                 grown = candidate
@@ -117,6 +174,27 @@ def least(side: Side, start: Features, ranks: Sequence[int], deadline: Deadline)
         except UndecidedError:
             pass
         return Least(best, lower, tuple(hitting.sets))
+
+
+def _fewest(side: Side, best: Features, deadline: Deadline) -> tuple[Features, int]:
+    """Return a smaller set whose change loses the label, and a size that none is below: by halves, then one by one."""
+    lower = 0
+    try:
+        while (half := len(best) // 2) and (found := side.oracle.few(half, deadline.part())) is not None:
+            best = found.changed
+    except UndecidedError:
+        half = 0
+    try:
+        lower = half + 1 if half else 0
+        while lower < len(best):
+            found = side.oracle.few(lower, deadline)
+            if found is None:
+                lower += 1
+            else:
+                best = found.changed
+    except UndecidedError:
+        pass
+    return best, lower
 
 
 class Listing:

@@ -9,7 +9,7 @@ Source    Ignatiev, Narodytska, Asher, Marques-Silva 2020, arXiv 2012.11067 (the
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -18,6 +18,7 @@ from qrobust.errors import NumberError
 from qrobust.interval import FloatArray
 
 Features = frozenset[int]
+NOTHING: Features = frozenset()
 
 
 class Kind(Enum):
@@ -87,8 +88,27 @@ class Oracle(Protocol):
     def features(self) -> Features:
         """The features that may matter; the label is the same whatever the others do."""
 
-    def ask(self, held: Features, deadline: Deadline) -> Fixed | Lost:
-        """Answer for some features held at their values. Raises UndecidedError."""
+    @property
+    def ranks(self) -> Sequence[int]:
+        """All features, those that seem to matter least first."""
+
+    def ask(self, held: Features, deadline: Deadline, always: Features = NOTHING) -> Fixed | Lost:
+        """Answer for some features held at their values. Raises UndecidedError.
+
+        Accepts   always: those of them that the next questions hold too, which can make these cheaper
+        """
+
+    def others(self, changed: Features, kept: Features, wanted: Features) -> list[Lost]:
+        """Return inputs that lose the label and change one of the kept features each, a wanted one, besides what is not kept.
+
+        Accepts   changed: of an answer before, with one of the kept features
+        """
+
+    def few(self, count: int, deadline: Deadline) -> Lost | None:
+        """Return an input that loses the label with so many features changed at most; None if there is none.
+
+        Raises    UndecidedError, also where nothing but sets of features can be asked about
+        """
 
 
 class Confirming(Oracle, Protocol):
@@ -99,6 +119,9 @@ class Confirming(Oracle, Protocol):
 
         Raises    UnsoundAnswerError if it is not kept, UndecidedError
         """
+
+
+Between = tuple[Features, Features]
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,13 +135,23 @@ class Side:
     def dual(self) -> Side:
         return Side(self.oracle, self.kind.dual)
 
-    def holds(self, chosen: Iterable[int], deadline: Deadline) -> tuple[bool, Features]:
+    def holds(self, chosen: Iterable[int], deadline: Deadline, between: Between | None = None) -> tuple[bool, Features]:
         """Return whether a set explains, and a part of it that does; else a set disjoint from it that does on the dual side.
 
+        Accepts   between: the least and the greatest set of this question and the next ones
         Raises    UndecidedError
         """
         own, all_features = frozenset(chosen), self.oracle.features
-        answer = self.oracle.ask(own if self.kind is Kind.ABDUCTIVE else all_features - own, deadline)
+        is_abductive, (least, most) = self.kind is Kind.ABDUCTIVE, (NOTHING, all_features) if between is None else between
+        held, always = (own, least & own) if is_abductive else (all_features - own, all_features - most)
+        answer = self.oracle.ask(held, deadline, always)
         if isinstance(answer, Fixed):
-            return self.kind is Kind.ABDUCTIVE, answer.core
-        return self.kind is Kind.CONTRASTIVE, answer.changed
+            return is_abductive, answer.core
+        return not is_abductive, answer.changed
+
+    def needed(self, missed: Features, kept: Features, wanted: Features) -> Features:
+        """Return some of the wanted features without which a set does not explain, given a dual set that it meets in one."""
+        if self.kind is Kind.CONTRASTIVE:
+            return missed & kept
+        others = self.oracle.others(missed, kept, wanted)
+        return NOTHING.union(missed & kept, *(lost.changed & kept for lost in others))

@@ -1,13 +1,17 @@
 """Pictures of explanations and small decision diagrams: PNG and SVG, and explanations as a table of names and units.
 
-An explanation of a square image lies over it: features that are held in one colour, the rest in grey.
+An explanation of a square image lies over it: features that are held in one colour, the rest in grey. Of other inputs each
+feature of an explanation has a line of its own, over its range, with the part that it may take and its value.
 """
 
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +24,8 @@ from qrobust.network import Feature
 from qrobust.plotting import new_figure, save_figure
 
 MOST_DRAWN = 200  # nodes
+MOST_LINES = 12  # features
+TITLE_WIDTH = 84  # characters
 COLOURS = {Kind.ABDUCTIVE: "#0072b2", Kind.CONTRASTIVE: "#d55e00"}
 LEAST_SIDE = 5  # pixels of the least square that counts as an image
 
@@ -34,32 +40,70 @@ def named(features: Sequence[Feature], count: int) -> tuple[Feature, ...]:
     return tuple(Feature(f"input {place + 1}") for place in range(count))
 
 
-def table(found: Explanation, inputs: FloatArray, features: Sequence[Feature]) -> str:
-    """Return an explanation as CSV: feature, name, value, unit. Shape: inputs (features,)."""
-    lines = ["feature,name,value,unit"]
-    for place in found.features or ():
-        name = features[place].name.replace('"', '""')
-        lines.append(f'{place},"{name}",{float(inputs[place])!r},{features[place].unit}')
+@dataclass(frozen=True, eq=False)
+class Held:
+    """What an explanation says of its features: in words, and between which values; as features of an explanation, in order."""
+
+    words: tuple[str, ...]
+    ends: tuple[tuple[float, float], ...]
+
+
+def table(found: Explanation, inputs: FloatArray, features: Sequence[Feature], held: Held) -> str:
+    """Return an explanation as CSV: feature, name, value, unit, and what is said of it. Shape: inputs (features,)."""
+    lines = ["feature,name,value,unit,said"]
+    for place, words in zip(found.features or (), held.words, strict=True):
+        name, said = (text.replace('"', '""') for text in (features[place].name, words))
+        lines.append(f'{place},"{name}",{float(inputs[place])!r},{features[place].unit},"{said}"')
     return "\n".join(lines) + "\n"
 
 
-def draw_explanation(found: Explanation, inputs: FloatArray, features: Sequence[Feature], title: str, path: Path) -> list[Path]:
-    """Draw an explanation over a square image or as bars, with its table. Shape: inputs (features,). Raises OutputError."""
+def draw_explanation(
+    found: Explanation, inputs: FloatArray, features: Sequence[Feature], held: Held, *, title: str, path: Path
+) -> list[Path]:
+    """Draw an explanation over a square image, else a line for each of its features, with its table. Shape: inputs (features,).
+
+    Raises    OutputError
+    """
+    from matplotlib.colors import ListedColormap
+
+    side = math.isqrt(len(inputs))
+    is_image = side * side == len(inputs) and side >= LEAST_SIDE and all(feature.lower is None for feature in features)
+    own = found.features or ()
     figure, axes = new_figure(1, 1)
-    own, side = found.features or (), math.isqrt(len(inputs))
-    colour, shown = COLOURS[found.kind], axes[0, 0]
-    if side * side == len(inputs) and side >= LEAST_SIDE:
+    shown, colour = axes[0, 0], COLOURS[found.kind]
+    if is_image:
         shown.imshow(np.asarray(inputs).reshape(side, side), cmap="gray_r", interpolation="nearest")
-        places = np.array(own, dtype=np.int64)
-        shown.scatter(places % side, places // side, s=(150 / side) ** 2, marker="s", c=colour, alpha=0.6, linewidths=0)
+        marked = np.full(side * side, np.nan)
+        marked[list(own)] = 1.0
+        shown.imshow(marked.reshape(side, side), cmap=ListedColormap([colour]), alpha=0.65, interpolation="nearest")
         shown.set_xlabel("column")
         shown.set_ylabel("row")
     else:
-        shown.barh([features[place].label for place in own], [float(inputs[place]) for place in own], color=colour)
-        shown.invert_yaxis()
-        shown.set_xlabel("value at the explained input")
-    shown.set_title(title, fontsize=9)
-    return save_figure(figure, path, table(found, inputs, features))
+        drawn = [(features[place], float(inputs[place])) for place in own[:MOST_LINES]]
+        for line, ((feature, value), words, ends) in enumerate(zip(drawn, held.words, held.ends, strict=False)):
+            _line(shown, line, (feature, value), (words, ends), colour)
+        shown.set_xlim(-0.02, 1.02)
+        shown.set_ylim(max(len(drawn), 1) - 0.4, -0.9)
+        shown.axis("off")
+    shown.set_title("\n".join(textwrap.wrap(title, TITLE_WIDTH, break_on_hyphens=False)), fontsize=9)
+    return save_figure(figure, path, table(found, inputs, features, held))
+
+
+def _line(shown: Any, line: int, own: tuple[Feature, float], said: tuple[str, tuple[float, float]], colour: str) -> None:
+    """Draw a feature's range, the part that is held, and its value."""
+    (feature, value), (words, ends) = own, said
+    low = min(value, ends[0]) if feature.lower is None else feature.lower
+    high = max(value, ends[1]) if feature.upper is None else feature.upper
+    width = high - low if high > low else 1.0
+    first, last = (min(max((end - low) / width, 0.0), 1.0) for end in ends)
+    shown.barh(line, 1.0, height=0.2, color="#dddddd")
+    shown.barh(line, max(last - first, 0.004), left=min(first, 0.996), height=0.2, color=colour)
+    shown.plot([(value - low) / width], [line], "o", color="black", markersize=5)
+    shown.text(0.0, line - 0.2, words, fontsize=9, va="bottom")
+    unit = f" {feature.unit}" if feature.unit else ""
+    shown.text(0.0, line + 0.16, f"{low:.4g}", fontsize=7, va="top", color="#666666")
+    shown.text(1.0, line + 0.16, f"{high:.4g}{unit}", fontsize=7, va="top", ha="right", color="#666666")
+    shown.text((value - low) / width, line + 0.16, f"{value:.4g}", fontsize=7, va="top", ha="center")
 
 
 def draw_diagram(diagram: Diagram, label: int, path: Path) -> list[Path]:

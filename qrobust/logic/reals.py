@@ -23,8 +23,8 @@ from qrobust.domains import InputBox, ParameterBox, Point
 from qrobust.errors import BackendUnavailableError, DomainError, ShapeError, UnsoundAnswerError, UnsupportedError
 from qrobust.interval import FloatArray
 from qrobust.layers import Activation, Dense, read_only
-from qrobust.logic.oracles import Deadline, Features, Fixed, Lost, UndecidedError
-from qrobust.network import Network
+from qrobust.logic.oracles import NOTHING, Deadline, Features, Fixed, Lost, UndecidedError
+from qrobust.network import FloatArithmetic, Network, logits
 from qrobust.perturbations import Absolute
 from qrobust.queries import HALF, GlobalLabel, LabelQuery, LocalLabel
 from qrobust.search import Budget
@@ -101,6 +101,8 @@ class RealOracle:
         self._session = Session()
         self._proved: list[tuple[Features, str]] = []
         self.features: Features = frozenset(range(decision.network.inputs))
+        influence = _influence(decision)
+        self.ranks = sorted(self.features, key=lambda feature: (float(influence[feature]), feature))
 
     def __enter__(self) -> RealOracle:
         return self
@@ -108,7 +110,15 @@ class RealOracle:
     def __exit__(self, *_: object) -> None:
         return None
 
-    def ask(self, held: Features, deadline: Deadline) -> Fixed | Lost:
+    def others(self, changed: Features, kept: Features, wanted: Features) -> list[Lost]:
+        """Return none: a counterexample of one question says nothing of another."""
+        return []
+
+    def few(self, count: int, deadline: Deadline) -> Lost | None:
+        """Leave it undecided. Raises UndecidedError."""
+        raise UndecidedError("ordinary networks are asked about sets of features alone")
+
+    def ask(self, held: Features, deadline: Deadline, always: Features = NOTHING) -> Fixed | Lost:
         """Answer by a backend. Raises UndecidedError, UnsupportedError, BackendUnavailableError."""
         answer = self._check(held, self._backend, deadline.left())
         if isinstance(answer.claim, Unknown):
@@ -143,3 +153,15 @@ class RealOracle:
             if answer.verdict is Verdict.ROBUST:
                 return name
         return None
+
+
+def _influence(decision: RealDecision) -> FloatArray:
+    """Return how far each feature alone can move a logit, at the ends of its range, as floats say. Shape: (features,)."""
+    own, box = decision.inputs, decision.box.box
+    points = np.repeat(own[None], 2 * len(own) + 1, axis=0)
+    places = np.arange(len(own))
+    points[places, places], points[places + len(own), places] = box.lower, box.upper
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = logits(decision.network, points, FloatArithmetic())
+        moved = np.abs(found[:-1] - found[-1]).max(axis=1).reshape(2, -1).max(axis=0)
+    return np.asarray(np.nan_to_num(moved, nan=np.inf), dtype=np.float64)

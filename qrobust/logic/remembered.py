@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from qrobust.logic.oracles import Confirming, Deadline, Features, Fixed, Lost
+from collections.abc import Sequence
+
+from qrobust.logic.oracles import NOTHING, Confirming, Deadline, Features, Fixed, Lost
 
 
 class Remembered:
@@ -18,7 +20,11 @@ class Remembered:
     def features(self) -> Features:
         return self._oracle.features
 
-    def ask(self, held: Features, deadline: Deadline) -> Fixed | Lost:
+    @property
+    def ranks(self) -> Sequence[int]:
+        return self._oracle.ranks
+
+    def ask(self, held: Features, deadline: Deadline, always: Features = NOTHING) -> Fixed | Lost:
         """Answer from memory, else ask. Raises UndecidedError."""
         deadline.left()
         for fixed in self._fixed:
@@ -28,11 +34,24 @@ class Remembered:
             if lost.changed.isdisjoint(held):
                 return lost
         self.asked += 1
-        found = self._oracle.ask(held, deadline)
+        found = self._oracle.ask(held, deadline, always)
         if isinstance(found, Fixed):
             self._fixed.append(found)
         else:
             self._lost.append(found)
+        return found
+
+    def others(self, changed: Features, kept: Features, wanted: Features) -> list[Lost]:
+        """Ask the oracle for other inputs that lose the label, and remember these too."""
+        found = self._oracle.others(changed, kept, wanted)
+        self._lost += found
+        return found
+
+    def few(self, count: int, deadline: Deadline) -> Lost | None:
+        """Ask the oracle, and remember its input."""
+        self.asked += 1
+        found = self._oracle.few(count, deadline)
+        self._lost += [] if found is None else [found]
         return found
 
     def confirm(self, held: Features, deadline: Deadline) -> str | None:
