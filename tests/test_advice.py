@@ -51,6 +51,8 @@ REACHED: dict[str, tuple[str, ...]] = {  # a module or function that names optio
     "cli/logic:_named": ("bnn explain",),
     "cli/logic:count_command": ("bnn count",),
     "cli/logic:compile_command": ("bnn compile",),
+    "cli/reasoned": ("bnn explain", "bnn count", "bnn compile"),
+    "cli/reasoned:_of_bracket": ("bnn count",),  # that alone takes another norm
     "cli/options:read_budget": ("check", "estimate", "map", "bits", "blame", "compare", "plot bits", "plot margins"),
     "cli/options:check_sharing": ("check", "map", "bits"),
     "cli/options:parameter_boxes": RULED,
@@ -90,6 +92,7 @@ REACHED: dict[str, tuple[str, ...]] = {  # a module or function that names optio
     ),
     "memory": ("check", "estimate", "map", "bits", "blame", "compare", "plot bits", "plot margins"),
     "report/demo": ("demo",),
+    "report/signoff": ("signoff",),
     "report/examples": ("check", "bits"),
     "sections": ("map",),
     "solve": ("check", "estimate", "map", "bits"),
