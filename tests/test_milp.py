@@ -452,6 +452,19 @@ def test_cuts_lower_the_bound_of_the_relaxation() -> None:
     assert bounds[1] < 0.98 * bounds[0]
 
 
+def test_another_use_of_highs_in_the_process_does_not_matter() -> None:
+    """HiGHS runs on as many threads as whoever came first in the process, unless told to forget them."""
+    import highspy
+
+    other = highspy.Highs()
+    other.setOptionValue("output_flag", False)
+    other.setOptionValue("threads", 2)
+    other.run()
+    network = random_network(np.random.default_rng(4), [3, 4, 1])
+    both = twins(GlobalLabel(network, Absolute(0.05).around(network), InputBox([-1.0] * 3, [1.0] * 3)))
+    assert Relaxation(both.builder.copy().model(both.perturbed, 1.0)).solve(seconds=5).multipliers is not None
+
+
 def test_a_tree_goes_on_from_where_it_stopped() -> None:
     """Goal after goal it visits the nodes that it visits at once, and its bound never rises."""
     network = random_network(np.random.default_rng(4), [3, 8, 1])

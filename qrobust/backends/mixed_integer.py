@@ -150,6 +150,7 @@ class Relaxation:
 
         self._highspy: Any = highspy
         self.model = model
+        highspy.Highs.resetGlobalScheduler(True)  # else it refuses to run where others ran it on more threads before
         self._solver = self._highspy.Highs()
         options: dict[str, Any] = {"output_flag": False, "threads": 1, "parallel": "off", "random_seed": SEED}
         options |= {} if integers else {"presolve": "off", "solver": "simplex"}

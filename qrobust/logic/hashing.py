@@ -75,13 +75,8 @@ def by_parities(problem: Problem, factor: Factor, seed: int) -> tuple[int, int]:
 
 def _estimate(cells: _Cells, start: int, limit: int) -> tuple[int, int]:
     """Return the least number of parities whose cell is small, looked for from `start`, and the estimate that it gives."""
-    low, high, step, number = (
-        0,
-        cells.most + 1,
-        1,
-        min(start, cells.most),
-    )  # the cells of large and of small
-    sizes: dict[int, int] = {}
+    low, high = 0, cells.most + 1  # parities whose cell is large, and small
+    step, number, sizes = 1, min(start, cells.most), dict[int, int]()
     while high - low > 1:
         sizes[number] = cells.count(number, limit)
         if sizes[number] < limit:
