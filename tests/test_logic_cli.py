@@ -109,7 +109,7 @@ def test_compilation(capsys: pytest.CaptureFixture[str], model: Path, copy: Path
     )
     assert code == 0
     assert "many: 4 of 8 inputs, 0.5" in out
-    assert "6 inputs lose their label by changing 1 features" in out
+    assert "6 inputs lose their label by changing 1 feature," in out
     assert "2 inputs lose their label by changing 2 features" in out
     assert "feature 0 speaks for many" in out
     assert "x0 = 1 and x1 = 1" in out

@@ -440,7 +440,8 @@ def _compiled(document: dict[str, Any], read: Reasoned) -> list[str]:
     for own, many in enumerate(document["counts"]):
         lines.append(f"  {network.class_name(own)}: {many:,} of {total:,} {unit}, {many / total:.6g}")
     for flips, many in enumerate(document.get("least_flips", ())):
-        what = "never lose their label" if not flips else f"lose their label by changing {flips} features, and no fewer"
+        changed = "1 feature" if flips == 1 else f"{flips} features"
+        what = "never lose their label" if not flips else f"lose their label by changing {changed}, and no fewer"
         lines += [f"  {many:,} {unit} {what}"] if many else []
     for one in document.get("monotone", ()):
         words = {(True, True): "does not matter to", (True, False): "speaks for", (False, True): "speaks against"}
