@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from fractions import Fraction
 from math import comb
@@ -13,6 +14,7 @@ from qrobust.answers import Assurance
 from qrobust.backends.worker import Worker
 from qrobust.binarized import Ball, BinarizedNetwork, Block, Grid, Norm, fold
 from qrobust.errors import DomainError, NumberError, ResourceError, ShapeError
+from qrobust.logic.counters import Problem
 from qrobust.logic.counting import Count, Counter, Disagreement, Flips, Influence, Property, count
 from qrobust.logic.hashing import Factor, by_parities
 from qrobust.logic.labels import size_of
@@ -105,6 +107,28 @@ def test_too_little_time_leaves_both_ends_apart() -> None:
     found: Count = count(asked, Counter.ENUMERATION, seconds=1e-6)
     assert (found.lower, found.upper, found.assurance) == (0, 2**20, None)
     assert "time limit" in found.reason
+
+
+def test_time_for_some_draws_leaves_ends_that_say_so() -> None:
+    """Ten million draws of 20 bits take seconds: in a fraction of them some are made, and epsilon is what these promise."""
+    asked, expected = Flips(parity_like(20), Ball(np.zeros(20), Fraction(1))), (2**20 + 184756) // 2
+    fine = Precision(0.0007, 0.001)
+    found = count(asked, Counter.APPROXIMATE, precision=fine, seconds=0.2)
+    assert found.lower <= expected <= found.upper
+    assert found.epsilon is not None
+    assert found.epsilon > fine.epsilon
+    assert (found.upper - found.lower) / found.total <= 2 * found.epsilon
+    assert re.fullmatch(r"the time limit was reached after [\d,]+ of 7,756,\d+ draws", found.reason)
+
+
+def test_clauses_are_written_in_the_process_that_is_ended_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Flips) -> Problem:
+        raise AssertionError("not in this process")
+
+    monkeypatch.setattr(Flips, "problem", fail)
+    asked = Flips(parity_like(20), Ball(np.zeros(20), Fraction(1)))
+    for counter in (Counter.EXACT, Counter.PARITIES):
+        assert count(asked, counter).assurance is not None
 
 
 def test_bad_questions_are_refused() -> None:
@@ -215,16 +239,13 @@ def test_rare_inputs_are_bounded_from_below_by_parities_alone(worker: Worker) ->
     assert "within a factor" in str(found)
 
 
-def test_auto_turns_to_draws_where_clauses_would_be_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: Flips) -> None:
-        raise ResourceError("there would be too many clauses")
-
-    monkeypatch.setattr(Flips, "problem", refuse)
-    asked = Flips(parity_like(30), Ball(np.zeros(30), Fraction(1)))
+def test_auto_turns_to_draws_where_clauses_would_be_too_many() -> None:
+    half = np.arange(12_000) % 2.0
+    asked = Flips(parity_like(12_000), Ball(half, Fraction(2), Norm.HAMMING))
     found = count(asked, precision=Precision(0.1, 0.01))
     assert found.counter is Counter.APPROXIMATE
-    assert "too many clauses" in found.reason
-    with pytest.raises(ResourceError, match="too many clauses"):
+    assert "clauses: take a smaller region" in found.reason
+    with pytest.raises(ResourceError, match="clauses: take a smaller region"):
         count(asked, Counter.EXACT)
 
 

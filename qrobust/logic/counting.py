@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qrobust.answers import VERSION, Assurance
-from qrobust.backends.worker import Worker, WorkerDiedError, WorkerTimeoutError
+from qrobust.backends.worker import GRACE_SECONDS, Worker, WorkerDiedError, WorkerTimeoutError
 from qrobust.binarized.constraints import whole_constraints
 from qrobust.binarized.enumeration import inputs as enumerated
 from qrobust.binarized.folding import Folded, TieRule, ZeroSign
@@ -299,7 +299,8 @@ def _either(asked: Property, wide: Count, precision: Precision, place: Place) ->
         found, why = None, str(error)
     if found is None:
         drawn_count = _approximate(asked, wide, precision, deadline)
-        found = wide if drawn_count is None else replace(drawn_count, reason=f"Not exact: {why}")
+        reasons = [f"not exact: {why}"] + ([drawn_count.reason] if drawn_count is not None and drawn_count.reason else [])
+        found = wide if drawn_count is None else replace(drawn_count, reason="; ".join(reasons))
     return found
 
 
@@ -316,7 +317,7 @@ def _tried(asked: Property, deadline: Deadline) -> Count | None:
 
 
 def _exact(asked: Property, wide: Count, place: Place) -> Count | None:
-    found = _called(place, ganak, asked.problem(), wide.seed)
+    found = _called(place, _models, asked, wide.seed)
     if found is None:
         return None
     _check(found, wide)
@@ -324,22 +325,26 @@ def _exact(asked: Property, wide: Count, place: Place) -> Count | None:
 
 
 def _approximate(asked: Property, wide: Count, precision: Precision, deadline: Deadline) -> Count | None:
-    hits = 0
+    """Count from draws, from fewer where time ends before: when to stop does not depend on what was drawn."""
+    hits = made = 0
     for levels in drawn(asked.region, precision.draws, wide.seed):
         try:
             deadline.left()
         except UndecidedError:
-            return None
-        hits += int(asked.holds(levels).sum())
-    low, high = (Fraction(end) for end in ends(hits, precision.draws, precision.delta))
-    found = replace(
-        wide, lower=int(low * wide.total), upper=int(-(-high * wide.total // 1)), counter=Counter.APPROXIMATE, reason=""
-    )
-    return replace(found, assurance=Assurance.STATISTICAL, epsilon=precision.epsilon, delta=precision.delta)
+            break
+        hits, made = hits + int(asked.holds(levels).sum()), made + len(levels)
+    if not made:
+        return None
+    low, high = (Fraction(end) for end in ends(hits, made, precision.delta))
+    found = replace(wide, lower=int(low * wide.total), upper=int(-(-high * wide.total // 1)), counter=Counter.APPROXIMATE)
+    epsilon, reason = precision.epsilon, ""
+    if made < precision.draws:
+        epsilon, reason = precision.reached(made), f"the time limit was reached after {made:,} of {precision.draws:,} draws"
+    return replace(found, assurance=Assurance.STATISTICAL, epsilon=epsilon, delta=precision.delta, reason=reason)
 
 
 def _within_a_factor(asked: Property, wide: Count, factor: Factor, place: Place) -> Count | None:
-    ends_found = _called(place, by_parities, asked.problem(), factor, wide.seed)
+    ends_found = _called(place, _models_by_parities, asked, factor, wide.seed)
     if ends_found is None:
         return None
     lower, upper = ends_found
@@ -355,11 +360,22 @@ def _check(found: int, wide: Count) -> None:
         raise UnsoundAnswerError(f"a model counter counts {found} of {wide.total} inputs: please report")
 
 
+def _models(asked: Property, seed: int) -> int:
+    """Write the clauses and count; both in a process that is ended in time."""
+    return ganak(asked.problem(), seed)
+
+
+def _models_by_parities(asked: Property, factor: Factor, seed: int) -> tuple[int, int]:
+    return by_parities(asked.problem(), factor, seed)
+
+
 def _called(place: Place, function: Any, *arguments: Any) -> Any:
     deadline, given = place
     worker = Worker() if given is None else given
     try:
-        return worker.call(function, *arguments, seconds=deadline.left())
+        return worker.call(
+            function, *arguments, seconds=deadline.left() - GRACE_SECONDS
+        )  # counters keep no limit to be late for
     except (WorkerTimeoutError, WorkerDiedError, UndecidedError):
         return None
     finally:

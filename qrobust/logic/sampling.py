@@ -45,6 +45,10 @@ class Precision:
         """How many inputs are drawn."""
         return math.ceil(math.log(2 / self.delta) / (2 * self.epsilon**2))
 
+    def reached(self, draws: int) -> float:
+        """Return the epsilon that so many draws promise, with the same delta."""
+        return math.sqrt(math.log(2 / self.delta) / (2 * draws))
+
 
 def ends(hits: int, draws: int, delta: float) -> tuple[float, float]:
     """Return both ends of a share of which so many draws were hits, moved outward by what their computation may err."""
