@@ -28,6 +28,7 @@ from qrobust.binarized import (
     Robustness,
     TieRule,
     ZeroSign,
+    cnf,
     fold,
 )
 from qrobust.binarized.answers import cost_units
@@ -314,6 +315,23 @@ def test_a_name_is_its_sum_in_both_directions(encoding: Encoding) -> None:
                     true = bin(bits).count("1") >= least
                     assert solver.solve(assumptions=[*given, count + 1]) is true
                     assert solver.solve(assumptions=[*given, -count - 1]) is not true
+
+
+@pytest.mark.parametrize("encoding", list(Encoding))
+def test_a_sum_that_was_kept_is_the_sum_written_anew(encoding: Encoding, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clause by clause, whatever the literals: opposites, repeated ones, and names of either sign."""
+    rng = np.random.default_rng(3)
+    for _ in range(200):
+        literals = (rng.integers(1, 30, size=int(rng.integers(2, 20))) * rng.choice([-1, 1])).tolist()
+        name, least = int(rng.choice([-1, 1])) * 31, int(rng.integers(1, len(literals) + 1))
+        kept, anew = Clauses(40, encoding), Clauses(40, encoding)
+        for _ in range(2):
+            kept.define(name, literals, least)
+        with monkeypatch.context() as patched:
+            patched.setattr(cnf, "MOST_KEPT", 0)
+            for _ in range(2):
+                anew.define(name, literals, least)
+        assert (kept.clauses, kept.top) == (anew.clauses, anew.top)
 
 
 def test_half_a_reification_is_caught() -> None:

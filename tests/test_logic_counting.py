@@ -12,7 +12,7 @@ import pytest
 
 from qrobust.answers import Assurance
 from qrobust.backends.worker import Worker
-from qrobust.binarized import Ball, BinarizedNetwork, Block, Grid, Norm, fold
+from qrobust.binarized import Ball, BinarizedNetwork, Block, Grid, Linear, Norm, fold
 from qrobust.errors import DomainError, NumberError, ResourceError, ShapeError
 from qrobust.logic.counters import Problem
 from qrobust.logic.counting import Count, Counter, Disagreement, Flips, Influence, Property, count
@@ -100,6 +100,37 @@ def test_twenty_bits_by_every_means() -> None:
     assert (found.epsilon, found.delta, found.seed, found.assurance) == (0.01, 0.001, 3, Assurance.STATISTICAL)
     assert "with probability at least 0.999" in str(found)
     assert found.to_json()["share"] == [found.lower / 2**20, found.upper / 2**20]
+
+
+@pytest.mark.parametrize(("seed", "bits"), [(0, 14), (1, 17), (2, 20)])
+def test_counts_of_up_to_twenty_bits_are_those_of_all_inputs(seed: int, bits: int, worker: Worker) -> None:
+    """Random networks of two layers of signs: every counter beside all inputs, of flips, changed labels and influence."""
+    rng = np.random.default_rng([11, seed])
+
+    def signs(outputs: int, inputs: int) -> Linear:
+        return sparse_dense(rng.choice([-1.0, 0.0, 1.0], size=(outputs, inputs)), rng.integers(-3, 4, size=outputs) / 2)
+
+    one, other = (
+        BinarizedNetwork(Grid.of(1, 0, 1), (Block(signs(5, bits)), Block(signs(4, 5))), signs(3, 4)) for _ in range(2)
+    )
+    everywhere = Ball(rng.integers(0, 2, size=bits).astype(float), Fraction(1))
+    feature = int(rng.integers(bits))
+    levels = (np.arange(2**bits)[:, None] >> np.arange(bits)) & 1
+    labels = fold(one).labels(levels)
+    changed = labels != labels[np.arange(2**bits) ^ (1 << feature)]
+    own = fold(one).labels(everywhere.centre[None].astype(np.int64))
+    for asked, expected in (
+        (Flips(one, everywhere), int((labels != own).sum())),
+        (Disagreement(one, everywhere, copy=other), int((labels != fold(other).labels(levels)).sum())),
+        (Influence(one, everywhere, feature=feature), int(changed.sum())),
+    ):
+        found = count(asked, Counter.EXACT, worker=worker)
+        assert (found.lower, found.upper, found.total) == (expected, expected, 2**bits)
+        for rough in (
+            count(asked, Counter.APPROXIMATE, precision=Precision(0.05, 0.001)),
+            count(asked, Counter.PARITIES, factor=Factor(2.0, 0.2), worker=worker),
+        ):
+            assert rough.lower <= expected <= rough.upper  # repeatable: the seed is fixed
 
 
 def test_too_little_time_leaves_both_ends_apart() -> None:

@@ -5,8 +5,8 @@ n, or not at least n - k + 1 of the opposites.
 
 Method    totalizer: a tree of unary counters cut at k, each output defined in both directions; the others are python-sat's
           encodings of each half, loosened by the literal that stands for the row
-Reuse     none between inputs: folding makes a formula of each input's own open neurons, and writing all of it takes less than
-          solving it on dense networks, and at most 20 ms of a question on sparse ones
+Reuse     what a sum becomes depends on how many literals it has and how many must be true: it is written once, kept, and put
+          down again with other variables, row after row and, in the later layers above all, input after input
 Source    Bailleux and Boufkhad 2003 (totalizer); Sinz 2005 (sequential counter); Morgado et al. 2014 (kmtotalizer)
 """
 
@@ -14,8 +14,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 
 from qrobust.binarized.constraints import Constraints
 from qrobust.binarized.unary import unary
@@ -23,6 +25,7 @@ from qrobust.errors import BackendUnavailableError, ResourceError
 from qrobust.layers import IntArray, SparseMatrix
 
 MOST_CLAUSES = 30_000_000
+MOST_KEPT = 20_000  # literals times how many must be true, of a sum that is kept: about a MiB of clauses
 INSTALL = "the SAT engine needs `pip install qrobust[bnn]`"
 
 
@@ -55,15 +58,14 @@ class Clauses:
         if 2 * least > count + 1:
             name, literals, least = -name, [-literal for literal in literals], count - least + 1
         if least == 1:
-            for literal in literals:
-                self.add(name, -literal)
+            self.clauses += [[name, -literal] for literal in literals]
             self.add(-name, *literals)
-        elif self.encoding is Encoding.TOTALIZER:
-            output = self._totalizer(literals, least)[least - 1]
-            self.add(-name, output)
-            self.add(name, -output)
+        elif count * least <= MOST_KEPT:
+            kept = _kept(count, least, self.encoding)
+            self.clauses += kept.over([name, *literals], self.top)
+            self.top += kept.fresh
         else:
-            self._halves(name, literals, least)
+            _sum(self, name, literals, least)
 
     def require(self, literals: list[int], least: int) -> None:
         """Say that at least so many literals are true."""
@@ -76,34 +78,80 @@ class Clauses:
             self.add(name)
             self.define(name, literals, least)
 
-    def _totalizer(self, literals: list[int], most: int) -> list[int]:
-        """Return outputs o_1 to o_min(n, most), o_i true exactly where at least i literals are."""
-        layer = [[literal] for literal in literals]
-        while len(layer) > 1:
-            pairs = [self._merged(a, b, most) for a, b in zip(layer[::2], layer[1::2], strict=False)]
-            layer = pairs + layer[2 * len(pairs) :]
-        return layer[0]
 
-    def _merged(self, a: list[int], b: list[int], most: int) -> list[int]:
-        outputs = self.fresh(min(len(a) + len(b), most))
-        top, clauses = len(outputs), self.clauses
-        for i in range(len(a) + 1):
-            for j in range(max(0, 1 - i), min(len(b), top - i) + 1):
-                clauses.append([outputs[i + j - 1], *([-a[i - 1]] if i else []), *([-b[j - 1]] if j else [])])
-            for j in range(min(len(b), top - i - 1) + 1):
-                clauses.append([-outputs[i + j], *a[i : i + 1], *b[j : j + 1]])
-        return outputs
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """The clauses of one sum over variables of its own: 1 for its name, then its literals, then so many fresh ones.
 
-    def _halves(self, name: int, literals: list[int], least: int) -> None:
-        try:
-            from pysat.card import CardEnc, EncType
-        except ImportError:
-            raise BackendUnavailableError(INSTALL) from None
-        kind = getattr(EncType, self.encoding.value)
-        for loose, encode, bound in ((-name, CardEnc.atleast, least), (name, CardEnc.atmost, least - 1)):
-            found = encode(lits=literals, bound=bound, top_id=self.top, encoding=kind)
-            self.top = max(self.top, found.nv)
-            self.clauses.extend([loose, *clause] for clause in found.clauses)
+    Shapes    literals (all clauses', one after another), ends (clauses,)
+    """
+
+    fresh: int
+    literals: npt.NDArray[np.int32]
+    ends: npt.NDArray[np.int64]
+
+    def over(self, names: list[int], top: int) -> list[list[int]]:
+        """Return the clauses with these literals in place of the first variables, the fresh ones from above `top`."""
+        own = np.concatenate([[0], names, np.arange(top + 1, top + self.fresh + 1)])
+        written, start = (np.sign(self.literals) * own[np.abs(self.literals)]).tolist(), 0
+        found = []
+        for end in self.ends.tolist():
+            found.append(written[start:end])
+            start = end
+        return found
+
+
+@lru_cache(maxsize=128)
+def _kept(count: int, least: int, encoding: Encoding) -> _Kept:
+    """Return the clauses that variable 1 is true exactly where at least so many of the `count` variables after it are."""
+    written = Clauses(count + 1, encoding)
+    _sum(written, 1, list(range(2, count + 2)), least)
+    literals = np.array([literal for clause in written.clauses for literal in clause], dtype=np.int32)
+    ends = np.cumsum([len(clause) for clause in written.clauses], dtype=np.int64)
+    return _Kept(written.top - count - 1, literals, ends)
+
+
+def _sum(written: Clauses, name: int, literals: list[int], least: int) -> None:
+    """Write that `name` is true exactly where at least so many literals are."""
+    if written.encoding is Encoding.TOTALIZER:
+        output = _totalizer(written, literals, least)[least - 1]
+        written.add(-name, output)
+        written.add(name, -output)
+    else:
+        _halves(written, name, literals, least)
+
+
+def _totalizer(written: Clauses, literals: list[int], most: int) -> list[int]:
+    """Return outputs o_1 to o_min(n, most), o_i true exactly where at least i literals are."""
+    layer = [[literal] for literal in literals]
+    while len(layer) > 1:
+        pairs = [_merged(written, a, b, most) for a, b in zip(layer[::2], layer[1::2], strict=False)]
+        layer = pairs + layer[2 * len(pairs) :]
+    return layer[0]
+
+
+def _merged(written: Clauses, a: list[int], b: list[int], most: int) -> list[int]:
+    outputs = written.fresh(min(len(a) + len(b), most))
+    top, clauses = len(outputs), written.clauses
+    for i in range(len(a) + 1):
+        for j in range(max(0, 1 - i), min(len(b), top - i) + 1):
+            clauses.append([outputs[i + j - 1], *([-a[i - 1]] if i else []), *([-b[j - 1]] if j else [])])
+        for j in range(min(len(b), top - i - 1) + 1):
+            clauses.append([-outputs[i + j], *a[i : i + 1], *b[j : j + 1]])
+    return outputs
+
+
+def _halves(written: Clauses, name: int, literals: list[int], least: int) -> None:
+    """Write each half as python-sat does, loosened by the name."""
+    try:
+        from pysat.card import CardEnc, EncType
+    except ImportError:
+        raise BackendUnavailableError(INSTALL) from None
+    kind = getattr(EncType, written.encoding.value)
+    for loose, encode, bound in ((-name, CardEnc.atleast, least), (name, CardEnc.atmost, least - 1)):
+        found = encode(lits=literals, bound=bound, top_id=written.top, encoding=kind)
+        written.top = max(written.top, found.nv)
+        written.clauses.extend([loose, *clause] for clause in found.clauses)
 
 
 @dataclass(frozen=True, eq=False)
