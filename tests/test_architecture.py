@@ -188,15 +188,18 @@ def test_check_shares_no_code_with_what_it_checks() -> None:
 
 
 def test_import_is_light() -> None:
+    """Half a second or, where the machine is slow or busy, a few times what NumPy's own import takes just then."""
     script = (
-        "import sys, time; start = time.thread_time(); import qrobust; print(time.thread_time() - start);"
+        "import sys, time; start = time.thread_time(); import numpy; mid = time.thread_time(); import qrobust;"
+        "print(mid - start, time.thread_time() - start);"
         f"print(*[name for name in {HEAVY} if name in sys.modules])"
     )
-    seconds = []
+    found = []
     for _ in range(3):
         lines = subprocess.run(
             [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
         ).stdout.splitlines()
         assert lines[1] == "", f"import qrobust pulls in {lines[1]}"
-        seconds.append(float(lines[0]))
-    assert min(seconds) < 0.5
+        numpy, whole = (float(seconds) for seconds in lines[0].split())
+        found.append(whole / max(0.5, 4 * numpy))
+    assert min(found) < 1
