@@ -39,7 +39,7 @@ from qrobust.binarized.formats import load_binarized
 from qrobust.files import write_whole
 from qrobust.plotting import new_figure, save_figure
 
-IMAGES, SECONDS, WORKERS = 10, 3.0, 3
+IMAGES, SECONDS, WORKERS = 5, 3.0, 3
 EPS = tuple(map(Fraction, ("0.005", "0.01", "0.02", "0.03", "0.05")))
 PLOTS = Path(__file__).parent.parent / "plots"
 TABLE = PLOTS / "bnn_attacks.csv"

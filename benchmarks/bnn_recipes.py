@@ -18,7 +18,7 @@ from qrobust.binarized import Ball, BinarizedNetwork, BinarizedSession, Folded, 
 from qrobust.binarized.formats import load_binarized
 from qrobust.binarized.recipes import RECIPES
 
-IMAGES = 8  # the first of the test images
+IMAGES = 20  # the first of the test images
 SECONDS = 30.0  # for each
 EPS = (Fraction(1, 20), Fraction(1, 10), Fraction(1, 5))
 
