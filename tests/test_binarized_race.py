@@ -121,7 +121,7 @@ def test_nothing_is_left_of_a_race_that_is_interrupted(tmp_path: Path) -> None:
         assert len(marked(mark)) >= 3, "the engines did not start"
         time.sleep(0.5)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=10)
     finally:
         process.kill()
     assert process.returncode == 130, errors

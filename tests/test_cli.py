@@ -340,7 +340,7 @@ def test_interrupted_run_leaves_nothing(tmp_path: Path) -> None:
     time.sleep(6)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=20)
     assert process.returncode == 130
     assert err.strip().splitlines()[-1] == "error: interrupted; nothing was left half-written"
     assert "Traceback" not in err
@@ -363,7 +363,7 @@ def test_an_interrupted_solver_leaves_no_process() -> None:
     assert workers
     time.sleep(1)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=20)
     assert process.returncode == 130
     time.sleep(0.2)
     assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]

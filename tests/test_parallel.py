@@ -247,7 +247,7 @@ def test_ctrl_c_stops_the_workers_and_a_second_run_continues(tmp_path: Path) -> 
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     workers = children.read_text().split() if children.exists() else []
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it too
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=20)
     assert process.returncode == 130
     assert "Traceback" not in err
     assert err.strip().splitlines()[-1] == "error: interrupted; nothing was left half-written"
