@@ -9,6 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -25,6 +26,8 @@ from qrobust.comparison import UNDECIDED
 from qrobust.errors import NumberError
 from qrobust.layers import IntArray
 from qrobust.network import Network
+
+POLLED = 0.1  # seconds between looks for Ctrl-C
 
 Question = Robustness | LabelChange | LeastChange
 
@@ -161,7 +164,7 @@ def _ask_all(
         for thread in threads:
             thread.start()
         for _ in left:
-            number, answer = done.get()
+            number, answer = _next(done)
             if isinstance(answer, Exception):
                 raise answer
             take(number, answer)
@@ -172,6 +175,13 @@ def _ask_all(
                 session.interrupt()
                 thread.join(0.05)
             session.close()
+
+
+def _next(done: queue.SimpleQueue[tuple[int, Settled | Exception]]) -> tuple[int, Settled | Exception]:
+    """Wait for an answer. A wait without end may sleep through a Ctrl-C that comes as it begins; this one looks again."""
+    while True:
+        with suppress(queue.Empty):
+            return done.get(timeout=POLLED)
 
 
 def settle(question: Question, session: BinarizedSession, settings: Settings) -> Settled:
