@@ -188,6 +188,12 @@ def test_check_shares_no_code_with_what_it_checks() -> None:
     assert not needed & {FRONT, "bounds", "search", "backends", "solve", "formula"}
 
 
+def test_the_checker_of_signs_shares_no_code_with_what_it_checks() -> None:
+    needed = closure("qrobust.binarized.certificates")
+    own = {module.removeprefix("qrobust.binarized.") for module in needed if module.startswith("qrobust.binarized.")}
+    assert own == {"plain_clauses", "lrat", "queries", "network", "formats.native"}
+
+
 def test_import_is_light(tmp_path: Path) -> None:
     """As users import it, compiled once: the first of the runs writes the bytecode, whatever the machine's settings are."""
     env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qrobust.binarized import BinarizedNetwork, Block, Grid
+from qrobust.binarized import BinarizedNetwork, Block, Grid, Robustness
 from qrobust.binarized.engines import sat
 from qrobust.binarized.export import lp, opb, write_constraints
 from qrobust.binarized.formats import save_binarized
+from qrobust.binarized.plain_clauses import plain_clauses
 from qrobust.errors import UnsupportedError
 from tests.binarized import sparse_dense
 from tests.test_binarized import Case
@@ -148,7 +149,8 @@ def test_texts_for_other_solvers_say_the_truth(tmp_path: Path) -> None:
             terms = [int(a) * z3.If(z3.Bool(v), 1, 0) for a, v in re.findall(r"([-+]\d+) (x\d+)", left)]
             booleans.add(z3.Sum(terms) >= int(limit) if terms else z3.BoolVal(int(limit) <= 0))
         assert (booleans.check() == z3.sat) == case.violated, f"case {seed}"
-        assert sat.prove(found, tmp_path / "claim") == (not case.violated)
+        claim = Robustness(case.network, case.ball, case.label, case.tie, case.zero)
+        assert (sat.refutation(plain_clauses(claim).clauses) is None) == case.violated
     assert verdicts == {True, False}
     with pytest.raises(UnsupportedError, match="written as"):
         write_constraints(found, tmp_path / "x.smt")

@@ -18,6 +18,9 @@ from qrobust.binarized.constraints import Constraints, constraints
 from qrobust.binarized.engines import cardinality, cpsat, exact_solver, milp, pseudo_boolean, sat
 from qrobust.binarized.engines.base import Engine, Found, Nothing, Outcome, Undecided
 from qrobust.binarized.enumeration import first_lost
+from qrobust.binarized.lrat import refutation_fault
+from qrobust.binarized.plain_clauses import plain_clauses
+from qrobust.binarized.queries import Levels, Robustness
 from qrobust.binarized.race import available
 from qrobust.interval import BoolArray
 from qrobust.layers import Activation, Conv2d, Dense, IntArray
@@ -37,10 +40,17 @@ class Question:
     label: int
     tie: TieRule
     flips: int
+    zero: ZeroSign = ZeroSign.PLUS
 
     @property
     def constraints(self) -> Constraints:
         return constraints(self.folded, self.region, self.label, self.tie)
+
+    @property
+    def query(self) -> Robustness:
+        region = self.region
+        levels = Levels(region.lower, region.upper, region.centre, region.norm, region.most)
+        return Robustness(self.folded.network, levels, self.label, self.tie, self.zero)
 
 
 def weights(rng: np.random.Generator, outputs: int, inputs: int, zeros: float) -> IntArray:
@@ -138,7 +148,7 @@ def question(seed: int) -> Question:
         levels = levels[region.cost(levels).sum(axis=1) <= most]
     lost = plain_labels_lost(found, levels, zero, label, tie)
     np.testing.assert_array_equal(folded.is_lost(levels, label, tie), lost, err_msg=f"folding, question {seed}")
-    return Question(folded, region, label, tie, int(lost.sum()))
+    return Question(folded, region, label, tie, int(lost.sum()), zero)
 
 
 def check(asked: Question, outcome: Outcome, where: str) -> None:
@@ -197,6 +207,21 @@ def worker() -> Iterator[Worker]:
     found = Worker()
     yield found
     found.close()
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_plain_clauses_have_proofs_where_no_input_loses_the_label(batch: int) -> None:
+    """Intervals' answers as well: the checker has no others' word for anything."""
+    seen = {True: 0, False: 0}
+    for seed in range(batch * FAST, (batch + 1) * FAST):
+        asked = question(seed)
+        clauses = plain_clauses(asked.query).clauses
+        proof = sat.refutation(clauses)
+        assert (proof is None) == (asked.flips > 0), f"question {seed}"
+        if proof is not None:
+            assert refutation_fault(clauses, proof) is None, f"question {seed}"
+        seen[asked.flips > 0] += 1
+    assert min(seen.values()) >= 50
 
 
 @pytest.mark.parametrize("batch", BATCHES)

@@ -51,7 +51,11 @@ WRITING: dict[str, Writing] = {
     ),
     "bnn verify --proof": (
         ("bnn", "verify", "{signs}", *BOX, "--eps", "1", "--norm", "l1", "--proof", "{}"),
-        ("{}.cnf", "{}.drat"),
+        ("{}.cnf", "{}.drat", "{}.lrat"),
+    ),
+    "bnn verify --certificate": (
+        ("bnn", "verify", "{signs}", *BOX, "--eps", "1", "--norm", "l1", "--certificate", "{}.cert"),
+        ("{}.cert",),
     ),
     "bnn map csv": (("bnn", "map", "{signs}", "--axes", "1, 2", *BOX, "--output", "{}.csv"), ("{}.csv",)),
     "bnn map npz": (("bnn", "map", "{signs}", "--axes", "1, 2", *BOX, "--output", "{}.npz"), ("{}.npz",)),

@@ -5,9 +5,11 @@ from qrobust.binarized import Ball, BinarizedSession, Robustness
 
 from qrobust.binarized.answers import BinarizedAnswer, LabelChangeAnswer, LeastChangeAnswer, PairWitness, Witness
 from qrobust.binarized.attacks import AttackAnswer, Method, run_attack
-from qrobust.binarized.folding import Folded, TieRule, ZeroSign, fold
+from qrobust.binarized.certificates import BinarizedCertificate, load_certificate
+from qrobust.binarized.certify import certify
+from qrobust.binarized.folding import Folded, fold
 from qrobust.binarized.network import BatchNorm, BinarizedNetwork, Block, Grid, InputRounding, Linear
-from qrobust.binarized.queries import Ball, Box, LabelChange, LeastChange, Norm, Region, Robustness
+from qrobust.binarized.queries import Ball, Box, LabelChange, LeastChange, Norm, Region, Robustness, TieRule, ZeroSign
 from qrobust.binarized.solve import BinarizedSession
 
 __all__ = [
@@ -15,6 +17,7 @@ __all__ = [
     "Ball",
     "BatchNorm",
     "BinarizedAnswer",
+    "BinarizedCertificate",
     "BinarizedNetwork",
     "BinarizedSession",
     "Block",
@@ -35,6 +38,8 @@ __all__ = [
     "TieRule",
     "Witness",
     "ZeroSign",
+    "certify",
     "fold",
+    "load_certificate",
     "run_attack",
 ]

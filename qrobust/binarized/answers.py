@@ -37,7 +37,10 @@ class Witness:
 
 @dataclass(frozen=True, eq=False)
 class BinarizedAnswer:
-    """The answer to a robustness question. `exact`: the engine computes in integers; a float engine's ROBUST is no proof."""
+    """The answer to a robustness question. `exact`: the engine computes in integers; a float engine's ROBUST is no proof.
+
+    `is_certified`: the answer has a proof that the checker has followed, whatever the engine is
+    """
 
     query: Robustness
     verdict: Verdict
@@ -47,12 +50,13 @@ class BinarizedAnswer:
     label: int
     witness: Witness | None = None
     reason: str = ""
+    is_certified: bool = False
 
     @property
     def assurance(self) -> Assurance | None:
-        """CHECKED: replayed in integers, one input or all. ROUNDED: proved by interval folding, also with all inputs tried
-        that it leaves apart. TRUSTED: a solver says so."""
-        return _assurance(self.verdict, self.engine)
+        """CHECKED: replayed in integers, one input or all, or with a certificate. ROUNDED: proved by interval folding, also
+        with all inputs tried that it leaves apart. TRUSTED: a solver says so."""
+        return _assurance(self)
 
     @property
     def inputs(self) -> list[float] | None:
@@ -61,9 +65,9 @@ class BinarizedAnswer:
 
     def __str__(self) -> str:
         network, where = self.query.network, self.query.ball
-        by = f"[{self.engine}, {_basis(self.verdict, self.engine, self.exact)}{self.seconds:.3g} s]"
+        by = f"[{self.engine}, {_basis(self)}{self.seconds:.3g} s]"
         if self.verdict is Verdict.ROBUST:
-            text = f"{where}, {network} keeps the label {network.class_name(self.label)}."
+            text = f"{self.query.statement(self.label)}."
         elif self.witness is not None:
             text = (
                 f"{where}, an input of {network} loses the label {network.class_name(self.label)}"
@@ -82,7 +86,7 @@ class BinarizedAnswer:
             "verdict": self.verdict.value,
             "backend": self.engine,
             "assurance": None if self.assurance is None else self.assurance.name,
-            "exact": self.exact,
+            "exact": self.exact or self.is_certified,
             "label": self.label,
             "counterexample": None if self.witness is None else {"input": self.inputs} | self.witness.to_json(),
             "reason": self.reason or None,
@@ -91,19 +95,19 @@ class BinarizedAnswer:
         }
 
 
-def _assurance(verdict: Verdict, engine: str) -> Assurance | None:
-    if verdict is Verdict.UNKNOWN:
+def _assurance(answer: BinarizedAnswer | LabelChangeAnswer) -> Assurance | None:
+    if answer.verdict is Verdict.UNKNOWN:
         return None
-    if verdict is Verdict.VIOLATED or engine == ENUMERATION:
+    if answer.verdict is Verdict.VIOLATED or answer.engine == ENUMERATION or answer.is_certified:
         return Assurance.CHECKED
-    return Assurance.ROUNDED if engine in (INTERVALS, TRIAL) else Assurance.TRUSTED
+    return Assurance.ROUNDED if answer.engine in (INTERVALS, TRIAL) else Assurance.TRUSTED
 
 
-def _basis(verdict: Verdict, engine: str, exact: bool) -> str:
-    assurance = _assurance(verdict, engine)
+def _basis(answer: BinarizedAnswer | LabelChangeAnswer) -> str:
+    assurance = answer.assurance
     if assurance is None:
         return ""
-    if verdict is Verdict.ROBUST and not exact:
+    if answer.verdict is Verdict.ROBUST and not answer.exact and not answer.is_certified:
         return f"{assurance.name.lower()}, computed in floating point, "
     return f"{assurance.name.lower()}, in integers, "
 
@@ -126,7 +130,7 @@ class PairWitness:
 
 @dataclass(frozen=True, eq=False)
 class LabelChangeAnswer:
-    """Whether a network and its copy label every input alike; `engine` and `exact` as in BinarizedAnswer."""
+    """Whether a network and its copy label every input alike; `engine`, `exact` and `is_certified` as in BinarizedAnswer."""
 
     query: LabelChange
     verdict: Verdict
@@ -135,11 +139,12 @@ class LabelChangeAnswer:
     seconds: float
     witness: PairWitness | None = None
     reason: str = ""
+    is_certified: bool = False
 
     @property
     def assurance(self) -> Assurance | None:
         """As a BinarizedAnswer's."""
-        return _assurance(self.verdict, self.engine)
+        return _assurance(self)
 
     @property
     def inputs(self) -> list[float] | None:
@@ -149,8 +154,8 @@ class LabelChangeAnswer:
     def __str__(self) -> str:
         copy, where = self.query.copy, self.query.ball
         names = f"{self.query.network} and {copy}"
-        by = f"[{self.engine}, {_basis(self.verdict, self.engine, self.exact)}{self.seconds:.3g} s]"
-        text = f"{where}, {names} give the same label."
+        by = f"[{self.engine}, {_basis(self)}{self.seconds:.3g} s]"
+        text = f"{self.query.statement()}."
         if self.verdict is Verdict.UNKNOWN:
             text = f"{self.reason}."
         elif self.witness is not None:
@@ -167,7 +172,7 @@ class LabelChangeAnswer:
             "verdict": self.verdict.value,
             "backend": self.engine,
             "assurance": None if self.assurance is None else self.assurance.name,
-            "exact": self.exact,
+            "exact": self.exact or self.is_certified,
             "counterexample": None if self.witness is None else {"input": self.inputs} | self.witness.to_json(),
             "reason": self.reason or None,
             "seconds": self.seconds,

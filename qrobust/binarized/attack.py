@@ -15,8 +15,8 @@ import time
 
 import numpy as np
 
-from qrobust.binarized.folding import Folded, TieRule
-from qrobust.binarized.queries import Norm, Region, level_costs
+from qrobust.binarized.folding import Folded
+from qrobust.binarized.queries import Norm, Region, TieRule, level_costs
 from qrobust.binarized.surrogate import backward, forward, scores
 from qrobust.interval import FloatArray
 from qrobust.layers import IntArray

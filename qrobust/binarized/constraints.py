@@ -22,8 +22,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from qrobust.binarized.folding import Folded, Rivals, TieRule, row_sums
-from qrobust.binarized.queries import Norm, Region
+from qrobust.binarized.folding import Folded, Rivals, row_sums
+from qrobust.binarized.queries import Norm, Region, TieRule
 from qrobust.layers import IntArray, SparseMatrix
 
 NO_LIMIT = 2**61  # above what any row of a folded network sums to

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from qrobust.binarized.constraints import Constraints
-from qrobust.binarized.folding import Folded, TieRule
-from qrobust.binarized.queries import Norm, level_costs
+from qrobust.binarized.folding import Folded
+from qrobust.binarized.queries import Norm, TieRule, level_costs
 from qrobust.layers import IntArray
 
 MOST_CELLS = 2**22

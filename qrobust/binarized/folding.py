@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
 from fractions import Fraction
 from functools import cached_property
 from typing import Any
@@ -23,26 +22,12 @@ import numpy as np
 import numpy.typing as npt
 
 from qrobust.binarized.network import BatchNorm, BinarizedNetwork, Linear
+from qrobust.binarized.queries import TieRule, ZeroSign
 from qrobust.errors import UnsupportedError
 from qrobust.layers import IntArray, SparseMatrix
 
 MOST_SUM = 2**61  # of any row, so that int64 holds twice as much
 TOO_FAR = "a sum could leave 64 bits: take fewer levels, or an offset nearer to the inputs"
-
-
-class ZeroSign(Enum):
-    """What sign(0) is."""
-
-    PLUS = "+1"
-    MINUS = "-1"
-
-
-class TieRule(Enum):
-    """What label two or more equal greatest scores give."""
-
-    FIRST = "first"  # the class that stands first, as argmax says
-    RIVAL = "rival"  # a rival that draws level has changed the label, as VNN-LIB's >= says
-    LABEL = "label"  # a rival must be strictly greater
 
 
 @dataclass(frozen=True, eq=False)

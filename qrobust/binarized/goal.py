@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qrobust.binarized.folding import Folded, TieRule
-from qrobust.binarized.queries import Region
+from qrobust.binarized.folding import Folded
+from qrobust.binarized.queries import Region, TieRule
 from qrobust.layers import IntArray
 
 

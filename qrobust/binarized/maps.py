@@ -21,10 +21,10 @@ import numpy as np
 
 from qrobust.answers import VERSION, Verdict
 from qrobust.binarized.float_pairs import FloatLabels
-from qrobust.binarized.folding import Folded, TieRule, ZeroSign
+from qrobust.binarized.folding import Folded
 from qrobust.binarized.many import Made, Question, Settings, settle_all
 from qrobust.binarized.network import BinarizedNetwork, Grid
-from qrobust.binarized.queries import Ball, LabelChange, Levels, Norm, Robustness
+from qrobust.binarized.queries import Ball, LabelChange, Levels, Norm, Robustness, TieRule, ZeroSign
 from qrobust.binarized.solve import folded
 from qrobust.bounds.local import Status
 from qrobust.cache import ResultCache

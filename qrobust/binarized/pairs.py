@@ -14,7 +14,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from qrobust.binarized.folding import Folded, ThresholdLayer, TieRule
+from qrobust.binarized.folding import Folded, ThresholdLayer
+from qrobust.binarized.queries import TieRule
 from qrobust.errors import UnsupportedError
 
 MOST_CLASSES = 256  # a sign for each pair of them

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from qrobust.binarized.folding import TieRule, ZeroSign
 from qrobust.binarized.network import BinarizedNetwork, Grid
 from qrobust.errors import DomainError, NumberError, ShapeError
 from qrobust.exact import to_fraction
@@ -24,6 +23,21 @@ from qrobust.layers import IntArray, read_only
 from qrobust.network import Network
 
 MOST_STEPS = 256  # between levels, found once for each radius
+
+
+class ZeroSign(Enum):
+    """What sign(0) is."""
+
+    PLUS = "+1"
+    MINUS = "-1"
+
+
+class TieRule(Enum):
+    """What label two or more equal greatest scores give."""
+
+    FIRST = "first"  # the class that stands first, as argmax says
+    RIVAL = "rival"  # a rival that draws level has changed the label, as VNN-LIB's >= says
+    LABEL = "label"  # a rival must be strictly greater
 
 
 class Norm(Enum):
@@ -230,6 +244,10 @@ class Robustness:
         if self.label is not None and not 0 <= self.label < self.network.outputs:
             raise DomainError(f"the label is {self.label}, the network has classes 0 to {self.network.outputs - 1}")
 
+    def statement(self, label: int) -> str:
+        """Return what is so if every input has the label."""
+        return f"{self.ball}, {self.network} keeps the label {self.network.class_name(label)}"
+
     def to_json(self) -> dict[str, Any]:
         """Return the question as JSON values."""
         grid = self.network.grid
@@ -298,6 +316,10 @@ class LabelChange:
         for what, mine, other in (("inputs", network.inputs, copy.inputs), ("classes", classes, copy.outputs)):
             if mine != other:
                 raise ShapeError(f"the network has {mine} {what} and the copy {other}: they cannot be compared")
+
+    def statement(self) -> str:
+        """Return what is so if no input's label is another."""
+        return f"{self.ball}, {self.network} and {self.copy} give the same label"
 
     def to_json(self) -> dict[str, Any]:
         """Return the question as JSON values."""

@@ -29,10 +29,10 @@ from qrobust.binarized.engines.base import Found, Nothing, Outcome, Undecided
 from qrobust.binarized.enumeration import first_lost, is_small
 from qrobust.binarized.float_pairs import FloatLabels, FloatPair
 from qrobust.binarized.float_pairs import is_small as is_small_region
-from qrobust.binarized.folding import Folded, TieRule, ZeroSign, fold, over
+from qrobust.binarized.folding import Folded, fold, over
 from qrobust.binarized.network import BinarizedNetwork
 from qrobust.binarized.pairs import SAME, paired
-from qrobust.binarized.queries import Ball, LabelChange, LeastChange, Norm, Region, Robustness
+from qrobust.binarized.queries import Ball, LabelChange, LeastChange, Norm, Region, Robustness, TieRule, ZeroSign
 from qrobust.binarized.race import CARDINALITY, PORTFOLIO, Finish, Race, available, engine_names
 from qrobust.errors import NumberError, UnsoundAnswerError
 from qrobust.layers import IntArray

@@ -6,30 +6,36 @@ from collections.abc import Callable
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import numpy as np
 import typer
 
+from qrobust.answers import Verdict
+from qrobust.backends.worker import WorkerDiedError
 from qrobust.binarized import (
     Ball,
+    BinarizedAnswer,
     BinarizedNetwork,
     BinarizedSession,
     Box,
     Grid,
     InputRounding,
     LabelChange,
+    LabelChangeAnswer,
     LeastChange,
     Norm,
     Robustness,
 )
 from qrobust.binarized.attacks import Method, Target, run_attack
+from qrobust.binarized.certificates import BinarizedCertificate
+from qrobust.binarized.certify import certify
 from qrobust.binarized.constraints import constraints
-from qrobust.binarized.engines import sat
 from qrobust.binarized.export import write_constraints
-from qrobust.binarized.folding import TieRule, ZeroSign, fold
+from qrobust.binarized.folding import fold
 from qrobust.binarized.formats import ReadNetwork, load_binarized, read_vnnlib, save_binarized
 from qrobust.binarized.many import Settings
+from qrobust.binarized.queries import TieRule, ZeroSign
 from qrobust.binarized.race import ENGINES, PORTFOLIO
 from qrobust.binarized.recipes import ARCHITECTURES, RECIPES, recipe_of
 from qrobust.binarized.training import train as train_network
@@ -39,7 +45,7 @@ from qrobust.cli.bnn_pairs import read_pair
 from qrobust.cli.bnn_rows import RowsAsked, verify_rows
 from qrobust.cli.exits import EXIT
 from qrobust.cli.options import UsageError, cache_in, numbers
-from qrobust.errors import ShapeError
+from qrobust.errors import ResourceError, ShapeError, UnsupportedError
 from qrobust.exact import to_fraction
 from qrobust.files import check_can_appear
 from qrobust.formats.table import read_table
@@ -107,7 +113,12 @@ def verify(
     engine: Annotated[str, typer.Option(help=f"{PORTFOLIO}, {', '.join(ENGINES)}.")] = PORTFOLIO,
     exact: Annotated[bool, typer.Option("--exact", help="A ROBUST in floating point does not count.")] = False,
     export: Annotated[Path | None, typer.Option(help="Write the constraints: .cnf, .opb or .lp.")] = None,
-    proof: Annotated[Path | None, typer.Option(help="Write STEM.cnf and its proof STEM.drat.")] = None,
+    certificate: Annotated[
+        Path | None, typer.Option(help="Write a ROBUST label's proof to a file that `qrobust replay` checks alone.")
+    ] = None,
+    proof: Annotated[
+        Path | None, typer.Option(help="Write it for other checkers: STEM.cnf, and its proof STEM.drat and STEM.lrat.")
+    ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds.")] = 60.0,
     seed: Annotated[int, typer.Option(help="Of the attack.")] = 0,
     jobs: Jobs = 1,
@@ -119,6 +130,7 @@ def verify(
 
     \b
     qrobust bnn verify model.npz --input "0, 1, 1" --eps 1
+    qrobust bnn verify model.npz --input "0, 1, 1" --eps 1 --certificate proof.cert
     qrobust bnn verify model.npz --input points.csv --rows 1:100 --eps 0.1 --jobs 2 --cache answers
     qrobust bnn verify model.npz --input points.csv --rows : --least --norm l1
     qrobust bnn verify model.npz --copy other.npz --box boxes.csv --rows 1:10
@@ -126,12 +138,12 @@ def verify(
     qrobust bnn verify iris.json --float --copy ternary --step 1/10 --range 0:8 --box "5:6, 3:3.5, 4:5, 1.3:1.6"
     qrobust bnn verify net.onnx.gz --step 1 --range 0:255 --vnnlib query.vnnlib.gz
     """
-    check_can_appear(export, proof)
+    check_can_appear(export, certificate, proof)
     grid, chosen = grid_of(step, reach, rounding), None if scheme is None else parse_scheme(scheme)
     policies = policies_of(tie, zero)
     if rows is not None:
-        if any(each is not None for each in (vnnlib, export, proof)):
-            raise UsageError("--rows asks about many inputs: leave --vnnlib, --export and --proof out")
+        if any(each is not None for each in (vnnlib, export, certificate, proof)):
+            raise UsageError("--rows asks about many inputs: leave --vnnlib, --export, --certificate and --proof out")
         _check_rows((given, eps, box), norm, least=least, is_pair=copy is not None or is_float)
         if copy is not None or is_float:
             _check_pair(tie, label)
@@ -147,28 +159,68 @@ def verify(
         raise UsageError("--jobs and --cache share many inputs: they go with --rows")
     if copy is not None or is_float:
         _check_pair(tie, label)
-        if least or any(each is not None for each in (vnnlib, export, proof)):
-            raise UsageError("--copy goes with --input and --eps, or --box: leave --least, --vnnlib and such out")
+        if least or any(each is not None for each in (vnnlib, export)):
+            raise UsageError("--copy goes with --input and --eps, or --box: leave --least, --vnnlib and --export out")
         pair = read_pair(model, copy, grid, chosen, is_float=is_float)
         change = LabelChange(pair.network, pair.read.network, _where((given, row, eps, norm), box, pair.read), policies[1])
         with BinarizedSession(seed=seed) as session, show.waiting("deciding", quiet=quiet or json):
             alike = session.label_change(change, engine=engine, seconds=timeout, exact=exact)
-        _print(alike.to_json(), str(alike), json=json, quiet=quiet)
-        raise typer.Exit(EXIT[alike.verdict])
+        _answered(alike, (certificate, proof), timeout, json=json, quiet=quiet)
     read = load_binarized(model, grid, chosen)
     with BinarizedSession(seed=seed) as session, show.waiting("deciding", quiet=quiet or json):
         if least:
-            if any(each is not None for each in (vnnlib, eps, box)):
-                raise UsageError("--least goes with --input alone: leave --eps, --box and --vnnlib out")
+            if any(each is not None for each in (vnnlib, eps, box, certificate, proof, export)):
+                raise UsageError("--least goes with --input alone: leave --eps, --box, --vnnlib, --certificate and such out")
             found = LeastChange(read.network, named_point(given, row, read), Norm(norm.value), label, *policies)
             ends = session.least_change(found, engine=engine, seconds=timeout, exact=exact)
             _print(ends.to_json(), str(ends), json=json, quiet=quiet)
             raise typer.Exit(0 if ends.is_exact_optimum else 3)
         query = _query(((given, row, eps, norm), box), vnnlib, read, label, policies)
         answer = session.check(query, engine=engine, seconds=timeout, exact=exact)
-    _write(query, answer.label, export, proof)
-    _print(answer.to_json(), str(answer), json=json, quiet=quiet)
+    if export is not None:
+        integers, region = fold(query.network, query.zero), query.ball.region(query.network)
+        write_constraints(constraints(integers, region, answer.label, query.tie), export)
+    _answered(answer, (certificate, proof), timeout, json=json, quiet=quiet)
+
+
+def _answered(
+    answer: BinarizedAnswer | LabelChangeAnswer,
+    files: tuple[Path | None, Path | None],
+    seconds: float,
+    *,
+    json: bool,
+    quiet: bool,
+) -> NoReturn:
+    """Print an answer, its proof written if it was asked for, and end with its exit code."""
+    wanted, steps = [path for path in files if path is not None], None
+    if wanted and answer.verdict is Verdict.ROBUST:
+        with show.waiting("proving", quiet=quiet or json):
+            found, why = _proved(answer, seconds)
+        if found is None:
+            show.warning(f"{wanted[0]} was not written: {why}")
+        else:
+            answer, steps = replace(answer, is_certified=True), len(found.proof)
+            if files[0] is not None:
+                found.save(files[0])
+            if files[1] is not None:
+                found.write_texts(files[1])
+    elif wanted:
+        show.warning(f"{wanted[0]} was not written: only ROBUST answers have proofs")
+    if json:
+        show.document(answer.to_json() | ({} if steps is None else {"proof_steps": steps}))
+    else:
+        show.line(str(answer), quiet=quiet)
+        if steps is not None:
+            show.line(f"certificate: {steps:,} steps, followed by the checker", quiet=quiet)
     raise typer.Exit(EXIT[answer.verdict])
+
+
+def _proved(answer: BinarizedAnswer | LabelChangeAnswer, seconds: float) -> tuple[BinarizedCertificate | None, str]:
+    """Return a proof, or why there is none."""
+    try:
+        return certify(answer, seconds), f"no proof was found in {seconds:g} s: give more time with --timeout"
+    except (ResourceError, UnsupportedError, WorkerDiedError) as error:
+        return None, str(error)
 
 
 def _check_pair(tie: TieName, label: int | None) -> None:
@@ -379,14 +431,3 @@ def _query(
     if len(found.lower) != network.inputs:
         raise ShapeError(f"{vnnlib} has {len(found.lower)} inputs, the model takes {network.inputs}")
     return Robustness(network, Box(found.lower[read.order], found.upper[read.order]), found.label, TieRule.RIVAL, policies[1])
-
-
-def _write(query: Robustness, label: int, export: Path | None, proof: Path | None) -> None:
-    if export is None and proof is None:
-        return
-    region = query.ball.region(query.network)
-    found = constraints(fold(query.network, query.zero), region, label, query.tie)
-    if export is not None:
-        write_constraints(found, export)
-    if proof is not None and not sat.prove(found, proof):
-        show.warning(f"an input loses the label: {proof} has clauses and no proof")

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from qrobust.answers import Assurance, Robust, statement
+from qrobust.binarized.certificates import is_certificate
+from qrobust.binarized.certificates import load_certificate as load_binarized_certificate
+from qrobust.binarized.formats import load_binarized
+from qrobust.binarized.network import BinarizedNetwork
 from qrobust.certificates import load_certificate
 from qrobust.check import certificate_fault
 from qrobust.cli import show
@@ -26,10 +30,13 @@ from qrobust.cli.arguments import (
 )
 from qrobust.cli.exits import INTERNAL
 from qrobust.cli.options import Rule, UsageError, parameter_box, read_model
+from qrobust.files import read_bytes
+
+RULES = "such as --delta or --bits"
 
 
 def replay(
-    certificate: Annotated[Path, typer.Argument(help="A file that `qrobust check --certificate` wrote.")],
+    certificate: Annotated[Path, typer.Argument(help="A file that `qrobust check` or `bnn verify` wrote with --certificate.")],
     model: Annotated[Path | None, typer.Option(help="Also check that it is about this model.")] = None,
     delta: Delta = None,
     delta_per_layer: DeltaPerLayer = None,
@@ -50,12 +57,17 @@ def replay(
     \b
     qrobust check models/iris.json --label --point "5.1, 3.5, 1.4, 0.2" --delta 0.01 --certificate iris.cert
     qrobust replay iris.cert --model models/iris.json --delta 0.01
+    qrobust replay signs.cert --model model.npz
     """
+    rule = Rule(delta, delta_per_layer, against, weights_only, bits, per_channel, scheme, copy)
+    if is_certificate(read_bytes(certificate)):
+        if rule != Rule():
+            raise UsageError(f"{certificate} is about a network of signs: leave out what names parameters, {RULES}")
+        _replay_signs(certificate, model, json=json)
     proof = load_certificate(certificate)
     query = proof.claimed
     if model is not None and read_model(model, trust_pickle) != query.network:
         raise UsageError(f"{certificate} is about another network than {model}")
-    rule = Rule(delta, delta_per_layer, against, weights_only, bits, per_channel, scheme, copy)
     named = rule != Rule()
     if named and parameter_box(query.network, rule, trust_pickle).sha256 != query.parameters.sha256:
         raise UsageError(f"{certificate} is about other parameters than the options name")
@@ -69,6 +81,27 @@ def replay(
         claim = statement(query, Robust(Assurance.CHECKED))
         box = f"parameters {query.parameters.sha256[:12]}" + ("" if named else " in the file's words")
         show.line(f"PROVED: {claim} [{proof.leaves} leaves, network {query.network.sha256[:12]}, {box}, {seconds:.3g} s]")
+    else:
+        show.line(f"REFUSED: {fault}. [{seconds:.3g} s]")
+    raise typer.Exit(0 if fault is None else INTERNAL)
+
+
+def _replay_signs(path: Path, model: Path | None, *, json: bool) -> NoReturn:
+    """Check a certificate about networks of signs, print what is proved, and end."""
+    proof = load_binarized_certificate(path)
+    if model is not None:
+        given = load_binarized(model, proof.query.network.grid if isinstance(proof.query.network, BinarizedNetwork) else None)
+        if given.network.sha256 not in [network.sha256 for network in proof.networks.values()]:
+            raise UsageError(f"{path} is about another network than {model}")
+    started = time.monotonic()
+    fault = proof.fault()
+    seconds = time.monotonic() - started
+    hashes = {key: network.sha256 for key, network in proof.networks.items()}
+    if json:
+        show.document({"proved": fault is None, "fault": fault, "steps": len(proof.proof), "seconds": seconds} | hashes)
+    elif fault is None:
+        about = ", ".join(f"{key} {value[:12]}" for key, value in hashes.items())
+        show.line(f"PROVED: {proof.statement}. [{len(proof.proof):,} steps, {about}, {seconds:.3g} s]")
     else:
         show.line(f"REFUSED: {fault}. [{seconds:.3g} s]")
     raise typer.Exit(0 if fault is None else INTERNAL)

@@ -24,9 +24,9 @@ from qrobust.answers import VERSION, Assurance
 from qrobust.backends.worker import GRACE_SECONDS, Worker, WorkerDiedError, WorkerTimeoutError
 from qrobust.binarized.constraints import whole_constraints
 from qrobust.binarized.enumeration import inputs as enumerated
-from qrobust.binarized.folding import Folded, TieRule, ZeroSign
+from qrobust.binarized.folding import Folded
 from qrobust.binarized.network import BinarizedNetwork
-from qrobust.binarized.queries import Ball, Box, Levels, Region
+from qrobust.binarized.queries import Ball, Box, Levels, Region, TieRule, ZeroSign
 from qrobust.binarized.solve import folded
 from qrobust.errors import BackendUnavailableError, DomainError, ResourceError, ShapeError, UnsoundAnswerError
 from qrobust.layers import IntArray

@@ -19,9 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from qrobust.binarized.folding import ZeroSign
 from qrobust.binarized.network import BinarizedNetwork
-from qrobust.binarized.queries import Ball, Box, Levels, Norm, Region
+from qrobust.binarized.queries import Ball, Box, Levels, Norm, Region, ZeroSign
 from qrobust.binarized.solve import folded
 from qrobust.errors import BackendUnavailableError, ResourceError, UnsupportedError
 from qrobust.layers import IntArray

@@ -17,8 +17,8 @@ import numpy as np
 
 from qrobust.binarized.cnf import MOST_CLAUSES, Clauses, sums
 from qrobust.binarized.constraints import Constraints, whole_constraints
-from qrobust.binarized.folding import Folded, Rivals, TieRule
-from qrobust.binarized.queries import Norm, Region, level_costs
+from qrobust.binarized.folding import Folded, Rivals
+from qrobust.binarized.queries import Norm, Region, TieRule, level_costs
 from qrobust.binarized.unary import unary
 from qrobust.errors import ResourceError
 

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
-from qrobust.binarized.folding import ZeroSign
 from qrobust.binarized.network import BinarizedNetwork
-from qrobust.binarized.queries import Norm, Region
+from qrobust.binarized.queries import Norm, Region, ZeroSign
 from qrobust.binarized.solve import folded
 from qrobust.errors import BackendUnavailableError, ResourceError, UnsupportedError
 from qrobust.logic.diagrams import INSTALL

@@ -22,9 +22,9 @@ from qrobust.answers import Verdict
 from qrobust.binarized.attack import attack
 from qrobust.binarized.cnf import Formula, formula
 from qrobust.binarized.constraints import Constraints, constraints
-from qrobust.binarized.folding import Folded, TieRule, ZeroSign, over
+from qrobust.binarized.folding import Folded, over
 from qrobust.binarized.network import BinarizedNetwork
-from qrobust.binarized.queries import Ball, Box, Levels, Norm, Region, Robustness
+from qrobust.binarized.queries import Ball, Box, Levels, Norm, Region, Robustness, TieRule, ZeroSign
 from qrobust.binarized.solve import BinarizedSession, folded
 from qrobust.errors import DomainError, ResourceError, UnsoundAnswerError, UnsupportedError
 from qrobust.interval import BoolArray, FloatArray

@@ -1,21 +1,21 @@
 """SAT: the constraints as clauses, decided by CaDiCaL through python-sat.
 
 Accepts   every question whose clauses fit in memory
-Gives     Found or Nothing, both in exact arithmetic; on request the proof that there is nothing, as DRAT lines
-Property  sound and complete; the solver itself is trusted, or its proof is checked by an independent checker
+Gives     Found or Nothing, both in exact arithmetic; on request the proof that there is nothing, in LRAT
+Property  sound and complete; the solver itself is trusted, or its proof is checked by `lrat`, which shares nothing with it
 Source    Narodytska et al. 2018, arXiv 1709.06662; Biere et al., CaDiCaL; Ignatiev et al., python-sat
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+import tempfile
+from collections.abc import Sequence
 
 from qrobust.binarized.cnf import INSTALL, Encoding, formula
 from qrobust.binarized.constraints import Constraints
 from qrobust.binarized.engines.base import Found, Nothing, Outcome, Undecided
-from qrobust.binarized.export import dimacs
+from qrobust.binarized.lrat import trimmed
 from qrobust.errors import BackendUnavailableError, ResourceError
-from qrobust.files import write_together
 
 SOLVER = "cadical195"
 
@@ -36,20 +36,23 @@ def decide(found: Constraints, seconds: float, encoding: Encoding = Encoding.TOT
         return Found(written.input_levels(solver.get_model()))
 
 
-def prove(found: Constraints, stem: Path, encoding: Encoding = Encoding.TOTALIZER) -> bool:
-    """Write stem.cnf and, if no input loses the label, stem.drat with it; return whether there is such a proof.
+def refutation(clauses: Sequence[Sequence[int]]) -> list[str] | None:
+    """Return a proof that clauses have no solution, as lines of LRAT, or None if they have one.
 
-    Raises    BackendUnavailableError, ResourceError, OutputError
+    The time limit is enforced from outside. Raises BackendUnavailableError.
     """
     try:
-        from pysat.solvers import Solver
+        import pysolvers
+        from pysat.solvers import Cadical195
     except ImportError:
         raise BackendUnavailableError(INSTALL) from None
-    written = formula(found, encoding)
-    files = {stem.with_suffix(".cnf"): dimacs(written).encode()}
-    with Solver(name=SOLVER, bootstrap_with=written.clauses, with_proof=True) as solver:
-        proved = not solver.solve()
-        if proved:
-            files[stem.with_suffix(".drat")] = ("\n".join(solver.get_proof()) + "\n").encode()
-    write_together(files)
-    return proved
+    with tempfile.TemporaryFile() as traced, Cadical195() as solver:
+        solver.configure({"lrat": 1, "binary": 0})
+        pointer = pysolvers.cadical195_tracepr(solver.cadical, traced)
+        for clause in clauses:
+            solver.add_clause(list(clause))
+        if solver.solve():
+            return None
+        pysolvers.flushpr(pointer)
+        traced.seek(0)
+        return trimmed(traced.read().decode().splitlines(), len(clauses))
