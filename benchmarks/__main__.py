@@ -22,6 +22,7 @@ from benchmarks import (
     bnn_engines,
     bnn_khalil,
     bnn_logic,
+    bnn_proofs,
     bnn_recipes,
     bracket,
     deployment,
@@ -249,6 +250,12 @@ def engine_rows(limit: float) -> Rows:
     return rows
 
 
+def proof_rows(limit: float) -> Rows:
+    """Certificates of networks of signs: how many answers get one, and our checker beside others."""
+    found = bnn_proofs.measure(say=lambda text: print(text, file=sys.stderr, flush=True))
+    return [row(*fact, name="bnn-proofs", **more) for one in found for fact, more in one.facts()]
+
+
 def logic_rows(name: str, measure: Callable[[bnn_logic.Say], list[bnn_logic.Fact]]) -> Rows:
     """Explanations, counts or compilations of networks of signs, as networks grow."""
     return [row(*fact, name=name) for fact in measure(lambda text: print(text, file=sys.stderr, flush=True))]
@@ -336,6 +343,7 @@ BENCHMARKS: dict[str, Callable[[float], Rows]] = {
     "bnn-eev": eev_rows,
     "bnn-engines": engine_rows,
     "bnn-khalil": khalil_rows,
+    "bnn-proofs": proof_rows,
     "bnn-recipes": recipe_rows,
     "bnn-tfc": deployed_rows,
     "bnn-explain": lambda _: logic_rows("bnn-explain", bnn_logic.explained),

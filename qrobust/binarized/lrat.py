@@ -19,8 +19,6 @@ Step = tuple[int, list[int], list[int]]  # its number, its clause, and the claus
 def refutation_fault(clauses: Sequence[Sequence[int]], proof: Iterable[str]) -> str | None:
     """Return why a proof does not show that clauses have no solution, or None if it does."""
     known = dict(enumerate(clauses, start=1))
-    if any(not clause for clause in clauses):
-        return None
     for line in proof:
         try:
             number, clause, hints = _parsed(line)

@@ -9,7 +9,6 @@ Source    Narodytska et al. 2018, arXiv 1709.06662; Biere et al., CaDiCaL; Ignat
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
 
 from qrobust.binarized.cnf import INSTALL, Encoding, formula
 from qrobust.binarized.constraints import Constraints
@@ -36,7 +35,7 @@ def decide(found: Constraints, seconds: float, encoding: Encoding = Encoding.TOT
         return Found(written.input_levels(solver.get_model()))
 
 
-def refutation(clauses: Sequence[Sequence[int]]) -> list[str] | None:
+def refutation(clauses: list[list[int]]) -> list[str] | None:
     """Return a proof that clauses have no solution, as lines of LRAT, or None if they have one.
 
     The time limit is enforced from outside. Raises BackendUnavailableError.
@@ -46,11 +45,13 @@ def refutation(clauses: Sequence[Sequence[int]]) -> list[str] | None:
         from pysat.solvers import Cadical195
     except ImportError:
         raise BackendUnavailableError(INSTALL) from None
+    if [] in clauses:
+        return [f"{len(clauses) + 1} 0 {clauses.index([]) + 1} 0"]
     with tempfile.TemporaryFile() as traced, Cadical195() as solver:
         solver.configure({"lrat": 1, "binary": 0})
         pointer = pysolvers.cadical195_tracepr(solver.cadical, traced)
         for clause in clauses:
-            solver.add_clause(list(clause))
+            solver.add_clause(clause)
         if solver.solve():
             return None
         pysolvers.flushpr(pointer)
