@@ -30,7 +30,7 @@ from qrobust.binarized import (
 )
 from qrobust.binarized import certificates as files
 from qrobust.binarized.certificates import BinarizedCertificate, load_certificate
-from qrobust.binarized.certify import certify
+from qrobust.binarized.certification import certify
 from qrobust.binarized.engines.sat import refutation
 from qrobust.binarized.formats import load_binarized, save_binarized
 from qrobust.binarized.lrat import drat, refutation_fault, trimmed
@@ -39,7 +39,7 @@ from qrobust.binarized.queries import Levels
 from qrobust.errors import ModelFileError, ResourceError, UnsoundAnswerError, UnsupportedError
 from qrobust.formats import load
 from qrobust.layers import Dense
-from tests.binarized import all_levels, network, sparse_dense
+from tests.binarized import all_levels, dying, network, sleeping, sparse_dense
 from tests.test_binarized import Case
 from tests.test_cli import refused, run
 
@@ -224,9 +224,7 @@ def test_answers_are_certified_and_files_read_back(tmp_path: Path) -> None:
             answer = session.check(Robustness(case.network, case.ball, None, case.tie, case.zero))
             if answer.verdict is not Verdict.ROBUST:
                 continue
-            found = certify(answer)
-            assert found is not None
-            found.save(path)
+            certify(answer.query).save(path)
             again = load_certificate(path)
             assert again.fault() is None
             assert again.query.to_json() == replace(answer.query, label=answer.label).to_json()
@@ -239,23 +237,25 @@ def test_answers_are_certified_and_files_read_back(tmp_path: Path) -> None:
 
 
 def test_a_wrong_answer_has_no_proof(majority: Path) -> None:
-    query = Robustness(load_binarized(majority).network, Ball(np.zeros(3), Fraction(1), Norm.L1))
-    with BinarizedSession() as session:
-        right = session.check(query)
-    wrong = replace(right, query=replace(query, ball=Ball(np.zeros(3), Fraction(2), Norm.L1)))
+    query = Robustness(load_binarized(majority).network, Ball(np.zeros(3), Fraction(2), Norm.L1))
     with pytest.raises(UnsoundAnswerError, match="have a solution"):
-        certify(wrong)
-    assert certify(replace(wrong, exact=False)) is None  # a float engine may be wrong
-    assert certify(right, 1e-9 - 1.0) is None  # no time, nor the second that a process has beyond it
+        certify(query)
+    with pytest.raises(ResourceError, match="computed in floating point"):
+        certify(query, is_proved=False)
 
 
-def test_refused_proofs_raise(majority: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_proofs_and_ended_solvers_raise(majority: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     query = Robustness(load_binarized(majority).network, Ball(np.zeros(3), Fraction(1), Norm.L1))
-    with BinarizedSession() as session:
-        answer = session.check(query)
+    monkeypatch.setattr("qrobust.binarized.certification._refutation", sleeping)
+    with pytest.raises(ResourceError, match=r"no proof was found in 0.1 s: give more time"):
+        certify(query, 0.1)
+    monkeypatch.setattr("qrobust.binarized.certification._refutation", dying)
+    with pytest.raises(ResourceError, match="ended with code 7"):
+        certify(query)
+    monkeypatch.undo()
     monkeypatch.setattr(BinarizedCertificate, "fault", lambda self: "it is forged")
     with pytest.raises(UnsoundAnswerError, match="it is forged"):
-        certify(answer)
+        certify(query)
 
 
 def test_questions_without_clauses_are_refused(majority: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,10 +322,42 @@ def test_no_proof_no_file(capsys: pytest.CaptureFixture[str], majority: Path, tm
     code, _, err = run(capsys, "bnn", "verify", str(majority), *ball, "--certificate", str(tmp_path / "x.cert"))
     assert code == 1
     assert "x.cert was not written: only ROBUST answers have proofs" in err
-    for options in (["--least"], ["--rows", "1"]):
+    for options in (["--least"], ["--least", "--rows", "1"]):
         line = refused(capsys, "bnn", "verify", str(majority), *AROUND[:2], *options, "--certificate", str(tmp_path / "x.cert"))
         assert "--certificate" in line
     assert [path.name for path in tmp_path.iterdir()] == ["majority.json"]
+
+
+def test_each_robust_row_has_a_proof(capsys: pytest.CaptureFixture[str], majority: Path, tmp_path: Path) -> None:
+    (tmp_path / "points.csv").write_text("a,b,c\n0,0,0\n0,1,0\n1,1,1\n")
+    asked = (
+        "bnn",
+        "verify",
+        str(majority),
+        "--input",
+        str(tmp_path / "points.csv"),
+        "--rows",
+        ":",
+        "--eps",
+        "1",
+        "--norm",
+        "l1",
+    )
+    code, out, _ = run(capsys, *asked, "--certificate", str(tmp_path / "p.cert"))
+    assert code == 1
+    assert out.splitlines()[-1] == "  certificates: 2, followed by the checker: p-1.cert to p-3.cert"
+    assert sorted(path.name for path in tmp_path.glob("*.cert")) == ["p-1.cert", "p-3.cert"]
+    for row, label in ((1, "few"), (3, "many")):
+        code, out, _ = run(capsys, "replay", str(tmp_path / f"p-{row}.cert"))
+        assert (code, f"keeps the label {label}" in out) == (0, True)
+    _, out, _ = run(capsys, *asked, "--certificate", str(tmp_path / "p.cert"), "--json")
+    assert json.loads(out)["certificates"] == ["p-1.cert", "p-3.cert"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("qrobust.binarized.certification._refutation", dying)
+        code, out, err = run(capsys, *asked, "--certificate", str(tmp_path / "q.cert"))
+    assert code == 1
+    assert "q-1.cert was not written: no proof was found" in err
+    assert "certificates" not in out
 
 
 def repacked(content: bytes, parts: dict[str, bytes]) -> bytes:

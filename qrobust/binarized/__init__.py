@@ -6,7 +6,7 @@ from qrobust.binarized import Ball, BinarizedSession, Robustness
 from qrobust.binarized.answers import BinarizedAnswer, LabelChangeAnswer, LeastChangeAnswer, PairWitness, Witness
 from qrobust.binarized.attacks import AttackAnswer, Method, run_attack
 from qrobust.binarized.certificates import BinarizedCertificate, load_certificate
-from qrobust.binarized.certify import certify
+from qrobust.binarized.certification import certify
 from qrobust.binarized.folding import Folded, fold
 from qrobust.binarized.network import BatchNorm, BinarizedNetwork, Block, Grid, InputRounding, Linear
 from qrobust.binarized.queries import Ball, Box, LabelChange, LeastChange, Norm, Region, Robustness, TieRule, ZeroSign

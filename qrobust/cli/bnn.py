@@ -12,7 +12,6 @@ import numpy as np
 import typer
 
 from qrobust.answers import Verdict
-from qrobust.backends.worker import WorkerDiedError
 from qrobust.binarized import (
     Ball,
     BinarizedAnswer,
@@ -28,8 +27,7 @@ from qrobust.binarized import (
     Robustness,
 )
 from qrobust.binarized.attacks import Method, Target, run_attack
-from qrobust.binarized.certificates import BinarizedCertificate
-from qrobust.binarized.certify import certify
+from qrobust.binarized.certification import certify
 from qrobust.binarized.constraints import constraints
 from qrobust.binarized.export import write_constraints
 from qrobust.binarized.folding import fold
@@ -114,7 +112,8 @@ def verify(
     exact: Annotated[bool, typer.Option("--exact", help="A ROBUST in floating point does not count.")] = False,
     export: Annotated[Path | None, typer.Option(help="Write the constraints: .cnf, .opb or .lp.")] = None,
     certificate: Annotated[
-        Path | None, typer.Option(help="Write a ROBUST label's proof to a file that `qrobust replay` checks alone.")
+        Path | None,
+        typer.Option(help="Write a ROBUST answer's proof, which `qrobust replay` checks; of --rows, one a row."),
     ] = None,
     proof: Annotated[
         Path | None, typer.Option(help="Write it for other checkers: STEM.cnf, and its proof STEM.drat and STEM.lrat.")
@@ -142,8 +141,10 @@ def verify(
     grid, chosen = grid_of(step, reach, rounding), None if scheme is None else parse_scheme(scheme)
     policies = policies_of(tie, zero)
     if rows is not None:
-        if any(each is not None for each in (vnnlib, export, certificate, proof)):
-            raise UsageError("--rows asks about many inputs: leave --vnnlib, --export, --certificate and --proof out")
+        if any(each is not None for each in (vnnlib, export, proof)):
+            raise UsageError("--rows asks about many inputs: leave --vnnlib, --export and --proof out")
+        if least and certificate is not None:
+            raise UsageError("--certificate keeps proofs of labels: leave --least out")
         _check_rows((given, eps, box), norm, least=least, is_pair=copy is not None or is_float)
         if copy is not None or is_float:
             _check_pair(tie, label)
@@ -154,7 +155,7 @@ def verify(
         radius = None if eps is None else to_fraction(eps)
         table = RowsAsked(given or box, rows, radius, Norm(norm.value), label, *policies, box is not None, compared)
         settings, kept = Settings(engine, timeout, exact, seed), cache_in(cache)
-        verify_rows(read, table, settings, jobs=jobs, cache=kept, json=json, quiet=quiet)
+        verify_rows(read, table, settings, certificate, jobs=jobs, cache=kept, json=json, quiet=quiet)
     if jobs > 1 or cache is not None:
         raise UsageError("--jobs and --cache share many inputs: they go with --rows")
     if copy is not None or is_float:
@@ -193,19 +194,19 @@ def _answered(
 ) -> NoReturn:
     """Print an answer, its proof written if it was asked for, and end with its exit code."""
     wanted, steps = [path for path in files if path is not None], None
-    if wanted and answer.verdict is Verdict.ROBUST:
-        with show.waiting("proving", quiet=quiet or json):
-            found, why = _proved(answer, seconds)
-        if found is None:
-            show.warning(f"{wanted[0]} was not written: {why}")
-        else:
+    try:
+        if wanted and answer.verdict is Verdict.ROBUST:
+            with show.waiting("proving", quiet=quiet or json):
+                found = certify(answer.query, seconds, is_proved=answer.exact)
             answer, steps = replace(answer, is_certified=True), len(found.proof)
             if files[0] is not None:
                 found.save(files[0])
             if files[1] is not None:
                 found.write_texts(files[1])
-    elif wanted:
-        show.warning(f"{wanted[0]} was not written: only ROBUST answers have proofs")
+        elif wanted:
+            show.warning(f"{wanted[0]} was not written: only ROBUST answers have proofs")
+    except (ResourceError, UnsupportedError) as error:
+        show.warning(f"{wanted[0]} was not written: {error}")
     if json:
         show.document(answer.to_json() | ({} if steps is None else {"proof_steps": steps}))
     else:
@@ -213,14 +214,6 @@ def _answered(
         if steps is not None:
             show.line(f"certificate: {steps:,} steps, followed by the checker", quiet=quiet)
     raise typer.Exit(EXIT[answer.verdict])
-
-
-def _proved(answer: BinarizedAnswer | LabelChangeAnswer, seconds: float) -> tuple[BinarizedCertificate | None, str]:
-    """Return a proof, or why there is none."""
-    try:
-        return certify(answer, seconds), f"no proof was found in {seconds:g} s: give more time with --timeout"
-    except (ResourceError, UnsupportedError, WorkerDiedError) as error:
-        return None, str(error)
 
 
 def _check_pair(tie: TieName, label: int | None) -> None:

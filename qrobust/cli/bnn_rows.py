@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -11,15 +13,17 @@ import numpy as np
 import typer
 
 from qrobust.answers import VERSION, Verdict
+from qrobust.backends.worker import Worker
 from qrobust.binarized import Ball, BinarizedNetwork, Box, LabelChange, LeastChange, Norm, Robustness, TieRule, ZeroSign
 from qrobust.binarized.answers import distance_of
+from qrobust.binarized.certification import certify
 from qrobust.binarized.formats import ReadNetwork
 from qrobust.binarized.many import Made, Question, Settings, Settled, settle_all
 from qrobust.cache import ResultCache
 from qrobust.cli import show
 from qrobust.cli.exits import EXIT
 from qrobust.cli.options import UsageError
-from qrobust.errors import ShapeError
+from qrobust.errors import ResourceError, ShapeError, UnsupportedError
 from qrobust.formats.table import read_table
 from qrobust.interval import FloatArray
 from qrobust.network import Network
@@ -74,6 +78,7 @@ def verify_rows(
     read: ReadNetwork,
     asked: RowsAsked,
     settings: Settings,
+    certificate: Path | None,
     *,
     jobs: int,
     cache: ResultCache | None,
@@ -81,6 +86,8 @@ def verify_rows(
     quiet: bool,
 ) -> None:
     """Ask about each row, print what was found, and exit: 1 if one is violated, else 3 if one is unknown, else 0.
+
+    Proofs are kept in files beside `certificate`, named after it and the row.
 
     Of least changes: 0 if all are found, else 3.
     """
@@ -90,7 +97,27 @@ def verify_rows(
         found = settle_all(questions, settings, jobs=jobs, cache=cache, progress=bar.advance)
     if asked.radius is None and not asked.is_boxes:
         _show_least(LeastChange(read.network, inputs[0], asked.norm), rows, found, json=json, quiet=quiet)
-    _show_verdicts(read.network, rows, found, json=json, quiet=quiet)
+    written = [] if certificate is None else _certified(questions, rows, found, certificate, settings, quiet=quiet or json)
+    _show_verdicts(read.network, rows, found, written, json=json, quiet=quiet)
+
+
+def _certified(
+    questions: Sequence[Question], rows: _Asked, found: list[Settled], path: Path, settings: Settings, *, quiet: bool
+) -> list[str]:
+    """Write the proof of each row that is ROBUST, and return the files' names."""
+    robust, written, worker = [n for n, one in enumerate(found) if one.verdict is Verdict.ROBUST], list[str](), Worker()
+    with show.Bar(len(robust), "proofs", quiet=quiet) as bar, closing(worker):
+        for number in robust:
+            own = path.with_name(f"{path.stem}-{rows.start + number}{path.suffix}")
+            question = questions[number]
+            assert not isinstance(question, LeastChange)
+            try:
+                certify(question, settings.seconds, is_proved=found[number].exact, worker=worker).save(own)
+                written.append(own.name)
+            except (ResourceError, UnsupportedError) as error:
+                show.warning(f"{own} was not written: {error}")
+            bar.advance()
+    return written
 
 
 def _read(read: ReadNetwork, asked: RowsAsked) -> tuple[_Asked, FloatArray]:
@@ -136,20 +163,27 @@ def _show_least(asked: LeastChange, rows: _Asked, found: list[Settled], *, json:
     raise typer.Exit(0 if len(met) == len(found) else 3)
 
 
-def _show_verdicts(network: BinarizedNetwork, asked: _Asked, found: list[Settled], *, json: bool, quiet: bool) -> None:
+def _show_verdicts(
+    network: BinarizedNetwork, asked: _Asked, found: list[Settled], certificates: list[str], *, json: bool, quiet: bool
+) -> None:
     counts = Counter(one.verdict for one in found)
     verdict = next((each for each in (Verdict.VIOLATED, Verdict.UNKNOWN) if counts[each]), Verdict.ROBUST)
     if json:
         rows = [{"row": asked.start + number} | one.to_json() for number, one in enumerate(found)]
         totals = {each.value.lower(): counts[each] for each in Verdict}
         named = {"name": network.name, "sha256": network.sha256}
-        show.document({"network": named, "verdict": verdict.value, "counts": totals, "rows": rows, "qrobust": VERSION})
+        kept = {"certificates": certificates} if certificates else {}
+        document = {"network": named, "verdict": verdict.value, "counts": totals, "rows": rows}
+        show.document(document | kept | {"qrobust": VERSION})
     else:
         parts = [f"{counts[each]:,} {each.value.lower()}" for each in Verdict]
         show.line(f"{verdict.value}: {asked}: {', '.join(parts)}.", quiet=quiet)
         for each in (Verdict.VIOLATED, Verdict.UNKNOWN):
             own = [asked.start + number for number, one in enumerate(found) if one.verdict is each]
             _show_named(each.value.lower(), own, quiet=quiet)
+        if certificates:
+            ends = certificates[0] if len(certificates) == 1 else f"{certificates[0]} to {certificates[-1]}"
+            show.line(f"  certificates: {len(certificates):,}, followed by the checker: {ends}", quiet=quiet)
     raise typer.Exit(EXIT[verdict])
 
 
