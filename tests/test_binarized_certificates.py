@@ -117,6 +117,7 @@ CLAUSES = [[1, 2], [-1, 2], [1, -2], [-1, -2]]
         (["5"], "no step of LRAT"),
         ([""], "no step of LRAT"),
         (["5 2 0 1 0 2 0"], "no step of LRAT"),
+        (["5 2 0 0 1 2 0"], "the line '5 2 0 0 1 2 0' is no step of LRAT"),
         (["five"], "no step of LRAT"),
     ],
 )
@@ -135,6 +136,7 @@ def test_a_solver_s_numbers_are_put_in_order_and_what_is_not_needed_is_left_out(
         "10 3 0 2 0",
     ]  # 2 is the second clause, simpler
     assert trimmed(lines, 5) == ["6 5 0 1 2 0", "7 -5 0 3 6 0", "8 0 7 6 0"]
+    assert list(drat(trimmed(lines, 5))) == ["5 0", "-5 0", "0"]
 
 
 def test_every_kind_of_region_is_what_it_says() -> None:
