@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -31,10 +32,12 @@ from qrobust.binarized import (
 )
 from qrobust.binarized.answers import TRIAL
 from qrobust.binarized.constraints import constraints, whole_constraints
-from qrobust.binarized.engines import annealing, evaluation, trial
+from qrobust.binarized.engines import annealing, cardinality, evaluation, trial
 from qrobust.binarized.engines.base import Undecided
 from qrobust.binarized.formats import save_binarized
 from qrobust.errors import BackendUnavailableError
+from qrobust.logic.oracles import Deadline, UndecidedError
+from qrobust.logic.sat import Assumptions, HittingSets
 from tests.binarized import sparse_dense
 from tests.test_cli import run
 
@@ -129,6 +132,46 @@ def test_nothing_is_left_of_a_race_that_is_interrupted(tmp_path: Path) -> None:
     while marked(mark) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert marked(mark) == []
+
+
+def pigeons(holes: int) -> list[list[int]]:
+    """Clauses that one more pigeon than holes finds a hole of its own: there is no solution, and proofs are long."""
+    birds = range(holes + 1)
+    each = [[holes * bird + hole + 1 for hole in range(holes)] for bird in birds]
+    return each + [[-each[a][hole], -each[b][hole]] for hole in range(holes) for a in birds for b in range(a)]
+
+
+def count_in_process() -> None:
+    query = question(hard())
+    cardinality.decide_here(constraints(fold(query.network), query.ball.region(query.network), 0, TieRule.FIRST), 10**9)
+
+
+def solve_under_assumptions() -> None:
+    Assumptions(pigeons(11), []).solve([], Deadline.after(60))
+
+
+def hit_sets(seconds: float = 60.0) -> None:
+    rng = np.random.default_rng(0)
+    with HittingSets(by_size=True) as hitting:
+        for _ in range(250):
+            hitting.add(frozenset(rng.choice(60, size=6, replace=False).tolist()))
+        hitting.next(Deadline.after(seconds))
+
+
+@pytest.mark.parametrize("work", [count_in_process, solve_under_assumptions, hit_sets])
+def test_ctrl_c_stops_a_solver_in_this_process_and_so_does_a_second_one(work: Callable[[], None]) -> None:
+    for _ in range(2):
+        started = time.monotonic()
+        with subprocess.Popen(["sh", "-c", f"sleep 1; kill -INT {os.getpid()}"]), pytest.raises(KeyboardInterrupt):
+            work()
+        assert time.monotonic() - started < 20
+
+
+def test_hitting_sets_keep_their_deadline() -> None:
+    started = time.monotonic()
+    with pytest.raises(UndecidedError):
+        hit_sets(1.0)
+    assert time.monotonic() - started < 10
 
 
 def test_an_engine_that_is_not_installed_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
