@@ -33,7 +33,7 @@ from qrobust.binarized import (
 from qrobust.binarized.answers import TRIAL
 from qrobust.binarized.constraints import constraints, whole_constraints
 from qrobust.binarized.engines import annealing, cardinality, evaluation, trial
-from qrobust.binarized.engines.base import Undecided
+from qrobust.binarized.engines.base import Nothing, Undecided
 from qrobust.binarized.formats import save_binarized
 from qrobust.errors import BackendUnavailableError
 from qrobust.logic.oracles import Deadline, UndecidedError
@@ -210,6 +210,15 @@ def test_what_is_small_enough_is_tried_in_a_lane_too() -> None:
         found = whole_constraints(fold(network), region, fold(network).rivals(0, TieRule.FIRST))
         assert (TRIAL in race.engine_names("portfolio", found, 10.0)) is wanted
         assert TRIAL not in race.engine_names("portfolio", replace(found, region=replace(region, norm=Norm.L0)))
+
+
+def test_more_inputs_than_a_float_counts_are_left_to_others() -> None:
+    """52 levels of 400 inputs: 10**686 inputs."""
+    network = replace(hard(), grid=Grid.of("1/51", 0, 1))
+    region = Ball(np.full(INPUTS, 0.5), Fraction(1, 2)).region(network)
+    found = constraints(fold(network), region, 0, TieRule.FIRST)
+    assert TRIAL not in race.engine_names("portfolio", found, 10.0)
+    assert not isinstance(trial.decide(found, 0.1), Nothing)
 
 
 def test_annealing_and_trial_find_the_one_input_that_loses_the_label() -> None:
