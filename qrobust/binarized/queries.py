@@ -205,10 +205,10 @@ class Levels:
         return Region(self.centre, self.lower, self.upper, self.norm, self.most)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the levels as JSON values; the centre where costs are counted from it."""
+        """Return the levels as JSON values; the centre's label is the one to be kept where none is named."""
         found: dict[str, Any] = {"lower_levels": self.lower.tolist(), "upper_levels": self.upper.tolist()}
-        about = {"centre_levels": self.centre.tolist(), "norm": self.norm.value, "most": self.most}
-        return found if self.norm is Norm.LINF else found | about
+        found["centre_levels"] = self.centre.tolist()
+        return found if self.norm is Norm.LINF else found | {"norm": self.norm.value, "most": self.most}
 
 
 @dataclass(frozen=True, eq=False)
