@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from math import comb
 
@@ -216,6 +217,18 @@ def test_draws_are_uniform(norm: Norm) -> None:
     assert len(inputs) == size_of(region)
     expected = 40_000 / len(inputs)
     assert np.abs(many - expected).max() < 6 * np.sqrt(expected)
+
+
+def test_balls_of_too_many_costs_are_refused_at_once() -> None:
+    """An L2 ball of 2 over 100 inputs of 256 levels: 260,100 costs of each."""
+    network = BinarizedNetwork(Grid.of("1/255", 0, 1), (), sparse_dense(np.ones((2, 100))))
+    asked = Flips(network, Ball(np.zeros(100), Fraction(2), Norm.L2))
+    for counter in (Counter.AUTO, Counter.APPROXIMATE, Counter.EXACT):
+        with pytest.raises(ResourceError, match="take a smaller ball"):
+            count(asked, counter, seconds=1.0)
+    region = Ball(np.zeros(100), Fraction(1), Norm.L1).region(network)
+    with pytest.raises(ResourceError, match="take a smaller one"):
+        next(drawn(replace(region, most=10_000), 1, seed=0))
 
 
 def satisfying(clauses: list[list[int]], top: int, counted: list[int]) -> int:
