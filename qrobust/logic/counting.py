@@ -26,7 +26,7 @@ from qrobust.binarized.constraints import whole_constraints
 from qrobust.binarized.enumeration import inputs as enumerated
 from qrobust.binarized.folding import Folded, TieRule, ZeroSign
 from qrobust.binarized.network import BinarizedNetwork
-from qrobust.binarized.queries import Ball, Box, Levels, Region
+from qrobust.binarized.queries import Ball, Box, Levels, Norm, Region
 from qrobust.binarized.solve import folded
 from qrobust.errors import BackendUnavailableError, DomainError, ResourceError, ShapeError, UnsoundAnswerError
 from qrobust.layers import IntArray
@@ -147,7 +147,7 @@ class Influence(Property):
     def __post_init__(self) -> None:
         if not 0 <= self.feature < self.network.inputs:
             raise DomainError(f"feature {self.feature} is not one of the network's {self.network.inputs}, counted from 0")
-        if self.region.norm is not type(self.region.norm).LINF:
+        if self.region.norm is not Norm.LINF:
             raise DomainError("a feature has a range of its own only in a box: ask about an linf ball")
 
     def holds(self, levels: IntArray) -> BoolRow:
@@ -307,9 +307,7 @@ def _either(asked: Property, wide: Count, precision: Precision, place: Place) ->
 def _tried(asked: Property, deadline: Deadline) -> Count | None:
     found, total, nobody = 0, 0, asked.folded.rivals(0, TieRule.FIRST, ())
     for levels in enumerated(whole_constraints(asked.folded, asked.region, nobody)):
-        try:
-            deadline.left()
-        except UndecidedError:
+        if deadline.is_over:
             return None
         found += int(asked.holds(levels).sum())
         total += len(levels)
@@ -328,9 +326,7 @@ def _approximate(asked: Property, wide: Count, precision: Precision, deadline: D
     """Count from draws, from fewer where time ends before: when to stop does not depend on what was drawn."""
     hits = made = 0
     for levels in drawn(asked.region, precision.draws, wide.seed):
-        try:
-            deadline.left()
-        except UndecidedError:
+        if deadline.is_over:
             break
         hits, made = hits + int(asked.holds(levels).sum()), made + len(levels)
     if not made:

@@ -124,7 +124,7 @@ def size_of(region: Region) -> int:
 
 
 def ways_by_cost(region: Region) -> Iterator[tuple[IntArray, Ways, Ways]]:
-    """Yield of each feature of a ball, from the last to the first, its levels' costs, and how many choices cost at most 0, 1, 2 ...
+    """Yield of each feature of a ball, the last one first, its levels' costs, and how many choices cost at most 0, 1, 2 ...
 
     Shapes    costs (levels,); the numbers of choices, of the features after it and from it on: (most + 1,), exact
     Raises    ResourceError
