@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
@@ -133,15 +134,16 @@ def test_sixty_bits_are_counted_and_too_many_nodes_refused() -> None:
 def test_questions_to_a_full_table_or_after_the_time_are_refused_too() -> None:
     network = parity_like(15)
     region = region_of(network, None)
+    questions: tuple[Callable[[Diagram], object], ...] = (
+        lambda found: found.monotone(0, 3),
+        lambda found: found.least_flips(np.zeros(15, dtype=np.int64)),
+        lambda found: found.distances(),
+    )
     least = next(most for most in range(50, 500) if compiles(network, most))
     late = Diagram(network, region, seconds=0.5)
     time.sleep(0.5)
     for found, why in ((Diagram(network, region, most=least), f"its limit is {least}"), (late, "the time limit was reached")):
-        for question in (
-            lambda one: one.monotone(0, 3),
-            lambda one: one.least_flips(np.zeros(15)),
-            lambda one: one.distances(),
-        ):
+        for question in questions:
             with pytest.raises(ResourceError, match=why):
                 question(found)
     with pytest.raises(ResourceError, match=r"stopped at size .* the time limit was reached"):
