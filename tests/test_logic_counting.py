@@ -259,15 +259,22 @@ def test_counts_by_parities_hold_as_often_as_they_say() -> None:
     for seed in range(200):
         clauses, top, counted = random_problem(rng)
         expected = satisfying(clauses, top, counted)
-        low, high = by_parities((clauses, top, counted), factor, seed)
+        low, high, is_exact = by_parities((clauses, top, counted), factor, seed)
         assert high <= max(factor.limit, (1 + factor.epsilon) ** 2 * low * 1.05)
-        if low == high:
-            assert low == expected
+        if is_exact:
+            assert low == expected == high
         else:
             estimated += 1
             wrong += not low <= expected <= high
     assert estimated >= 60
     assert wrong <= factor.delta * estimated
+
+
+def test_an_estimate_is_not_taken_for_a_count_where_its_ends_are_equal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 1,024 solutions an unlucky estimate says 0: at least the limit, and at most."""
+    monkeypatch.setattr("qrobust.logic.hashing._estimate", lambda cells, start, limit: (start, 0))
+    factor = Factor()
+    assert by_parities(([], 10, list(range(1, 11))), factor, 0) == (factor.limit, factor.limit, False)
 
 
 def test_rare_inputs_are_bounded_from_below_by_parities_alone(worker: Worker) -> None:

@@ -343,10 +343,10 @@ def _within_a_factor(asked: Property, wide: Count, factor: Factor, place: Place)
     ends_found = _called(place, _models_by_parities, asked, factor, wide.seed)
     if ends_found is None:
         return None
-    lower, upper = ends_found
+    lower, upper, is_exact = ends_found
     _check(lower, wide)
     found = replace(wide, lower=lower, upper=min(upper, wide.total), counter=Counter.PARITIES, reason="")
-    if lower == upper:  # so few that they were counted one by one
+    if is_exact:  # so few that they were counted one by one
         return replace(found, assurance=Assurance.TRUSTED)
     return replace(found, assurance=Assurance.STATISTICAL, epsilon=factor.epsilon, delta=factor.delta)
 
@@ -361,7 +361,7 @@ def _models(asked: Property, seed: int) -> int:
     return ganak(asked.problem(), seed)
 
 
-def _models_by_parities(asked: Property, factor: Factor, seed: int) -> tuple[int, int]:
+def _models_by_parities(asked: Property, factor: Factor, seed: int) -> tuple[int, int, bool]:
     return by_parities(asked.problem(), factor, seed)
 
 
