@@ -23,6 +23,7 @@ from qrobust.binarized import (
     BinarizedSession,
     Block,
     Grid,
+    LeastChange,
     Norm,
     Region,
     Robustness,
@@ -31,11 +32,11 @@ from qrobust.binarized import (
     race,
 )
 from qrobust.binarized.answers import TRIAL
-from qrobust.binarized.constraints import constraints, whole_constraints
+from qrobust.binarized.constraints import Constraints, constraints, whole_constraints
 from qrobust.binarized.engines import annealing, cardinality, evaluation, trial
-from qrobust.binarized.engines.base import Nothing, Undecided
+from qrobust.binarized.engines.base import Found, Nothing, Undecided
 from qrobust.binarized.formats import save_binarized
-from qrobust.errors import BackendUnavailableError
+from qrobust.errors import BackendUnavailableError, UnsoundAnswerError
 from qrobust.logic.oracles import Deadline, UndecidedError
 from qrobust.logic.sat import Assumptions, HittingSets
 from tests.binarized import sparse_dense
@@ -172,6 +173,25 @@ def test_hitting_sets_keep_their_deadline() -> None:
     with pytest.raises(UndecidedError):
         hit_sets(1.0)
     assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("is_exact", [False, True])
+def test_a_least_change_that_floats_ruled_out_is_found_all_the_same(monkeypatch: pytest.MonkeyPatch, is_exact: bool) -> None:
+    """Two bits lose the label; an engine says of fewer than four that they do not."""
+    levels = np.array([1, 1, 0, 0, 0, 0, 0, 0])
+
+    def lying(_: race.Race, names: list[str], found: Constraints, *__: object) -> tuple[race.Finish, list[race.Finish]]:
+        return race.Finish(names[0], Nothing(is_exact) if found.region.most < 4 else Found(levels)), []
+
+    monkeypatch.setattr(race.Race, "run", lying)
+    network = BinarizedNetwork(Grid.of(1, 0, 1), (), sparse_dense(np.stack([np.zeros(8), np.ones(8)]), np.array([1.5, 0.0])))
+    with BinarizedSession() as session:
+        if is_exact:
+            with pytest.raises(UnsoundAnswerError, match="which an engine has ruled out"):
+                session.least_change(LeastChange(network, np.zeros(8), Norm.L0), engine="milp")
+        else:
+            answer = session.least_change(LeastChange(network, np.zeros(8), Norm.L0), engine="milp")
+            assert (answer.lower, answer.upper) == (2, 2)
 
 
 def test_an_engine_that_is_not_installed_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
