@@ -211,6 +211,17 @@ class Levels:
         return found if self.norm is Norm.LINF else found | {"norm": self.norm.value, "most": self.most}
 
 
+def check_label(network: BinarizedNetwork, label: int | None) -> None:
+    """Raise DomainError if a label is named and no class of the network."""
+    if label is not None and not 0 <= label < network.outputs:
+        raise DomainError(f"the label is {label}, the network has classes 0 to {network.outputs - 1}")
+
+
+def _told(grid: Grid, zero: ZeroSign) -> dict[str, Any]:
+    """Return what every question says of the network's numbers, as JSON values."""
+    return {"sign_of_zero": zero.value, "step": str(grid.step), "range": [str(grid.lower), str(grid.upper)]}
+
+
 @dataclass(frozen=True, eq=False)
 class Robustness:
     """For all x in the ball: the label of x is `label` (the centre's own, if None).
@@ -227,20 +238,16 @@ class Robustness:
     zero: ZeroSign = ZeroSign.PLUS
 
     def __post_init__(self) -> None:
-        if self.label is not None and not 0 <= self.label < self.network.outputs:
-            raise DomainError(f"the label is {self.label}, the network has classes 0 to {self.network.outputs - 1}")
+        check_label(self.network, self.label)
 
     def to_json(self) -> dict[str, Any]:
         """Return the question as JSON values."""
-        grid = self.network.grid
         return {
             "type": "binarized-robustness",
             "inputs": self.ball.to_json(),
             "label": self.label,
             "tie": self.tie.value,
-            "sign_of_zero": self.zero.value,
-            "step": str(grid.step),
-            "range": [str(grid.lower), str(grid.upper)],
+            **_told(self.network.grid, self.zero),
         }
 
 
@@ -260,21 +267,17 @@ class LeastChange:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "centre", read_only(self.centre))
-        if self.label is not None and not 0 <= self.label < self.network.outputs:
-            raise DomainError(f"the label is {self.label}, the network has classes 0 to {self.network.outputs - 1}")
+        check_label(self.network, self.label)
 
     def to_json(self) -> dict[str, Any]:
         """Return the question as JSON values."""
-        grid = self.network.grid
         return {
             "type": "binarized-least-change",
             "centre": self.centre.tolist(),
             "norm": self.norm.value,
             "label": self.label,
             "tie": self.tie.value,
-            "sign_of_zero": self.zero.value,
-            "step": str(grid.step),
-            "range": [str(grid.lower), str(grid.upper)],
+            **_told(self.network.grid, self.zero),
         }
 
 
@@ -301,11 +304,8 @@ class LabelChange:
 
     def to_json(self) -> dict[str, Any]:
         """Return the question as JSON values."""
-        grid = self.copy.grid
         return {
             "type": "binarized-label-change",
             "inputs": self.ball.to_json(),
-            "sign_of_zero": self.zero.value,
-            "step": str(grid.step),
-            "range": [str(grid.lower), str(grid.upper)],
+            **_told(self.copy.grid, self.zero),
         }

@@ -26,7 +26,7 @@ from qrobust.binarized.constraints import whole_constraints
 from qrobust.binarized.enumeration import inputs as enumerated
 from qrobust.binarized.folding import Folded, TieRule, ZeroSign
 from qrobust.binarized.network import BinarizedNetwork
-from qrobust.binarized.queries import Ball, Box, Levels, Norm, Region
+from qrobust.binarized.queries import Ball, Box, Levels, Norm, Region, check_label
 from qrobust.binarized.solve import folded
 from qrobust.errors import BackendUnavailableError, DomainError, ResourceError, ShapeError, UnsoundAnswerError
 from qrobust.layers import IntArray
@@ -91,8 +91,7 @@ class Flips(Property):
     label: int | None = None
 
     def __post_init__(self) -> None:
-        if self.label is not None and not 0 <= self.label < self.network.outputs:
-            raise DomainError(f"the label is {self.label}, the network has classes 0 to {self.network.outputs - 1}")
+        check_label(self.network, self.label)
 
     @property
     def own_label(self) -> int:
