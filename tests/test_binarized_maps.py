@@ -29,6 +29,7 @@ from qrobust.binarized.maps import Asked, Cut, Shown, binarized_map
 from qrobust.binarized.queries import Levels
 from qrobust.bounds.local import Status
 from qrobust.cache import ResultCache
+from qrobust.errors import DomainError, ShapeError
 from qrobust.layers import IntArray
 from tests.binarized import all_levels, linear, network, sparse_dense
 from tests.test_cli import refused, run
@@ -108,6 +109,17 @@ def test_maps_go_on_from_what_was_kept(tmp_path: Path, monkeypatch: pytest.Monke
     assert first.undecided == 0
     with pytest.raises(AssertionError, match="asked again"):
         binarized_map(Asked(found), whole(found), Settings(seconds=9.0), cache=ResultCache(tmp_path))
+
+
+def test_levels_hold_their_centre() -> None:
+    """An input outside would be a counterexample to what holds in the box."""
+    one = np.ones(2, dtype=np.int64)
+    with pytest.raises(DomainError, match="centre of input 1 does not lie"):
+        Levels(one, one, np.array([1, 0]))
+    with pytest.raises(DomainError, match="input 0 has no level"):
+        Levels(one, 0 * one, one)
+    with pytest.raises(ShapeError, match="do not fit"):
+        Levels(one, one, one[:1])
 
 
 def test_what_was_kept_of_one_centre_is_not_taken_for_another(tmp_path: Path) -> None:

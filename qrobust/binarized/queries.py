@@ -179,7 +179,7 @@ class Levels:
     In another norm than L-infinity, the levels' costs away from the centre sum to `most` at most, as in a Region.
 
     Shapes    lower, upper, centre (inputs,), of levels
-    Raises    DomainError (an end below the other)
+    Raises    ShapeError; DomainError (an end below the other, or the centre not between them)
     """
 
     lower: IntArray
@@ -189,8 +189,14 @@ class Levels:
     most: int = 0
 
     def __post_init__(self) -> None:
+        if not self.lower.shape == self.upper.shape == self.centre.shape:
+            raise ShapeError(
+                f"ends {self.lower.shape} and {self.upper.shape} and a centre {self.centre.shape} do not fit together"
+            )
         if (self.lower > self.upper).any():
             raise DomainError(f"input {int(np.argmax(self.lower > self.upper))} has no level between the two ends")
+        if (outside := (self.centre < self.lower) | (self.centre > self.upper)).any():
+            raise DomainError(f"the centre of input {int(np.argmax(outside))} does not lie between the two ends")
 
     def __str__(self) -> str:
         within = "" if self.norm is Norm.LINF else f", within {self.most} of {self.norm.value} cost"
