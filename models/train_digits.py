@@ -17,7 +17,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from models.publish import FOLDER, run, versions
-from models.train_mnist import Images, Recipe, card_text, common_facts, load_keras, publish_keras, train_keras
+from models.train_mnist import Images, Recipe, card_text, common_facts, publish_keras, train_keras
+from qrobust.binarized.latent import load_keras
 from qrobust.files import write_whole
 
 STEM = "digits_3x100"

@@ -25,7 +25,8 @@ import numpy.typing as npt
 from models.publish import FOLDER, LICENCE, accuracy, architecture, percent, run, versions
 from models.train_athletes import saved
 from qrobust import formats
-from qrobust.errors import BackendUnavailableError, DatasetError
+from qrobust.binarized.latent import load_keras
+from qrobust.errors import DatasetError
 from qrobust.files import write_whole
 from qrobust.network import Network
 
@@ -46,7 +47,6 @@ HIDDEN = {
 DIGITS = 10
 SIDE = 28
 BRIGHTEST = 255
-THREADS = 2
 ROWS_AT_A_TIME = 10_000
 
 
@@ -100,20 +100,6 @@ def _read_idx(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
         raise DatasetError(f"{path}: unpacked, its sha256 {sha256} is not {known}; get the public file again")
     shape = np.frombuffer(content, ">u4", dimensions, offset=4).astype(np.int64)
     return np.frombuffer(content, np.uint8, offset=4 * (1 + dimensions)).reshape(shape.tolist())
-
-
-def load_keras() -> Any:
-    """Keras on TensorFlow, on a few CPU threads with repeatable operations. Raises BackendUnavailableError."""
-    try:
-        import keras
-        import tensorflow
-    except ImportError:
-        raise BackendUnavailableError("training on images needs `pip install qrobust[tensorflow]`") from None
-    tensorflow.config.set_visible_devices([], "GPU")
-    tensorflow.config.threading.set_intra_op_parallelism_threads(THREADS)
-    tensorflow.config.threading.set_inter_op_parallelism_threads(1)
-    tensorflow.config.experimental.enable_op_determinism()
-    return keras
 
 
 def keras_model(keras: Any, inputs: int, hidden: Sequence[int], decay: float = 0.0) -> Any:

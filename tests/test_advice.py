@@ -35,6 +35,7 @@ REACHED: dict[str, tuple[str, ...]] = {  # a module or function that names optio
     "cli/bnn:attack": ("bnn attack",),
     "cli/bnn:train": ("bnn train",),
     "cli/bnn:_image_shape": ("bnn train",),
+    "cli/bnn:_sizes": ("bnn train",),
     "cli/bnn:_target": ("bnn attack",),
     "cli/bnn:policies_of": tuple(name for name in BINARIZED if name != "bnn report"),
     "cli/bnn:grid_of": BINARIZED,

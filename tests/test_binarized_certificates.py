@@ -399,7 +399,7 @@ def header_of(content: bytes) -> dict[str, object]:
         ({"inputs": {"norm": "l0", "eps": "-1", "centre": [0, 0, 0]}}, "negative"),
         ({"inputs": {"norm": "l0", "eps": "1", "centre": [0, 0]}}, "takes 3"),
         ({"inputs": {"lower_levels": [0, 0, 0.5], "upper_levels": [1, 1, 1]}}, "not whole"),
-        ({"inputs": {"lower_levels": [0, 0, -9], "upper_levels": [1, 1, 1]}}, "levels go from"),
+        ({"inputs": {"lower_levels": [0, 0, -9], "upper_levels": [1, 1, 1], "centre_levels": [0, 0, 0]}}, "levels go from"),
         ({"inputs": {}}, "lower_levels"),
     ],
 )

@@ -10,12 +10,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qrobust.binarized import Ball, BinarizedNetwork, BinarizedSession, Block, Grid, LeastChange, Norm, TieRule, fold
+from qrobust.answers import Verdict
+from qrobust.binarized import (
+    Ball,
+    BinarizedNetwork,
+    BinarizedSession,
+    Block,
+    Grid,
+    LeastChange,
+    Norm,
+    Robustness,
+    TieRule,
+    fold,
+)
 from qrobust.binarized.formats import load_binarized, save_binarized
-from qrobust.binarized.many import Settings, believed
+from qrobust.binarized.many import Settings, believed, settle_all
 from qrobust.binarized.maps import Asked, Cut, Shown, binarized_map
+from qrobust.binarized.queries import Levels
 from qrobust.bounds.local import Status
 from qrobust.cache import ResultCache
+from qrobust.errors import DomainError, ShapeError
 from qrobust.layers import IntArray
 from tests.binarized import all_levels, linear, network, sparse_dense
 from tests.test_cli import refused, run
@@ -95,6 +109,27 @@ def test_maps_go_on_from_what_was_kept(tmp_path: Path, monkeypatch: pytest.Monke
     assert first.undecided == 0
     with pytest.raises(AssertionError, match="asked again"):
         binarized_map(Asked(found), whole(found), Settings(seconds=9.0), cache=ResultCache(tmp_path))
+
+
+def test_levels_hold_their_centre() -> None:
+    """An input outside would be a counterexample to what holds in the box."""
+    one = np.ones(2, dtype=np.int64)
+    with pytest.raises(DomainError, match="centre of input 1 does not lie"):
+        Levels(one, one, np.array([1, 0]))
+    with pytest.raises(DomainError, match="input 0 has no level"):
+        Levels(one, 0 * one, one)
+    with pytest.raises(ShapeError, match="do not fit"):
+        Levels(one, one, one[:1])
+
+
+def test_what_was_kept_of_one_centre_is_not_taken_for_another(tmp_path: Path) -> None:
+    """Class 1 scores the first bit, class 0 nothing: where no rival is greater, 1 has the label all over, and 0 has not."""
+    network = BinarizedNetwork(Grid.of(1, 0, 1), (), sparse_dense(np.array([[0.0, 0.0], [1.0, 0.0]])))
+    cache = ResultCache(tmp_path)
+    for first, verdict in ((1, Verdict.ROBUST), (0, Verdict.VIOLATED)):
+        box = Levels(np.zeros(2, dtype=np.int64), np.ones(2, dtype=np.int64), np.array([first, 0]))
+        (found,) = settle_all([Robustness(network, box, tie=TieRule.LABEL)], Settings(), cache=cache)
+        assert found.verdict is verdict
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -22,6 +23,7 @@ from qrobust.binarized import (
     BinarizedSession,
     Block,
     Grid,
+    LeastChange,
     Norm,
     Region,
     Robustness,
@@ -30,11 +32,13 @@ from qrobust.binarized import (
     race,
 )
 from qrobust.binarized.answers import TRIAL
-from qrobust.binarized.constraints import constraints, whole_constraints
-from qrobust.binarized.engines import annealing, evaluation, trial
-from qrobust.binarized.engines.base import Undecided
+from qrobust.binarized.constraints import Constraints, constraints, whole_constraints
+from qrobust.binarized.engines import annealing, cardinality, evaluation, trial
+from qrobust.binarized.engines.base import Found, Nothing, Undecided
 from qrobust.binarized.formats import save_binarized
-from qrobust.errors import BackendUnavailableError
+from qrobust.errors import BackendUnavailableError, UnsoundAnswerError
+from qrobust.logic.oracles import Deadline, UndecidedError
+from qrobust.logic.sat import Assumptions, HittingSets
 from tests.binarized import sparse_dense
 from tests.test_cli import run
 
@@ -99,29 +103,24 @@ def marked(mark: str) -> list[int]:
     return found
 
 
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are listed by /proc")
-def test_nothing_is_left_of_a_race_that_is_interrupted(tmp_path: Path) -> None:
-    network = hard()
-    save_binarized(network, tmp_path / "hard.npz")
-    centre = np.random.default_rng(0).integers(0, 2, size=INPUTS).tolist()
-    (tmp_path / "x.csv").write_text(f"{','.join(f'p{i}' for i in range(INPUTS))}\n{','.join(map(str, centre))}\n")
+def interrupt(count: int, seconds: float, *command: str) -> None:
+    """Start the program, send it SIGINT once it has so many processes, and see all end in time, with the code of that."""
     mark = f"QROBUST_TEST_MARK={uuid.uuid4().hex}"
     name, _, value = mark.partition("=")
-    command = [sys.executable, "-m", "qrobust", "bnn", "verify", str(tmp_path / "hard.npz"), "--input", str(tmp_path / "x.csv")]
     process = subprocess.Popen(
-        [*command, "--eps", "6", "--norm", "l0", "--timeout", "60"],
+        [sys.executable, "-m", "qrobust", *command],
         env=os.environ | {name: value},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     )
     try:
         deadline = time.monotonic() + 30
-        while len(marked(mark)) < 3 and time.monotonic() < deadline:
+        while len(marked(mark)) < count and time.monotonic() < deadline:
             time.sleep(0.1)
-        assert len(marked(mark)) >= 3, "the engines did not start"
+        assert len(marked(mark)) >= count, "the engines did not start"
         time.sleep(0.5)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=10)
+        _, errors = process.communicate(timeout=seconds)
     finally:
         process.kill()
     assert process.returncode == 130, errors
@@ -129,6 +128,74 @@ def test_nothing_is_left_of_a_race_that_is_interrupted(tmp_path: Path) -> None:
     while marked(mark) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert marked(mark) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are listed by /proc")
+def test_nothing_is_left_of_a_race_that_is_interrupted(tmp_path: Path) -> None:
+    save_binarized(hard(), tmp_path / "hard.npz")
+    centre = np.random.default_rng(0).integers(0, 2, size=INPUTS).tolist()
+    (tmp_path / "x.csv").write_text(f"{','.join(f'p{i}' for i in range(INPUTS))}\n{','.join(map(str, centre))}\n")
+    files = (str(tmp_path / "hard.npz"), "--input", str(tmp_path / "x.csv"))
+    interrupt(3, 10, "bnn", "verify", *files, "--eps", "6", "--norm", "l0", "--timeout", "60")
+
+
+def pigeons(holes: int) -> list[list[int]]:
+    """Clauses that one more pigeon than holes finds a hole of its own: there is no solution, and proofs are long."""
+    birds = range(holes + 1)
+    each = [[holes * bird + hole + 1 for hole in range(holes)] for bird in birds]
+    return each + [[-each[a][hole], -each[b][hole]] for hole in range(holes) for a in birds for b in range(a)]
+
+
+def count_in_process() -> None:
+    query = question(hard())
+    cardinality.decide_here(constraints(fold(query.network), query.ball.region(query.network), 0, TieRule.FIRST), 10**9)
+
+
+def solve_under_assumptions() -> None:
+    Assumptions(pigeons(11), []).solve([], Deadline.after(60))
+
+
+def hit_sets(seconds: float = 60.0) -> None:
+    rng = np.random.default_rng(0)
+    with HittingSets(by_size=True) as hitting:
+        for _ in range(250):
+            hitting.add(frozenset(rng.choice(60, size=6, replace=False).tolist()))
+        hitting.next(Deadline.after(seconds))
+
+
+@pytest.mark.parametrize("work", [count_in_process, solve_under_assumptions, hit_sets])
+def test_ctrl_c_stops_a_solver_in_this_process_and_so_does_a_second_one(work: Callable[[], None]) -> None:
+    for _ in range(2):
+        started = time.monotonic()
+        with subprocess.Popen(["sh", "-c", f"sleep 1; kill -INT {os.getpid()}"]), pytest.raises(KeyboardInterrupt):
+            work()
+        assert time.monotonic() - started < 20
+
+
+def test_hitting_sets_keep_their_deadline() -> None:
+    started = time.monotonic()
+    with pytest.raises(UndecidedError):
+        hit_sets(1.0)
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("is_exact", [False, True])
+def test_a_least_change_that_floats_ruled_out_is_found_all_the_same(monkeypatch: pytest.MonkeyPatch, is_exact: bool) -> None:
+    """Two bits lose the label; an engine says of fewer than four that they do not."""
+    levels = np.array([1, 1, 0, 0, 0, 0, 0, 0])
+
+    def lying(_: race.Race, names: list[str], found: Constraints, *__: object) -> tuple[race.Finish, list[race.Finish]]:
+        return race.Finish(names[0], Nothing(is_exact) if found.region.most < 4 else Found(levels)), []
+
+    monkeypatch.setattr(race.Race, "run", lying)
+    network = BinarizedNetwork(Grid.of(1, 0, 1), (), sparse_dense(np.stack([np.zeros(8), np.ones(8)]), np.array([1.5, 0.0])))
+    with BinarizedSession() as session:
+        if is_exact:
+            with pytest.raises(UnsoundAnswerError, match="which an engine has ruled out"):
+                session.least_change(LeastChange(network, np.zeros(8), Norm.L0), engine="milp")
+        else:
+            answer = session.least_change(LeastChange(network, np.zeros(8), Norm.L0), engine="milp")
+            assert (answer.lower, answer.upper) == (2, 2)
 
 
 def test_an_engine_that_is_not_installed_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,6 +234,15 @@ def test_what_is_small_enough_is_tried_in_a_lane_too() -> None:
         found = whole_constraints(fold(network), region, fold(network).rivals(0, TieRule.FIRST))
         assert (TRIAL in race.engine_names("portfolio", found, 10.0)) is wanted
         assert TRIAL not in race.engine_names("portfolio", replace(found, region=replace(region, norm=Norm.L0)))
+
+
+def test_more_inputs_than_a_float_counts_are_left_to_others() -> None:
+    """52 levels of 400 inputs: 10**686 inputs."""
+    network = replace(hard(), grid=Grid.of("1/51", 0, 1))
+    region = Ball(np.full(INPUTS, 0.5), Fraction(1, 2)).region(network)
+    found = constraints(fold(network), region, 0, TieRule.FIRST)
+    assert TRIAL not in race.engine_names("portfolio", found, 10.0)
+    assert not isinstance(trial.decide(found, 0.1), Nothing)
 
 
 def test_annealing_and_trial_find_the_one_input_that_loses_the_label() -> None:

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -23,7 +18,7 @@ from qrobust.cache import ResultCache
 from qrobust.errors import DomainError, NumberError, ShapeError
 from qrobust.report.binarized import Survey, run_survey
 from tests.binarized import all_levels, network, sparse_dense
-from tests.test_binarized_race import hard, marked
+from tests.test_binarized_race import hard, interrupt
 from tests.test_cli import refused, run
 
 
@@ -148,29 +143,8 @@ def test_an_interrupted_report_leaves_no_process(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).integers(0, 2, size=(6, found.inputs)).tolist()
     lines = [",".join(f"p{i}" for i in range(401)), *(",".join(map(str, row)) + ",0" for row in rows)]
     (tmp_path / "x.csv").write_text("\n".join(lines) + "\n")
-    mark = f"QROBUST_TEST_MARK=report{os.getpid()}"
-    name, _, value = mark.partition("=")
-    command = [sys.executable, "-m", "qrobust", "bnn", "report", str(tmp_path / "hard.npz"), str(tmp_path / "x.csv")]
-    process = subprocess.Popen(
-        [*command, "--eps", "6", "--norm", "l0", "--jobs", "2", "--out", str(tmp_path / "out")],
-        env=os.environ | {name: value},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    try:
-        deadline = time.monotonic() + 30
-        while len(marked(mark)) < 4 and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert len(marked(mark)) >= 4, "the engines did not start"
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=20)
-    finally:
-        process.kill()
-    assert process.returncode == 130, errors
-    deadline = time.monotonic() + 3
-    while marked(mark) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert marked(mark) == []
+    files = (str(tmp_path / "hard.npz"), str(tmp_path / "x.csv"))
+    interrupt(4, 20, "bnn", "report", *files, "--eps", "6", "--norm", "l0", "--jobs", "2", "--out", str(tmp_path / "out"))
 
 
 def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str], images: tuple[Path, Path], tmp_path: Path) -> None:

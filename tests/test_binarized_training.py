@@ -264,6 +264,8 @@ def test_the_command_refuses_in_one_line(
     assert "name one of binary" in refused(capsys, *asked, output, "--recipe", "best")
     assert "name one of dense" in refused(capsys, *asked, output, "--architecture", "wide")
     assert "channels, height and width" in refused(capsys, *asked, output, "--image", "1, 2")
+    for sizes in ("10.5", "0, 10", "-3", "nan"):
+        assert "--hidden" in refused(capsys, *asked, output, f"--hidden={sizes}")
     assert "an input has 2 numbers" in refused(capsys, *asked, output, "--architecture", "small-conv", "--image", "1, 2, 2")
     assert "ends in .npz" in refused(capsys, *asked, "net.onnx")
     assert "step" in refused(capsys, *asked, output, "--step", "0")

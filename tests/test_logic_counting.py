@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from math import comb
 
@@ -218,6 +219,18 @@ def test_draws_are_uniform(norm: Norm) -> None:
     assert np.abs(many - expected).max() < 6 * np.sqrt(expected)
 
 
+def test_balls_of_too_many_costs_are_refused_at_once() -> None:
+    """An L2 ball of 2 over 100 inputs of 256 levels: 260,100 costs of each."""
+    network = BinarizedNetwork(Grid.of("1/255", 0, 1), (), sparse_dense(np.ones((2, 100))))
+    asked = Flips(network, Ball(np.zeros(100), Fraction(2), Norm.L2))
+    for counter in (Counter.AUTO, Counter.APPROXIMATE, Counter.EXACT):
+        with pytest.raises(ResourceError, match="take a smaller ball"):
+            count(asked, counter, seconds=1.0)
+    region = Ball(np.zeros(100), Fraction(1), Norm.L1).region(network)
+    with pytest.raises(ResourceError, match="take a smaller one"):
+        next(drawn(replace(region, most=10_000), 1, seed=0))
+
+
 def satisfying(clauses: list[list[int]], top: int, counted: list[int]) -> int:
     """How many values of the counted variables extend to a solution, by trying all."""
     values = np.array(list(np.ndindex(*(2,) * top)), dtype=np.bool_)
@@ -246,15 +259,22 @@ def test_counts_by_parities_hold_as_often_as_they_say() -> None:
     for seed in range(200):
         clauses, top, counted = random_problem(rng)
         expected = satisfying(clauses, top, counted)
-        low, high = by_parities((clauses, top, counted), factor, seed)
+        low, high, is_exact = by_parities((clauses, top, counted), factor, seed)
         assert high <= max(factor.limit, (1 + factor.epsilon) ** 2 * low * 1.05)
-        if low == high:
-            assert low == expected
+        if is_exact:
+            assert low == expected == high
         else:
             estimated += 1
             wrong += not low <= expected <= high
     assert estimated >= 60
     assert wrong <= factor.delta * estimated
+
+
+def test_an_estimate_is_not_taken_for_a_count_where_its_ends_are_equal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 1,024 solutions an unlucky estimate says 0: at least the limit, and at most."""
+    monkeypatch.setattr("qrobust.logic.hashing._estimate", lambda cells, start, limit: (start, 0))
+    factor = Factor()
+    assert by_parities(([], 10, list(range(1, 11))), factor, 0) == (factor.limit, factor.limit, False)
 
 
 def test_rare_inputs_are_bounded_from_below_by_parities_alone(worker: Worker) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import time
+from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
@@ -127,6 +129,34 @@ def test_sixty_bits_are_counted_and_too_many_nodes_refused() -> None:
         Diagram(wide, region_of(wide, None), seconds=0.05)
     with pytest.raises(ResourceError, match="over 10 prime"):
         found.primes(1, most=10)
+
+
+def test_questions_to_a_full_table_or_after_the_time_are_refused_too() -> None:
+    network = parity_like(15)
+    region = region_of(network, None)
+    questions: tuple[Callable[[Diagram], object], ...] = (
+        lambda found: found.monotone(0, 3),
+        lambda found: found.least_flips(np.zeros(15, dtype=np.int64)),
+        lambda found: found.distances(),
+    )
+    least = next(most for most in range(50, 500) if compiles(network, most))
+    late = Diagram(network, region, seconds=0.5)
+    time.sleep(0.5)
+    for found, why in ((Diagram(network, region, most=least), f"its limit is {least}"), (late, "the time limit was reached")):
+        for question in questions:
+            with pytest.raises(ResourceError, match=why):
+                question(found)
+    with pytest.raises(ResourceError, match=r"stopped at size .* the time limit was reached"):
+        compile_sentential(network, region, seconds=1e-3)
+
+
+def compiles(network: BinarizedNetwork, most: int) -> bool:
+    """Whether a diagram of at most so many nodes holds a network."""
+    try:
+        Diagram(network, region_of(network, None), most=most)
+    except ResourceError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize(("seed", "bits"), [(0, 14), (1, 17), (2, 20), (3, 20)])

@@ -222,6 +222,17 @@ def test_witnesses_show_why_each_feature_is_needed() -> None:
         assert all(each.inputs[1 - (each.free or 0)] == 1 for each in found.witnesses)
 
 
+def test_an_input_is_moved_back_as_far_as_any_one_feature_allows() -> None:
+    """The label is lost where 500 of 800 bits are set: these alone stay changed, wherever they stand."""
+    needed = np.random.default_rng(0).permutation(800) < 500
+    network = BinarizedNetwork(
+        Grid.of(1, 0, 1), (), sparse_dense(np.stack([needed.astype(float), np.zeros(800)]), np.array([-499.5, 0.0]))
+    )
+    with SignOracle(SignDecision(network, np.zeros(800))) as oracle:
+        found = oracle._moved_back(np.ones(800, dtype=np.int64))
+    assert np.flatnonzero(found).tolist() == np.flatnonzero(needed).tolist()
+
+
 def test_bad_decisions_are_refused() -> None:
     network, inputs = majority(), np.array([1.0, 1.0, 0.0])
     with pytest.raises(DomainError, match="outside the ranges"):

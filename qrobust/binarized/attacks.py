@@ -33,10 +33,10 @@ from qrobust.binarized.engines.milp import Rows
 from qrobust.binarized.goal import Best, Goal
 from qrobust.binarized.propagation import propagate
 from qrobust.binarized.queries import Norm, Region, Robustness
-from qrobust.binarized.solve import folded
+from qrobust.binarized.solve import check_seconds, folded
 from qrobust.binarized.surrogate import backward, forward
 from qrobust.binarized.unary import unary
-from qrobust.errors import DomainError, NumberError, UnsupportedError
+from qrobust.errors import DomainError, UnsupportedError
 from qrobust.interval import FloatArray
 from qrobust.layers import IntArray
 
@@ -131,8 +131,7 @@ def run_attack(
     Accepts   target: a class, "second" (the rival of greatest score at the centre), or "any"
     Raises    NumberError, DomainError, ShapeError, UnsupportedError (iprop in balls of another norm)
     """
-    if not 0 < seconds < float("inf"):
-        raise NumberError(f"a time limit is {seconds:g} s, it must be positive and finite")
+    check_seconds(seconds)
     integers, region = folded(query.network, query.zero), query.ball.region(query.network)
     if method is Method.IPROP and region.norm is not Norm.LINF:
         raise UnsupportedError(f"iprop attacks in L-infinity balls and boxes, not {region.norm.value}: use milp")

@@ -163,14 +163,13 @@ class Bracket:
         return self.folded.labels(self.code.bits_of(codes))
 
     def cost(self) -> Cost:
-        """Count what both networks take together for one answer."""
+        """Count what both networks take together for one answer; weights of 0 are neither stored nor added."""
         linears = self.network.linears
         used = int((linears[0].layer.weight != 0).any(axis=0).sum())
         weights = sum(int(np.count_nonzero(linear.layer.weight)) for linear in linears)
         neurons = sum(block.linear.channels for block in self.network.blocks) + 2
-        places = weights if not self.network.blocks else sum(_places(linear) for linear in linears)
         counters = sum(_counter_bits(linear) for linear in linears)
-        bits = NUMBER_BITS * used + WEIGHT_BITS * places + counters
+        bits = NUMBER_BITS * used + WEIGHT_BITS * weights + counters
         return Cost(bits, 0, weights, used + neurons, 0)
 
 
@@ -182,12 +181,6 @@ def _diagonal(first: IntArray, second: IntArray) -> IntArray:
 
 def _linear(weight: IntArray, bias: FloatArray) -> Linear:
     return Linear(Dense(weight.astype(np.float64), bias), np.ones(len(weight)))
-
-
-def _places(linear: Linear) -> int:
-    """Count the weights that are stored: of columns that a row's own half reads, which the other half's zeros are not."""
-    weight = linear.layer.weight != 0
-    return int(sum(np.count_nonzero(row) for row in weight))
 
 
 def _counter_bits(linear: Linear) -> int:

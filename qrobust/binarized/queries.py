@@ -193,7 +193,7 @@ class Levels:
     In another norm than L-infinity, the levels' costs away from the centre sum to `most` at most, as in a Region.
 
     Shapes    lower, upper, centre (inputs,), of levels
-    Raises    DomainError (an end below the other)
+    Raises    ShapeError; DomainError (an end below the other, or the centre not between them)
     """
 
     lower: IntArray
@@ -203,8 +203,14 @@ class Levels:
     most: int = 0
 
     def __post_init__(self) -> None:
+        if not self.lower.shape == self.upper.shape == self.centre.shape:
+            raise ShapeError(
+                f"ends {self.lower.shape} and {self.upper.shape} and a centre {self.centre.shape} do not fit together"
+            )
         if (self.lower > self.upper).any():
             raise DomainError(f"input {int(np.argmax(self.lower > self.upper))} has no level between the two ends")
+        if (outside := (self.centre < self.lower) | (self.centre > self.upper)).any():
+            raise DomainError(f"the centre of input {int(np.argmax(outside))} does not lie between the two ends")
 
     def __str__(self) -> str:
         within = "" if self.norm is Norm.LINF else f", within {self.most} of {self.norm.value} cost"
@@ -219,10 +225,21 @@ class Levels:
         return Region(self.centre, self.lower, self.upper, self.norm, self.most)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the levels as JSON values; the centre where costs are counted from it."""
+        """Return the levels as JSON values; the centre's label is the one to be kept where none is named."""
         found: dict[str, Any] = {"lower_levels": self.lower.tolist(), "upper_levels": self.upper.tolist()}
-        about = {"centre_levels": self.centre.tolist(), "norm": self.norm.value, "most": self.most}
-        return found if self.norm is Norm.LINF else found | about
+        found["centre_levels"] = self.centre.tolist()
+        return found if self.norm is Norm.LINF else found | {"norm": self.norm.value, "most": self.most}
+
+
+def check_label(network: BinarizedNetwork, label: int | None) -> None:
+    """Raise DomainError if a label is named and no class of the network."""
+    if label is not None and not 0 <= label < network.outputs:
+        raise DomainError(f"the label is {label}, the network has classes 0 to {network.outputs - 1}")
+
+
+def _told(grid: Grid, zero: ZeroSign) -> dict[str, Any]:
+    """Return what every question says of the network's numbers, as JSON values."""
+    return {"sign_of_zero": zero.value, "step": str(grid.step), "range": [str(grid.lower), str(grid.upper)]}
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,8 +258,7 @@ class Robustness:
     zero: ZeroSign = ZeroSign.PLUS
 
     def __post_init__(self) -> None:
-        if self.label is not None and not 0 <= self.label < self.network.outputs:
-            raise DomainError(f"the label is {self.label}, the network has classes 0 to {self.network.outputs - 1}")
+        check_label(self.network, self.label)
 
     def statement(self, label: int) -> str:
         """Return what is so if every input has the label."""
@@ -250,15 +266,12 @@ class Robustness:
 
     def to_json(self) -> dict[str, Any]:
         """Return the question as JSON values."""
-        grid = self.network.grid
         return {
             "type": "binarized-robustness",
             "inputs": self.ball.to_json(),
             "label": self.label,
             "tie": self.tie.value,
-            "sign_of_zero": self.zero.value,
-            "step": str(grid.step),
-            "range": [str(grid.lower), str(grid.upper)],
+            **_told(self.network.grid, self.zero),
         }
 
 
@@ -278,21 +291,17 @@ class LeastChange:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "centre", read_only(self.centre))
-        if self.label is not None and not 0 <= self.label < self.network.outputs:
-            raise DomainError(f"the label is {self.label}, the network has classes 0 to {self.network.outputs - 1}")
+        check_label(self.network, self.label)
 
     def to_json(self) -> dict[str, Any]:
         """Return the question as JSON values."""
-        grid = self.network.grid
         return {
             "type": "binarized-least-change",
             "centre": self.centre.tolist(),
             "norm": self.norm.value,
             "label": self.label,
             "tie": self.tie.value,
-            "sign_of_zero": self.zero.value,
-            "step": str(grid.step),
-            "range": [str(grid.lower), str(grid.upper)],
+            **_told(self.network.grid, self.zero),
         }
 
 
@@ -323,11 +332,8 @@ class LabelChange:
 
     def to_json(self) -> dict[str, Any]:
         """Return the question as JSON values."""
-        grid = self.copy.grid
         return {
             "type": "binarized-label-change",
             "inputs": self.ball.to_json(),
-            "sign_of_zero": self.zero.value,
-            "step": str(grid.step),
-            "range": [str(grid.lower), str(grid.upper)],
+            **_told(self.copy.grid, self.zero),
         }

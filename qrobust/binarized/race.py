@@ -47,6 +47,7 @@ PORTFOLIO = "portfolio"
 DENSE = 40.0  # mean terms of a row from which on integer programming starts first
 MORE_LANES = (("exact", 4), ("cp-sat", 2))  # where they are installed, and there are so many processor cores
 GRACE = 0.1  # seconds that an answer at the limit may still take to arrive
+POLLED = 0.1  # seconds between looks for Ctrl-C: a long wait may sleep through one that comes as it begins
 END_SECONDS = 0.5  # that ended processes may take to be gone
 ANNEALING_SHARE = 0.3  # of the time, for what finds an input soon or not at all
 HEAD_START = 0.3  # seconds that a lane has before the next one starts; the first two start at once
@@ -172,9 +173,12 @@ class Race:
     ) -> Finish | None:
         fault: Exception | None = None
         while names:
+            left = deadline + GRACE - time.monotonic()
             try:
-                answer = answers.get(timeout=max(deadline - time.monotonic(), 0.0) + GRACE)
+                answer = answers.get(timeout=min(max(left, 0.0), POLLED))
             except queue.Empty:
+                if left > POLLED:
+                    continue
                 others += [Finish(name, Undecided("the time limit was reached")) for name in names]
                 break
             names.remove(answer.engine)

@@ -272,12 +272,12 @@ class _Decision:
 
 @dataclass(eq=False)
 class _Ends:
-    """What is known of a least change: all below `lower` is ruled out, `upper` is witnessed."""
+    """What is known of a least change: all below `lower` is ruled out, all below `proved` in integers, `upper` is witnessed."""
 
     lower: int = 0
+    proved: int = 0
     upper: int | None = None
     witness: Witness | None = None
-    exact: bool = True
     reason: str = ""
     stride: int = 1
     engines: dict[str, None] = field(default_factory=dict)
@@ -290,11 +290,20 @@ class _Ends:
         """Return a radius to ask about: growing strides until there is a witness, then the middle."""
         return min(self.lower + self.stride - 1, most) if self.upper is None else (self.lower + self.upper - 1) // 2
 
+    @property
+    def exact(self) -> bool:
+        return self.lower == self.proved
+
     def hit(self, units: int, witness: Witness) -> None:
+        """Take a witness; where floats have ruled it out, they are not believed. Raises UnsoundAnswerError if integers have."""
+        if units < self.proved:
+            raise UnsoundAnswerError(f"an input {units} away loses the label, which an engine has ruled out: please report")
         self.upper, self.witness = units, witness
+        self.lower = self.lower if units >= self.lower else self.proved
 
     def miss(self, radius: int, exact: bool) -> None:
-        self.lower, self.stride, self.exact = radius + 1, 2 * self.stride, self.exact and exact
+        self.lower, self.stride = radius + 1, 2 * self.stride
+        self.proved = self.lower if exact else self.proved
 
 
 def check_seconds(seconds: float) -> None:

@@ -295,7 +295,7 @@ def train(
     if output.suffix not in (".npz", ".json"):
         raise UsageError(f"--output is {output}, give a name that ends in .npz or .json")
     check_can_appear(output)
-    sizes = chosen.hidden if hidden is None else tuple(int(size) for size in numbers(hidden, "--hidden") if size >= 1)
+    sizes = chosen.hidden if hidden is None else _sizes(hidden)
     chosen = replace(chosen, hidden=sizes, epochs=epochs or chosen.epochs, step=step or chosen.step)
     chosen = chosen if eps is None else replace(chosen, eps=eps)
     _, values = read_table(table)
@@ -308,6 +308,13 @@ def train(
     save_binarized(network, output)
     right = float((fold(network).labels(network.grid.levels(values[:, :-1])) == labels).mean())
     show.line(f"wrote {output}: {network}, {right:.2%} of the table labelled rightly, in integers", quiet=quiet)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    sizes = numbers(text, "--hidden")
+    if any(size < 1 or size != int(size) for size in sizes):
+        raise UsageError(f"--hidden is {text!r}, give whole numbers of neurons from 1, as in '100, 100'")
+    return tuple(int(size) for size in sizes)
 
 
 def _image_shape(text: str | None) -> Shape | None:

@@ -399,7 +399,7 @@ def compile_command(
         diagram = Diagram(network, region, most=nodes, seconds=timeout, zero=sign)
         document: dict[str, Any] = {"nodes": diagram.nodes, "counts": diagram.counts()}
         if sentential:
-            other = compile_sentential(network, region, zero=sign)
+            other = compile_sentential(network, region, seconds=timeout, zero=sign)
             if list(other.counts) != document["counts"]:
                 raise UnsupportedError("the two compilations count differently: please report")
             document["sdd_size"] = other.size

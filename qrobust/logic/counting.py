@@ -26,7 +26,7 @@ from qrobust.binarized.constraints import whole_constraints
 from qrobust.binarized.enumeration import inputs as enumerated
 from qrobust.binarized.folding import Folded
 from qrobust.binarized.network import BinarizedNetwork
-from qrobust.binarized.queries import Ball, Box, Levels, Region, TieRule, ZeroSign
+from qrobust.binarized.queries import Ball, Box, Levels, Norm, Region, TieRule, ZeroSign, check_label
 from qrobust.binarized.solve import folded
 from qrobust.errors import BackendUnavailableError, DomainError, ResourceError, ShapeError, UnsoundAnswerError
 from qrobust.layers import IntArray
@@ -91,8 +91,7 @@ class Flips(Property):
     label: int | None = None
 
     def __post_init__(self) -> None:
-        if self.label is not None and not 0 <= self.label < self.network.outputs:
-            raise DomainError(f"the label is {self.label}, the network has classes 0 to {self.network.outputs - 1}")
+        check_label(self.network, self.label)
 
     @property
     def own_label(self) -> int:
@@ -147,7 +146,7 @@ class Influence(Property):
     def __post_init__(self) -> None:
         if not 0 <= self.feature < self.network.inputs:
             raise DomainError(f"feature {self.feature} is not one of the network's {self.network.inputs}, counted from 0")
-        if self.region.norm is not type(self.region.norm).LINF:
+        if self.region.norm is not Norm.LINF:
             raise DomainError("a feature has a range of its own only in a box: ask about an linf ball")
 
     def holds(self, levels: IntArray) -> BoolRow:
@@ -307,9 +306,7 @@ def _either(asked: Property, wide: Count, precision: Precision, place: Place) ->
 def _tried(asked: Property, deadline: Deadline) -> Count | None:
     found, total, nobody = 0, 0, asked.folded.rivals(0, TieRule.FIRST, ())
     for levels in enumerated(whole_constraints(asked.folded, asked.region, nobody)):
-        try:
-            deadline.left()
-        except UndecidedError:
+        if deadline.is_over:
             return None
         found += int(asked.holds(levels).sum())
         total += len(levels)
@@ -328,9 +325,7 @@ def _approximate(asked: Property, wide: Count, precision: Precision, deadline: D
     """Count from draws, from fewer where time ends before: when to stop does not depend on what was drawn."""
     hits = made = 0
     for levels in drawn(asked.region, precision.draws, wide.seed):
-        try:
-            deadline.left()
-        except UndecidedError:
+        if deadline.is_over:
             break
         hits, made = hits + int(asked.holds(levels).sum()), made + len(levels)
     if not made:
@@ -347,10 +342,10 @@ def _within_a_factor(asked: Property, wide: Count, factor: Factor, place: Place)
     ends_found = _called(place, _models_by_parities, asked, factor, wide.seed)
     if ends_found is None:
         return None
-    lower, upper = ends_found
+    lower, upper, is_exact = ends_found
     _check(lower, wide)
     found = replace(wide, lower=lower, upper=min(upper, wide.total), counter=Counter.PARITIES, reason="")
-    if lower == upper:  # so few that they were counted one by one
+    if is_exact:  # so few that they were counted one by one
         return replace(found, assurance=Assurance.TRUSTED)
     return replace(found, assurance=Assurance.STATISTICAL, epsilon=factor.epsilon, delta=factor.delta)
 
@@ -365,7 +360,7 @@ def _models(asked: Property, seed: int) -> int:
     return ganak(asked.problem(), seed)
 
 
-def _models_by_parities(asked: Property, factor: Factor, seed: int) -> tuple[int, int]:
+def _models_by_parities(asked: Property, factor: Factor, seed: int) -> tuple[int, int, bool]:
     return by_parities(asked.problem(), factor, seed)
 
 

@@ -201,7 +201,7 @@ class Diagram:
             reached, left = self.valid & ~node, node
             for flips in range(1, len(self.pixels) + 1):
                 self._deadline.left()
-                reached = reduce(lambda a, b: a | b, [self.free(reached, feature) for feature in self.pixels])
+                reached = self._nearby(reached)
                 found[flips] += self.count(left & reached)
                 left &= ~reached
                 if not left.satisfiable():
@@ -212,21 +212,29 @@ class Diagram:
     def least_flips(self, levels: IntArray) -> int | None:
         """Return how many features must change for an input to lose its label, None if it never does. Shape: (inputs,)."""
         own = next(node for node in self.classes if self.accepts(node, levels))
-        reached = self.valid & ~own
-        for flips in range(1, len(self.pixels) + 1):
-            reached = reduce(lambda a, b: a | b, [self.free(reached, feature) for feature in self.pixels])
-            if self.accepts(reached, levels):
-                return flips
+        with self._limited():
+            reached = self.valid & ~own
+            for flips in range(1, len(self.pixels) + 1):
+                self._deadline.left()
+                reached = self._nearby(reached)
+                if self.accepts(reached, levels):
+                    return flips
         return None
+
+    def _nearby(self, node: Node) -> Node:
+        """Return the inputs of which one that is accepted differs in one feature at most."""
+        return reduce(lambda a, b: a | b, [self.free(node, feature) for feature in self.pixels])
 
     def monotone(self, label: int, feature: int) -> tuple[bool, bool]:
         """Return whether raising a feature never takes the label away, and whether it never gives the label."""
         if feature not in self.pixels:
             return True, True
         node, top = self.classes[label], int((self.region.upper - self.region.lower)[feature])
-        parts = [self.at_level(node, feature, state) for state in range(top + 1)]
-        pairs = list(itertools.pairwise(parts))
-        return all(not (a & ~b).satisfiable() for a, b in pairs), all(not (b & ~a).satisfiable() for a, b in pairs)
+        with self._limited():
+            self._deadline.left()
+            parts = [self.at_level(node, feature, state) for state in range(top + 1)]
+            pairs = list(itertools.pairwise(parts))
+            return all(not (a & ~b).satisfiable() for a, b in pairs), all(not (b & ~a).satisfiable() for a, b in pairs)
 
     def differences(self, other: Sequence[Node]) -> Node:
         """Return the inputs to which two compiled networks give different labels."""

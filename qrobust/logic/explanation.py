@@ -253,7 +253,7 @@ def explanations(
     listing, found = Listing(Side(asked, kind), order_of_features, order, most), []
     start = started = time.monotonic()
     for each, features in listing.run(deadline):
-        found.append(checked(asked, each, features, True, deadline, lower=0, started=start))
+        found.append(checked(asked, each, features, True, deadline, started=start))
         say(found[-1])
         start = time.monotonic()
     return Explanations(tuple(found), listing.complete, time.monotonic() - started)

@@ -57,12 +57,12 @@ def _median_is_wrong(rounds: int) -> Fraction:
     return sum((math.comb(rounds, k) * WRONG**k * (1 - WRONG) ** (rounds - k) for k in some), start=Fraction(0))
 
 
-def by_parities(problem: Problem, factor: Factor, seed: int) -> tuple[int, int]:
-    """Return both ends of the count; equal ones are exact. Raises BackendUnavailableError."""
+def by_parities(problem: Problem, factor: Factor, seed: int) -> tuple[int, int, bool]:
+    """Return both ends of the count, and whether these are exact. Raises BackendUnavailableError."""
     rng, (_, _, counted) = np.random.default_rng(seed), problem
     few = _Cells(problem, np.zeros((0, len(counted)), dtype=np.bool_), np.zeros(0, dtype=np.bool_)).count(0, factor.limit)
     if few < factor.limit:
-        return few, few
+        return few, few, True
     estimates, start = list[int](), 1
     for _ in range(factor.rounds):
         parities = rng.random((len(counted), len(counted))) < 0.5
@@ -70,7 +70,7 @@ def by_parities(problem: Problem, factor: Factor, seed: int) -> tuple[int, int]:
         estimates.append(found)
     middle = sorted(estimates)[len(estimates) // 2]
     ratio = 1 + Fraction(factor.epsilon)
-    return max(factor.limit, math.ceil(middle / ratio)), max(factor.limit, math.floor(middle * ratio))
+    return max(factor.limit, math.ceil(middle / ratio)), max(factor.limit, math.floor(middle * ratio)), False
 
 
 def _estimate(cells: _Cells, start: int, limit: int) -> tuple[int, int]:

@@ -9,11 +9,13 @@ Property  exact
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from qrobust.binarized.cnf import MOST_CLAUSES, Clauses, sums
 from qrobust.binarized.constraints import Constraints, whole_constraints
@@ -21,8 +23,11 @@ from qrobust.binarized.folding import Folded, Rivals
 from qrobust.binarized.queries import Norm, Region, TieRule, level_costs
 from qrobust.binarized.unary import unary
 from qrobust.errors import ResourceError
+from qrobust.layers import IntArray
 
+MOST_WAYS = 2**26  # numbers of choices added up to count a ball's inputs: some seconds
 V = TypeVar("V")
+Ways = npt.NDArray[Any]  # whole numbers, however great
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,16 +116,29 @@ class LabelClauses:
 
 
 def size_of(region: Region) -> int:
-    """Return how many inputs a region has, exactly."""
-    sizes = (region.upper - region.lower + 1).tolist()
+    """Return how many inputs a region has, exactly. Raises ResourceError (a ball of too many costs)."""
     if region.norm is Norm.LINF:
-        return int(np.prod(np.array(sizes, dtype=object)))
-    ways = [1] + [0] * region.most
-    for lower, upper, centre in zip(region.lower.tolist(), region.upper.tolist(), region.centre.tolist(), strict=True):
-        costs = level_costs(np.abs(np.arange(lower, upper + 1) - centre), region.norm).tolist()
-        new = [0] * len(ways)
-        for cost in costs:
-            for spent in range(len(ways) - cost):
-                new[spent + cost] += ways[spent]
-        ways = new
-    return sum(ways)
+        return math.prod((region.upper - region.lower + 1).tolist())
+    *_, (_, _, ways) = ways_by_cost(region)
+    return int(ways[-1])
+
+
+def ways_by_cost(region: Region) -> Iterator[tuple[IntArray, Ways, Ways]]:
+    """Yield of each feature of a ball, the last one first, its levels' costs, and how many choices cost at most 0, 1, 2 ...
+
+    Shapes    costs (levels,); the numbers of choices, of the features after it and from it on: (most + 1,), exact
+    Raises    ResourceError
+    """
+    ends = zip(region.lower.tolist(), region.upper.tolist(), region.centre.tolist(), strict=True)
+    costs = [level_costs(np.abs(np.arange(lower, upper + 1) - centre), region.norm) for lower, upper, centre in ends]
+    terms = sum(len(np.unique(own[own <= region.most])) for own in costs) * (region.most + 1)
+    if terms > MOST_WAYS:
+        raise ResourceError(
+            f"the inputs of this ball are {terms:,} numbers added up, at most {MOST_WAYS:,} are: take a smaller ball, or l0"
+        )
+    ways = np.full(region.most + 1, 1, dtype=object)
+    for own in reversed(costs):
+        after, ways = ways, np.full(region.most + 1, 0, dtype=object)
+        for cost, times in zip(*np.unique(own[own <= region.most], return_counts=True), strict=True):
+            ways[cost:] += int(times) * after[: len(after) - cost]
+        yield own, after, ways

@@ -69,6 +69,10 @@ class Deadline:
             raise NumberError(f"a time limit is {seconds:g} s, it must be positive and finite")
         return cls(time.monotonic() + seconds)
 
+    @property
+    def is_over(self) -> bool:
+        return time.monotonic() >= self.at
+
     def left(self) -> float:
         """Return the seconds left. Raises UndecidedError if there are none."""
         found = self.at - time.monotonic()

@@ -16,12 +16,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from qrobust.binarized.queries import Norm, Region, level_costs
-from qrobust.errors import NumberError
+from qrobust.errors import NumberError, ResourceError
 from qrobust.interval import FloatArray
 from qrobust.layers import IntArray
+from qrobust.logic.labels import ways_by_cost
 
 CHUNK = 4096
 MOST_DRAWS = 10_000_000
+MOST_SHARES = 2**27  # probabilities kept in memory
 LEAST_DELTA = 1e-15  # below it SciPy's quantiles are not reliable
 ERROR = 2.0**-40  # of them, relatively: they err by a few units in the last place
 
@@ -60,7 +62,7 @@ def ends(hits: int, draws: int, delta: float) -> tuple[float, float]:
 
 
 def drawn(region: Region, draws: int, seed: int) -> Iterator[IntArray]:
-    """Yield inputs drawn uniformly from a region, in chunks. Shape of each: (at most CHUNK, inputs)."""
+    """Yield inputs drawn uniformly from a region, in chunks. Shape of each: (at most CHUNK, inputs). Raises ResourceError."""
     rng = np.random.default_rng(seed)
     tables = None if region.norm is Norm.LINF else _tables(region)
     for start in range(0, draws, CHUNK):
@@ -72,15 +74,17 @@ def drawn(region: Region, draws: int, seed: int) -> Iterator[IntArray]:
 
 
 def _tables(region: Region) -> list[FloatArray]:
-    """Return, for each feature, the cumulated probabilities of its levels (cost left, levels)."""
-    ways, found = [1] * (region.most + 1), []  # of the features that follow, by the cost left
-    for lower, upper, centre in zip(
-        *(ends.tolist()[::-1] for ends in (region.lower, region.upper, region.centre)), strict=True
-    ):
-        costs = level_costs(np.abs(np.arange(lower, upper + 1) - centre), region.norm).tolist()
-        parts = [[ways[left - cost] if cost <= left else 0 for cost in costs] for left in range(region.most + 1)]
-        ways = [sum(part) for part in parts]
-        shares = [[part / total for part in own] for own, total in zip(parts, ways, strict=True)]
+    """Return, for each feature, the cumulated probabilities of its levels (cost left, levels). Raises ResourceError."""
+    entries = int((region.upper - region.lower + 1).sum()) * (region.most + 1)
+    if entries > MOST_SHARES:
+        raise ResourceError(
+            f"draws from this ball take tables of {entries:,} shares, at most {MOST_SHARES:,}: take a smaller one"
+        )
+    found = []
+    for costs, after, ways in ways_by_cost(region):
+        shares = np.zeros((region.most + 1, len(costs)))
+        for cost in np.unique(costs[costs <= region.most]).tolist():
+            shares[cost:, costs == cost] = (after[: len(after) - cost] / ways[cost:]).astype(np.float64)[:, None]
         found.append(np.minimum(np.cumsum(shares, axis=1), 1.0))
     return found[::-1]
 

@@ -6,6 +6,8 @@ Source    Audemard and Simon, Glucose; Ignatiev et al., python-sat (Hitman); Dav
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -25,6 +27,9 @@ class HittingSets:
         except ImportError:
             raise BackendUnavailableError(INSTALL) from None
         self._solver: Any = Hitman(solver="g3", htype="sorted" if by_size else "lbx")
+        self._deadline = Deadline(math.inf)
+        oracle = self._solver.oracle.oracle
+        oracle.solve = oracle.solve_limited = self._asked(oracle.solver)
         self.sets: list[Features] = []
         self._empty_blocked = False
         self._impossible = False
@@ -38,12 +43,17 @@ class HittingSets:
     def next(self, deadline: Deadline) -> Features | None:
         """Return a set that meets all, or None if there is none that is not blocked. Raises UndecidedError."""
         deadline.left()
+        self._deadline = deadline
         if self._impossible:
             return None
         if not self.sets:
             return None if self._empty_blocked else frozenset()
         found = self._solver.get()
         return None if found is None else frozenset(found)
+
+    def _asked(self, solver: Any) -> Callable[..., bool]:
+        """Return how the library asks its solver: so that the deadline and Ctrl-C are seen."""
+        return lambda assumptions=(), expect_interrupt=True: _solved(solver, list(assumptions), self._deadline)
 
     def add(self, missed: Features) -> None:
         """Take one more set that is to be met; no set meets the empty one."""
@@ -79,9 +89,19 @@ class Assumptions:
 
     def solve(self, assumed: list[int], deadline: Deadline) -> tuple[list[int] | None, list[int]]:
         """Return a solution's literals, or None and assumptions that together have none. Raises UndecidedError."""
-        found = None
-        while found is None:  # in slices, for an interrupt from outside may go unheard for minutes
-            deadline.left()
-            self._solver.conf_budget(CONFLICTS)
-            found = self._solver.solve_limited(assumptions=assumed)
+        found = _solved(self._solver, assumed, deadline)
         return (self._solver.get_model(), []) if found else (None, self._solver.get_core() or [])
+
+
+def _solved(solver: Any, assumed: list[int], deadline: Deadline) -> bool:
+    """Return whether there is a solution. Raises UndecidedError.
+
+    In slices, for an interrupt from outside may go unheard for minutes; each leaves Ctrl-C to Python: the library's own handler
+    makes an error of it, and a second one then ends the program.
+    """
+    found: bool | None = None
+    while found is None:
+        deadline.left()
+        solver.conf_budget(CONFLICTS)
+        found = solver.solve_limited(assumptions=assumed, expect_interrupt=True)
+    return found

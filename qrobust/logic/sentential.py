@@ -20,6 +20,7 @@ from qrobust.binarized.solve import folded
 from qrobust.errors import BackendUnavailableError, ResourceError, UnsupportedError
 from qrobust.logic.diagrams import INSTALL
 from qrobust.logic.labels import class_values, label_rows, size_of
+from qrobust.logic.oracles import LATE, Deadline
 
 MOST_SIZE = 1_000_000  # elements alive
 
@@ -33,9 +34,15 @@ class Sentential:
 
 
 def compile_sentential(
-    network: BinarizedNetwork, region: Region, *, most: int = MOST_SIZE, zero: ZeroSign = ZeroSign.PLUS
+    network: BinarizedNetwork,
+    region: Region,
+    *,
+    most: int = MOST_SIZE,
+    seconds: float = 60.0,
+    zero: ZeroSign = ZeroSign.PLUS,
 ) -> Sentential:
-    """Compile a network. Raises BackendUnavailableError, UnsupportedError, ResourceError."""
+    """Compile a network. Raises BackendUnavailableError, UnsupportedError, NumberError, ResourceError (size, or seconds)."""
+    deadline = Deadline.after(seconds)
     try:
         from pysdd.sdd import SddManager, Vtree
     except ImportError:
@@ -56,11 +63,10 @@ def compile_sentential(
         for value in reversed(values):
             new = [(value & after[k - 1]) | (~value & after[k]) for k in range(1, least + 1)]
             after = [true, *new]
-            if manager.live_size() + manager.dead_size() > most:
-                reached = manager.live_size() + manager.dead_size()
-                raise ResourceError(
-                    f"the sentential diagram stopped at size {reached:,}, its limit is {most:,}: take fewer inputs"
-                )
+            reached = manager.live_size() + manager.dead_size()
+            if reached > most or deadline.is_over:
+                why = f"its limit is {most:,}" if reached > most else LATE
+                raise ResourceError(f"the sentential diagram stopped at size {reached:,}, {why}: take fewer inputs")
         return after[least]
 
     valid, starts = true, found.starts.tolist()

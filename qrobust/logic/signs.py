@@ -195,20 +195,26 @@ class SignOracle:
 
     def _moved_back(self, levels: IntArray) -> IntArray:
         """Return an input that loses the label with no feature left that could go back to its value alone."""
-        centre = self.decision.region.centre
-        size = int((levels != centre).sum())
+        size = int((levels != self.decision.region.centre).sum())
         while size:
-            changed = np.flatnonzero(levels != centre)
-            chunks = np.array_split(changed, -(-len(changed) // size))[:MOST_CHUNKS] if len(changed) else []
-            trials = np.repeat(levels[None], len(chunks), axis=0)
-            for trial, chunk in zip(trials, chunks, strict=True):
-                trial[chunk] = centre[chunk]
-            lost = np.flatnonzero(self._is_lost(trials)).tolist() if len(chunks) else []
-            if len(lost):
-                levels = trials[lost[0]]
-            else:
-                size //= 2
+            nearer = self._nearer(levels, size)
+            levels, size = (levels, size // 2) if nearer is None else (nearer, size)
         return levels
+
+    def _nearer(self, levels: IntArray, size: int) -> IntArray | None:
+        """Return an input with so many of the changed features back at their values, if one of such parts can go; or None."""
+        centre = self.decision.region.centre
+        changed = np.flatnonzero(levels != centre)
+        chunks = np.array_split(changed, -(-len(changed) // size))
+        for start in range(0, len(chunks), MOST_CHUNKS):
+            own = chunks[start : start + MOST_CHUNKS]
+            trials = np.repeat(levels[None], len(own), axis=0)
+            for trial, chunk in zip(trials, own, strict=True):
+                trial[chunk] = centre[chunk]
+            lost = np.flatnonzero(self._is_lost(trials))
+            if len(lost):
+                return np.asarray(trials[lost[0]])
+        return None
 
     def confirm(self, held: Features, deadline: Deadline) -> str | None:
         """Return the name of an engine that proves anew that the label is kept, or None if none does in time.

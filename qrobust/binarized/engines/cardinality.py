@@ -71,7 +71,7 @@ def _decided(found: Constraints, deadline: float, conflicts: int) -> Outcome:
                 if spent > conflicts:
                     return Undecided(f"not within {conflicts:,} conflicts")
                 solver.conf_budget(min(budget, conflicts))
-                answer = solver.solve_limited(assumptions=[rival])
+                answer = solver.solve_limited(assumptions=[rival], expect_interrupt=True)  # Ctrl-C stays Python's
                 spent = solver.accum_stats()["conflicts"]
                 if answer:
                     return Found(boolean.input_levels(_values(boolean.columns, solver.get_model())))

@@ -50,11 +50,9 @@ class Rows:
         self._found = found
         rows, columns = found.matrix.shape[0], found.columns
         least, most = row_bounds(found.matrix, found.ranges)
-        own = sparse.csr_array(
-            (np.arange(rows) * 0 + 1, (np.arange(rows), columns + np.arange(rows))), shape=found.matrix.shape
-        )
-        down = found.matrix - sparse.dia_array(((found.threshold - least)[None, :], [0]), shape=(rows, rows)) @ own
-        up = found.matrix - sparse.dia_array(((most - found.threshold + 1)[None, :], [0]), shape=(rows, rows)) @ own
+        places = np.arange(rows), columns + np.arange(rows)  # of each row's own Boolean
+        down = found.matrix - sparse.csr_array((found.threshold - least, places), shape=found.matrix.shape)
+        up = found.matrix - sparse.csr_array((most - found.threshold + 1, places), shape=found.matrix.shape)
         self._matrix = sparse.csr_array(sparse.vstack([down, up, found.hard]))
         free = np.full(rows, np.inf)
         self._lower = np.concatenate([least, -free, found.hard_threshold]).astype(np.float64)

@@ -21,19 +21,25 @@ from qrobust.errors import ResourceError
 from qrobust.layers import IntArray
 
 TABLE = 4096  # inputs tried at once, at most, if a pixel has not more values
+MOST_FORECAST = 2**512  # inputs: far more than can be tried, and still a float
 PRODUCTS_A_SECOND = 2.0**35  # taken to forecast the time, on one core; `dense_terms` counts more than are done
 
 
 def forecast(found: Constraints) -> float:
-    """Return how many seconds trying every input may take; infinity where it cannot be done."""
-    if found.region.norm is not Norm.LINF or len(found.hard_threshold):
+    """Return how many seconds trying every input may take; infinity where it cannot be done, or no float holds the number."""
+    count = math.prod(len(levels) for levels in found.levels)
+    if not _is_box(found) or count >= MOST_FORECAST:
         return math.inf
-    return float(math.prod(len(levels) for levels in found.levels)) * dense_terms(found) / PRODUCTS_A_SECOND
+    return float(count) * dense_terms(found) / PRODUCTS_A_SECOND
+
+
+def _is_box(found: Constraints) -> bool:
+    return found.region.norm is Norm.LINF and not len(found.hard_threshold)
 
 
 def decide(found: Constraints, seconds: float) -> Outcome:
     """Decide by trying all."""
-    if math.isinf(forecast(found)):
+    if not _is_box(found):
         return Undecided("only the inputs of a box are tried")
     deadline = time.monotonic() + seconds
     try:
