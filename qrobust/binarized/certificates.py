@@ -131,8 +131,8 @@ def _ball(document: dict[str, Any]) -> Ball | Box | Levels:
         return Ball(_floats(document["centre"]), to_fraction(document["eps"]), Norm(document["norm"]))
     if "lower" in document:
         return Box(_floats(document["lower"]), _floats(document["upper"]))
-    ends = (_levels(document[f"{end}_levels"]) for end in ("lower", "upper", "centre"))
-    return Levels(*ends, Norm(document.get("norm", Norm.LINF.value)), int(document.get("most", 0)))
+    lower, upper, centre = (_levels(document[f"{end}_levels"]) for end in ("lower", "upper", "centre"))
+    return Levels(lower, upper, centre, Norm(document.get("norm", Norm.LINF.value)), int(document.get("most", 0)))
 
 
 def _floats(values: Any) -> FloatArray:
