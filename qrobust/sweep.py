@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from qrobust.answers import Verdict
 from qrobust.bounds.programs import Bounded, ProgramZonotopes
-from qrobust.comparison import Agreement, Comparison, compare, grid_ends, of_grid
+from qrobust.comparison import Agreement, Comparison, compare, grid_ends, grid_size, of_grid
 from qrobust.domains import Domain
 from qrobust.errors import NumberError
 from qrobust.integer.program import Affine, IntegerProgram, Kernels
@@ -80,10 +80,7 @@ class Sweep:
     @property
     def points(self) -> int:
         """The number of integer inputs in the box."""
-        count = 1
-        for size in (self.upper - self.lower + 1).tolist():
-            count *= size
-        return count
+        return grid_size(self.lower, self.upper)
 
 
 def sweep(

@@ -22,6 +22,7 @@ from qrobust.comparison import (
     Comparison,
     at_points,
     compare,
+    count_text,
     exactly_at,
     grid_ends,
     is_enumerable,
@@ -298,7 +299,7 @@ def _change_statuses(found: Comparison, eps: Fraction) -> IntArray:
 def _claim(plan: Plan, obligation: Obligation, outcome: Outcome) -> str:
     assert obligation.where is not None
     domain = obligation.where.domain
-    count = f"{outcome.inputs:,}" if outcome.inputs < 10**12 else f"2**{outcome.inputs.bit_length() - 1} or more"
+    count = count_text(outcome.inputs)
     where = f"each of the {count} points"
     if not isinstance(domain, Points):
         where = f"each of the {count} integer inputs that mean a point of {domain}"
