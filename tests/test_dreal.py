@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import time
 from pathlib import Path
 
@@ -83,6 +85,21 @@ def test_unsat_of_the_program_is_a_trusted_proof(tmp_path: Path, monkeypatch: py
     backend = fake_program(tmp_path, monkeypatch, "echo unsat")
     assert isinstance(backend.decide(AT_THE_BOUNDARY, BUDGET), Robust)
     assert "trusted" in str(Session([backend]).check(AT_THE_BOUNDARY))
+
+
+def test_a_program_that_takes_its_time_is_heard_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = fake_program(tmp_path, monkeypatch, "echo unsat\nsleep 1\necho 'too late' >&2")
+    claim = backend.decide(AT_THE_BOUNDARY, BUDGET)
+    assert isinstance(claim, Unknown)
+    assert "too late" in claim.reason
+
+
+def test_a_signal_that_another_thread_takes_ends_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, begun = fake_program(tmp_path, monkeypatch, "sleep 15"), time.monotonic()
+    threading.Timer(0.5, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        backend.decide(AT_THE_BOUNDARY, BUDGET)
+    assert time.monotonic() - begun < 10
 
 
 def test_delta_sat_that_replays_is_a_violation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
