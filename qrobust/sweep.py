@@ -6,7 +6,8 @@ Gives     the greatest change of a confidence with both ends, or whether every l
 Method    branch and bound over boxes of integers: `bounds.programs` bounds a box, a box of few inputs is compared exactly at
           each (`comparison`). Random inputs, corners and the middles of boxes are compared, too; the best one is climbed from
 Property  ROBUST is proved for every integer input of the box; VIOLATED comes with an input that was run exactly; in between the
-          two ends are certified. Complete where time allows, for kernels that give integers
+          two ends are certified. Complete where time allows, for kernels that give integers, unless eps lies within the rounding
+          of a change's bounds
 """
 
 from __future__ import annotations
@@ -81,6 +82,15 @@ class Sweep:
     def points(self) -> int:
         """The number of integer inputs in the box."""
         return grid_size(self.lower, self.upper)
+
+    def why_open(self, question: Question) -> str:
+        """Say why a question is UNKNOWN."""
+        if self.reason:
+            return self.reason
+        if self.kernels is Kernels.ANY:
+            return "kernels may differ"
+        what = "a margin or a label" if question is Question.LABEL else "eps"
+        return f"{what} lies within the rounding of the bounds: ask about another"
 
 
 def sweep(

@@ -10,7 +10,6 @@ import numpy as np
 from qrobust.answers import VERSION, Verdict, text_above, text_below
 from qrobust.comparison import UNDECIDED, Comparison, count_text, outside_text, sides_outside
 from qrobust.domains import MOST_SHOWN, Domain
-from qrobust.integer.program import Kernels
 from qrobust.network import Output
 from qrobust.sweep import Question, Sweep
 
@@ -73,18 +72,13 @@ def _sentences(found: Sweep, domain: Domain, epsilon: Fraction | None, seconds: 
     names = f"{found.network} and {found.program}"
     tail = f"[{found.kernels.value} kernels, {seconds:.3g} s]"
     lines = []
-    left = (
-        "kernels may differ"
-        if found.kernels is Kernels.ANY
-        else "it lies within the rounding of the bounds: ask about another eps"
-    )
     for question, verdict in found.verdicts.items():
         what = claims_of(epsilon, found.margin)[question.value]
         every = f"at every one of the {count_text(found.points)} integer inputs in the box"
         says = {
             Verdict.ROBUST: f"{every}, no {what}",
             Verdict.VIOLATED: f"at an integer input in the box, a {what}",
-            Verdict.UNKNOWN: f"{every}, whether no {what} is undecided ({found.reason or left})",
+            Verdict.UNKNOWN: f"{every}, whether no {what} is undecided ({found.why_open(question)})",
         }
         lines.append(f"{verdict.value}: {says[verdict]}: {names}. {tail}")
         worst = found.worst if question is Question.CHANGE else found.changed

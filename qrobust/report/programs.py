@@ -221,16 +221,14 @@ def _swept(plan: Plan, obligation: Obligation) -> Outcome:
         margin=obligation.sigma,
         budget=Budget(obligation.seconds),
     )
-    (verdict,) = found.verdicts.values()
+    ((question, verdict),) = found.verdicts.items()
     worst = found.changed if of_labels else found.worst
-    open_ = "kernels may differ, or no precision settles it" if of_labels else "the ends found lie on both sides of it"
-    reason = found.reason or open_
     return Outcome(
         verdict,
         found.points,
         found.greatest,
         BOUNDED,
-        reason=reason if verdict is Verdict.UNKNOWN else "",
+        reason=found.why_open(question) if verdict is Verdict.UNKNOWN else "",
         places=(worst.inputs.integers[0].tolist(),) if worst is not None and verdict is Verdict.VIOLATED else (),
         notes=(*_sweep_notes(found, obligation), *_outside_notes(plan, obligation)),
     )
