@@ -6,8 +6,8 @@ Gives     the greatest change of a confidence with both ends, or whether every l
 Method    branch and bound over boxes of integers: `bounds.programs` bounds a box, a box of few inputs is compared exactly at
           each (`comparison`). Random inputs, corners and the middles of boxes are compared, too; the best one is climbed from
 Property  ROBUST is proved for every integer input of the box; VIOLATED comes with an input that was run exactly; in between the
-          two ends are certified. Complete where time allows, for kernels that give integers, unless eps lies within the rounding
-          of a change's bounds
+          two ends are certified. Complete where time allows, for kernels that give integers, unless eps lies within
+          the rounding of a change's bounds
 """
 
 from __future__ import annotations
