@@ -180,8 +180,9 @@ def _weights(powers: Interval) -> tuple[FloatArray, FloatArray]:
 def _least_shares(margins: Interval) -> FloatArray:
     """Bound each rival's share exp(-m_j) / sum exp(-m_k) from below. Shapes: both (rivals, boxes)."""
     top = -margins.lower.min(axis=0)
-    least = interval.exp(Interval.point(down(-margins.upper - top))).lower
-    most = interval.exp(Interval.point(up(-margins.lower - top))).upper
+    least, most = down(-margins.upper - top), up(-margins.lower - top)  # NaN where a margin overflowed, of inf - inf
+    least = interval.exp(Interval.point(np.where(np.isnan(least), -np.inf, least))).lower
+    most = interval.exp(Interval.point(np.where(np.isnan(most), np.inf, most))).upper
     others = np.array([np.delete(most, j, axis=0).sum(axis=0) for j in range(len(most))])
     others = up(others + sum_slack(len(most), others))
     share = down(least / up(least + others))
