@@ -52,7 +52,7 @@ class _Margins:
         before = affine(self.layer.stored, self.layer.lost, hidden.stored)
         after = affine(self.layer.perturbed, self.layer.perturbed_reach, hidden.perturbed)
         more = self.layer.lost[0] @ hidden.change.size
-        more = up(more + sum_slack(len(hidden.change.centre) + 2, more) + UNDERFLOW)
+        more = up(more + sum_slack(sum(hidden.change.generators.shape[:2]), more) + UNDERFLOW)  # sizes sum over symbols
         ends = ends_of_change(self.layer, hidden, activation)
         above, below = (Form(form.centre, form.generators, up(form.radius + more)) for form in ends)
         least, most = below.range.lower, above.range.upper
