@@ -16,6 +16,7 @@ to the even neighbour (ONNX's QuantizeLinear), whether the file holds that opera
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
@@ -87,21 +88,28 @@ def on_grid(program: IntegerProgram, domain: Domain | None = None) -> Inputs:
     """
     lower, upper = grid_ends(program, domain)
     axes = [np.arange(low, high + 1, dtype=np.int64) for low, high in zip(lower.tolist(), upper.tolist(), strict=True)]
-    count = 1
-    for axis in axes:
-        count *= len(axis)
+    count = grid_size(lower, upper)
     if count > MOST_ENUMERATED:
         raise ResourceError(
-            f"there are {count:.3g} integer inputs, at most {MOST_ENUMERATED:,} are enumerated: ask `qrobust compare --box`"
-            " without --enumerate"
+            f"there are {count_text(count)} integer inputs, at most {MOST_ENUMERATED:,} are enumerated: ask"
+            " `qrobust compare --box` without --enumerate"
         )
     return of_grid(program, np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, program.inputs))
 
 
 def is_enumerable(program: IntegerProgram, domain: Domain | None = None) -> bool:
     """Whether `on_grid` returns the inputs of a domain, which are not too many. Raises as `grid_ends`."""
-    lower, upper = grid_ends(program, domain)
-    return float(np.prod((upper - lower + 1).astype(np.float64))) <= MOST_ENUMERATED
+    return grid_size(*grid_ends(program, domain)) <= MOST_ENUMERATED
+
+
+def grid_size(lower: IntArray, upper: IntArray) -> int:
+    """Return how many integer inputs a box of them holds, which may be far more than a float counts. Shapes: (inputs,)."""
+    return math.prod((upper - lower + 1).tolist())
+
+
+def count_text(count: int) -> str:
+    """Return how many integer inputs there are, of very many a power of two that is not above it."""
+    return f"{count:,}" if count < 10**12 else f"2**{count.bit_length() - 1} or more"
 
 
 def of_grid(program: IntegerProgram, integers: IntArray) -> Inputs:

@@ -96,8 +96,9 @@ class Interval:
     @property
     def middle(self) -> FloatArray:
         """A float inside each interval, near its middle."""
-        middle = 0.5 * self.lower + 0.5 * self.upper
-        return np.clip(middle, self.lower, self.upper)
+        with np.errstate(invalid="ignore"):
+            middle = 0.5 * self.lower + 0.5 * self.upper
+        return np.clip(np.where(np.isnan(middle), 0.0, middle), self.lower, self.upper)  # NaN: of all numbers
 
     def __getitem__(self, index: Any) -> Interval:
         return Interval(self.lower[index], self.upper[index])

@@ -196,10 +196,14 @@ def _scaled_cut(scaling: Scaling, ends: Interval, row: list[float], limit: float
     """Return coefficients c and a limit such that row @ x <= limit makes c @ y <= that limit, y within `ends`.
 
     x is (y - offset) / scale, so the exact coefficients are row / scale; what rounding them moves is added to the limit.
+    Raises    NumberError if one is beyond float64
     """
     pairs = zip(row, scaling.scale.tolist(), scaling.offset.tolist(), strict=True)
     parts = [(Fraction(a) / scale, Fraction(a) / scale * offset) for a, scale, offset in pairs]
-    coefficients = [float(exact) for exact, _ in parts]
+    try:
+        coefficients = [float(exact) for exact, _ in parts]
+    except OverflowError:
+        raise NumberError("an inequality is beyond float64 in the scaled inputs: give smaller coefficients") from None
     reach = np.maximum(np.abs(ends.lower), np.abs(ends.upper)).tolist()
     lost = sum(abs(exact - Fraction(c)) * Fraction(r) for (exact, _), c, r in zip(parts, coefficients, reach, strict=True))
     return coefficients, round_fraction_up(Fraction(limit) + sum(moved for _, moved in parts) + lost)

@@ -6,7 +6,8 @@ Gives     the greatest change of a confidence with both ends, or whether every l
 Method    branch and bound over boxes of integers: `bounds.programs` bounds a box, a box of few inputs is compared exactly at
           each (`comparison`). Random inputs, corners and the middles of boxes are compared, too; the best one is climbed from
 Property  ROBUST is proved for every integer input of the box; VIOLATED comes with an input that was run exactly; in between the
-          two ends are certified. Complete where time allows, for kernels that give integers
+          two ends are certified. Complete where time allows, for kernels that give integers, unless eps lies within
+          the rounding of a change's bounds
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import numpy.typing as npt
 
 from qrobust.answers import Verdict
 from qrobust.bounds.programs import Bounded, ProgramZonotopes
-from qrobust.comparison import Agreement, Comparison, compare, grid_ends, of_grid
+from qrobust.comparison import Agreement, Comparison, compare, grid_ends, grid_size, of_grid
 from qrobust.domains import Domain
 from qrobust.errors import NumberError
 from qrobust.integer.program import Affine, IntegerProgram, Kernels
@@ -80,10 +81,16 @@ class Sweep:
     @property
     def points(self) -> int:
         """The number of integer inputs in the box."""
-        count = 1
-        for size in (self.upper - self.lower + 1).tolist():
-            count *= size
-        return count
+        return grid_size(self.lower, self.upper)
+
+    def why_open(self, question: Question) -> str:
+        """Say why a question is UNKNOWN."""
+        if self.reason:
+            return self.reason
+        if self.kernels is Kernels.ANY:
+            return "kernels may differ"
+        what = "a margin or a label" if question is Question.LABEL else "eps"
+        return f"{what} lies within the rounding of the bounds: ask about another"
 
 
 def sweep(

@@ -165,11 +165,11 @@ def _assert_over_box(
     found = sweep(
         network, program, domain, kernels=kernels, level=level, epsilon=eps, label=label, margin=margin, budget=budget
     )
-    (verdict,) = found.verdicts.values()
+    ((question, verdict),) = found.verdicts.items()
     if verdict is Verdict.ROBUST:
         return
     example = found.changed if label else found.worst
-    said = f" ({found.reason})."
+    said = f" ({found.why_open(question)})."
     if verdict is Verdict.VIOLATED and example is not None:
         said = f".\n  {example_text(program_example(example, 0))}"
     raise AssertionError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from fractions import Fraction
@@ -110,6 +111,26 @@ def test_the_command_writes_three_documents(
     code, again, _ = run(capsys, *arguments, "--json")
     assert code == 0
     assert json.loads(again)["eps"] == found["eps"]  # seconds and all: nothing was asked again
+
+
+def test_a_report_names_the_files_that_it_was_made_of(
+    capsys: pytest.CaptureFixture[str], images: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the questions are answered, one file is written anew and the other is gone."""
+    model, table = images
+    read = hashlib.sha256(model.read_bytes()).hexdigest(), hashlib.sha256(table.read_bytes()).hexdigest()
+
+    def answered(survey: Survey, **settings: Any) -> Any:
+        model.write_bytes(b"another")
+        table.unlink()
+        return run_survey(survey, **settings)
+
+    monkeypatch.setattr("qrobust.report.binarized.run_survey", answered)
+    code, said, _ = run(capsys, "bnn", "report", *map(str, images), "--eps", "0", "--out", str(tmp_path / "out"), "--json")
+    assert code == 0
+    found = json.loads((tmp_path / "out/result.json").read_text())
+    assert (found["model"]["sha256"], found["table"]["sha256"]) == read
+    assert json.loads(said)["model"] == found["model"]
 
 
 def test_what_is_undecided_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

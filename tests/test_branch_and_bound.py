@@ -8,12 +8,15 @@ from itertools import product
 
 import numpy as np
 import pytest
+from flint import arb, ctx
 
 from qrobust.answers import Assurance, Candidate, Counterexample, EstimateClaim, Robust, Unknown
 from qrobust.backends.branch_and_bound import TOLERANCE, BranchAndBound
 from qrobust.bounds.corners import corner
+from qrobust.bounds.objectives import greatest_rise_of
 from qrobust.check import violation_fault, witness_bounds
 from qrobust.domains import Point, Points, Polytope
+from qrobust.interval import TINY, Interval
 from qrobust.network import Activation, Network
 from qrobust.queries import (
     EpsilonEstimate,
@@ -263,3 +266,20 @@ def test_what_it_refuses() -> None:
         backend.why_not(GlobalLabel(LINE, ball(LINE, 0.1), Points([[0], [1]]))) == "a set of points is answered point by point"
     )
     assert backend.why_not(GlobalLabel(LINE, ball(LINE, 0.1), Point([0]))) is None
+
+
+def test_the_greatest_rise_of_a_confidence_holds_for_every_shift() -> None:
+    """Exactly, at the ends and where the rise is greatest; a quarter of the least shifts is no float."""
+    rng = np.random.default_rng(0)
+    least = rng.random(400) * 10.0 ** rng.integers(-300, 1, 400)
+    least = np.where(rng.random(400) < 0.5, least, 1 - least)
+    confidence = Interval(least, np.minimum(least + rng.choice([0.0, 1e-12, 0.3], 400), 1.0))
+    usual = np.abs(rng.normal(size=400)) * 10.0 ** rng.integers(-20, 2, 400)
+    shift = np.where(rng.random(400) < 0.5, TINY * rng.integers(1, 5, 400), usual)
+    found = greatest_rise_of(confidence, shift)
+    with ctx.workprec(1200):
+        for low, high, d, bound in zip(confidence.lower, confidence.upper, shift, found, strict=True):
+            grown, best = arb(d).exp(), 1 / (1 + (arb(d) / 2).exp())
+            inside = [best] if arb(low) <= best <= arb(high) else []
+            for f in (arb(low), arb(high), *inside):
+                assert not f * (1 - f) * (grown - 1) / (1 + f * (grown - 1)) > arb(bound)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import warnings
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 from qrobust import comparison, formats
 from qrobust.answers import Verdict
 from qrobust.cli import main
-from qrobust.comparison import Agreement, at_points, compare, on_grid
+from qrobust.comparison import Agreement, at_points, compare, is_enumerable, on_grid
 from qrobust.domains import InputBox, Polytope
 from qrobust.errors import DomainError, NumberError, ResourceError, ShapeError, UnsupportedError
 from qrobust.exact import ExactArithmetic, float_bounds, to_exact
@@ -249,6 +251,21 @@ def test_what_cannot_be_compared(models: Path) -> None:
     with pytest.raises(UnsupportedError, match="16 bits"):
         compare(network, wide, at_points(wide, np.zeros((1, 2))), kernels=Kernels.XNNPACK)
     assert compare(cat, program, points).kernels is Kernels.REFERENCE
+
+
+@pytest.mark.parametrize(("inputs", "said"), [(9, "2**72 or more"), (784, "2**6272 or more")])
+def test_grids_of_more_inputs_than_floats_count(inputs: int, said: str) -> None:
+    """An image of 784 pixels has 256**784 integer inputs, beyond float64: they are told in one line, and without a warning."""
+    encoding = Encoding(2**-4, 0)
+    affine = Affine(
+        np.ones((1, inputs), dtype=np.int64), np.zeros(1, dtype=np.int64), np.ones(1), Windows.whole(inputs), encoding, encoding
+    )
+    program = IntegerProgram((affine, Elementwise(1, Function.LOGISTIC, encoding, Encoding(2**-8, -128))))
+    with warnings.catch_warnings(action="error"):
+        assert not is_enumerable(program)
+        with pytest.raises(ResourceError, match=re.escape(f"there are {said} integer inputs")):
+            on_grid(program)
+    assert is_enumerable(program, InputBox([0.0] * inputs, [0.0] * (inputs - 1) + [1.0]))
 
 
 @pytest.mark.parametrize("kind", ["int8", "int16"])

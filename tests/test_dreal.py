@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import time
 from pathlib import Path
 
@@ -85,6 +87,14 @@ def test_unsat_of_the_program_is_a_trusted_proof(tmp_path: Path, monkeypatch: py
     assert "trusted" in str(Session([backend]).check(AT_THE_BOUNDARY))
 
 
+def test_a_signal_that_another_thread_takes_ends_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, begun = fake_program(tmp_path, monkeypatch, "sleep 15"), time.monotonic()
+    threading.Timer(0.5, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        backend.decide(AT_THE_BOUNDARY, BUDGET)
+    assert time.monotonic() - begun < 10
+
+
 def test_delta_sat_that_replays_is_a_violation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = fake_program(tmp_path, monkeypatch, "echo 'delta-sat with delta = 0.0001'")
     assert isinstance(backend.decide(AT_THE_BOUNDARY, BUDGET), Candidate)
@@ -98,8 +108,9 @@ def test_delta_sat_that_does_not_replay_is_unknown(tmp_path: Path, monkeypatch: 
     assert "does not replay" in str(answer)
 
 
-def test_a_complaint_of_the_program_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    backend = fake_program(tmp_path, monkeypatch, "echo unsat; echo 'line 3: syntax error' >&2")
+@pytest.mark.parametrize("between", ["", "sleep 1;"], ids=["at once", "after a while"])
+def test_a_complaint_of_the_program_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, between: str) -> None:
+    backend = fake_program(tmp_path, monkeypatch, f"echo unsat; {between} echo 'line 3: syntax error' >&2")
     claim = backend.decide(AT_THE_BOUNDARY, BUDGET)
     assert isinstance(claim, Unknown)
     assert "syntax error" in claim.reason

@@ -186,6 +186,8 @@ def test_meet_and_join() -> None:
 def test_the_middle_lies_inside() -> None:
     x = special_intervals(np.random.default_rng(6), 500)
     assert np.all((x.lower <= x.middle) & (x.middle <= x.upper))
+    everything = Interval(np.full(1, -np.inf), np.full(1, np.inf))
+    assert np.isfinite(everything.middle).all()
 
 
 def test_affine_names_the_shapes_that_do_not_fit() -> None:

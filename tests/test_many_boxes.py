@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 import qrobust
 from qrobust import formats
+from qrobust.answers import Verdict
 from qrobust.backends.many_boxes import Boxes, changes_over, logit_changes_over
 from qrobust.backends.many_changes import attained_changes, logit_changes_at, screen_changes
 from qrobust.bounds import softmax_change
@@ -22,7 +24,7 @@ from qrobust.domains import InputBox, Point
 from qrobust.interval import Ends, Interval
 from qrobust.maps import Quantity, Question
 from qrobust.network import Activation, Dense, Network, Output
-from qrobust.queries import ChangeOf, GlobalEpsilon, LocalEpsilon
+from qrobust.queries import ChangeOf, GlobalEpsilon, LocalConfidence, LocalEpsilon, LocalLabel
 from qrobust.search import Budget
 from qrobust.sections import Section, section_map
 from tests.test_cli import refused, run
@@ -163,6 +165,27 @@ def test_huge_numbers_leave_everything_open_and_never_too_little() -> None:
     found = changes_over(net, qrobust.Absolute(1.0).around(net), Boxes.exact(cells))
     assert (found.upper >= 0.5).all()  # both classes are equal, and one can win
     assert (logit_changes_over(net, qrobust.Absolute(1.0).around(net), Boxes.exact(cells)).upper > 1e300).all()
+
+
+@pytest.mark.parametrize("activation", [Activation.RELU, Activation.SIGMOID, Activation.TANH])
+@pytest.mark.parametrize("classes", [1, 3])
+def test_values_beyond_floats_leave_what_they_touch_open(activation: Activation, classes: int) -> None:
+    """Products of 1e400: bounds are infinite, and no NaN of theirs is taken for a fault or for a bound."""
+    layers = Dense(np.full((2, 1), 1e200), np.zeros(2)), Dense(np.array([[1e200, -1e200]]), np.zeros(1), activation)
+    last = Dense(np.array([[1e200], [1.0], [-1e200]])[:classes], np.zeros(classes))
+    net = Network((*layers, last), Output.SIGMOID if classes == 1 else Output.SOFTMAX)
+    box = qrobust.Absolute(0.1).around(net)
+    cells = Interval(np.array([[-1.0]]), np.array([[1.0]])), Interval.point([[1.0]])  # at 1 the second layer may give 0 or much
+    queries = LocalLabel(net, box, Point([1.0])), LocalConfidence(net, box, Point([1.0]), Fraction(1, 10))
+    with np.errstate(all="ignore"):  # as the command line has it
+        for each in cells:
+            found = {quantity: Question(net, box, quantity, budget=SHORT).at_once(each) for quantity in Quantity}
+            assert found[Quantity.EPSILON].upper[0] > 0.4
+            assert found[Quantity.LOGIT].upper[0] > 1e190
+            assert found[Quantity.LABEL].status[0] != Status.SAFE
+            assert TwinConfidences(net, box).changes(each)[0][0] > 0.4
+        for query in queries:
+            assert qrobust.check(query, backend="branch-and-bound", budget=SHORT).verdict is not Verdict.ROBUST
 
 
 @pytest.mark.parametrize("quantity", [Quantity.EPSILON, Quantity.LOGIT])

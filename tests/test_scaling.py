@@ -305,6 +305,17 @@ def test_a_scaled_cut_keeps_the_points_on_it() -> None:
             assert rescaled(asked).core.domain.contains([Fraction(3 * x), Fraction(10 * x)])
 
 
+def test_an_inequality_beyond_floats_is_refused() -> None:
+    """x * 1e-300 is bounded by 1e10 x <= 1, which is 1e310 of the scaled input."""
+    network = Network(
+        (Scaling(np.array([1e-300], dtype=object), np.zeros(1, dtype=object)), Dense(np.ones((1, 1)), np.zeros(1))),
+        Output.SIGMOID,
+    )
+    domain = Polytope(InputBox([0.0], [1.0]), [[1e10]], [1.0])
+    with pytest.raises(NumberError, match="an inequality is beyond float64 in the scaled inputs"):
+        rescaled(qrobust.GlobalLabel(network, qrobust.Absolute(0.1).around(network), domain))
+
+
 def test_a_copy_of_another_label_where_rounding_the_input_changes_the_stored_one() -> None:
     """At 1/3 the logit is 0, whose label is 0; at the float beside it the label is 1, as the copy's is everywhere."""
     scaling = Scaling(np.array(["1/3"], dtype=object), np.zeros(1, dtype=object))
@@ -396,6 +407,8 @@ def test_onnx_files_are_written_where_they_can_scale_exactly(tmp_path: Path) -> 
         assert relative_difference(network.confidences(x), runtime(content, x)) < CLOSE
     with pytest.raises(UnsupportedError, match="no float32 is"):
         onnx_bytes(scaled(single, "1/255", Fraction(1, 7)))
+    with pytest.raises(UnsupportedError, match="no float32 is"):
+        onnx_bytes(scaled(single, 1e-310, 1))  # 1 / scale is beyond float64
     with pytest.raises(UnsupportedError, match="no float64 is"):
         write_onnx(scaled(single, "1/255", Fraction(1, 7)), tmp_path / "n.onnx", double=True)
     assert not (tmp_path / "n.onnx").exists()

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import qrobust
+from qrobust import comparison
 from qrobust.errors import NumberError
+from qrobust.integer.program import Kernels
 from qrobust.quantization import parse_scheme
 from qrobust.testing import Change, assert_robust
 
@@ -63,6 +65,17 @@ def test_a_program_over_a_box_of_too_many_inputs_to_run() -> None:
     assert "(integer " in str(caught.value)
     with pytest.raises(AssertionError, match=r"UNKNOWN: .* time limit of 0\.2 s"):
         assert_robust(network, program, qrobust.InputBox([0.0] * 70, [1.0] * 70), margin=0.3, seconds=0.2)
+
+
+def test_a_program_over_a_box_says_why_it_is_undecided(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No time runs out: what any kernels may give lies on both sides of eps, and eps within the rounding of one change."""
+    box = qrobust.InputBox([14.0, 2.0], [16.0, 2.1])
+    eps = comparison.compare(CAT, PROGRAM, comparison.on_grid(PROGRAM, box)).greatest[0]
+    monkeypatch.setattr(comparison, "MOST_ENUMERATED", 10)
+    with pytest.raises(AssertionError, match=r"^UNKNOWN: .* \(kernels may differ\)\.$"):
+        assert_robust(CAT, PROGRAM, box, eps=0.004, kernels=Kernels.ANY)
+    with pytest.raises(AssertionError, match=r"^UNKNOWN: .* \(eps lies within the rounding of the bounds: ask about another\)"):
+        assert_robust(CAT, PROGRAM, box, eps=eps)
 
 
 def test_what_is_undecided_fails_too() -> None:

@@ -70,6 +70,16 @@ def test_arguments_and_results_of_any_size(worker: Worker, size: int) -> None:
     assert worker.call(operator.concat, content, b"end", seconds=LIMIT) == content + b"end"
 
 
+def test_a_signal_that_another_thread_takes_ends_the_call(worker: Worker) -> None:
+    """As one does that comes just before a wait begins: nothing wakes the wait, which has to look by itself."""
+    pid, begun = started(worker), time.monotonic()
+    threading.Timer(0.5, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        worker.call(time.sleep, LIMIT, seconds=2 * LIMIT)
+    assert time.monotonic() - begun < LIMIT / 2
+    assert not alive(pid)
+
+
 def test_a_call_that_overruns_is_killed_and_the_next_is_answered(worker: Worker) -> None:
     pid, begun = started(worker), time.monotonic()
     with pytest.raises(WorkerTimeoutError):

@@ -9,10 +9,11 @@ import re
 import signal
 import subprocess
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from qrobust.backends.worker import LONGEST_WAIT, WorkerDiedError
+from qrobust.backends.worker import POLLED, WorkerDiedError
 from qrobust.errors import BackendUnavailableError
 from qrobust.formula import Dialect, Problem, to_smtlib
 
@@ -45,12 +46,23 @@ def run_program(problem: Problem, precision: float, seconds: float) -> Reply:
         except OSError:
             raise BackendUnavailableError(INSTALL) from None
         try:
-            output, errors = process.communicate(timeout=min(seconds, LONGEST_WAIT))
+            output, errors = _output(process, seconds)
         finally:  # its children too, whether it ended, overran or was interrupted
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     return parse_output(output, errors)
+
+
+def _output(process: subprocess.Popen[str], seconds: float) -> tuple[str, str]:
+    """Wait for all that a process prints, and look for Ctrl-C meanwhile. Raises subprocess.TimeoutExpired."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return process.communicate(timeout=POLLED)
+        except subprocess.TimeoutExpired:  # nothing is lost by asking again
+            if time.monotonic() >= deadline:
+                raise
 
 
 INTERVAL = re.compile(r"^\s*(\S+) : (?:\[\s*([^,\]]+),\s*([^,\]]+)\]|(\S+)|\[ ENTIRE \])\s*$")

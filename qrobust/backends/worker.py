@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 GRACE_SECONDS = 1.0  # what a solver gets beyond its own limit before it is killed
-LONGEST_WAIT = 3600.0  # seconds waited at once: the system cannot count to every limit
+POLLED = 0.2  # seconds waited at once: a Ctrl-C that another thread takes, or that comes as a wait begins, does not end it
 STARTUP_SECONDS = 60.0  # for starting Python and importing the solver, which is not the query's time
 READY = "ready"
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")  # processes share the cores
@@ -126,7 +126,7 @@ def _read_exactly(process: subprocess.Popen[bytes], count: int, deadline: float)
         left = deadline - time.monotonic()
         if left <= 0:
             raise WorkerTimeoutError
-        if not select.select([process.stdout], [], [], min(left, LONGEST_WAIT))[0]:
+        if not select.select([process.stdout], [], [], min(left, POLLED))[0]:
             continue
         part = os.read(process.stdout.fileno(), min(count, 1 << 20))
         if not part:

@@ -118,7 +118,7 @@ class Smooth:
         # Concave in the sign that counts: the tangent in the middle; convex: the chord; a mixture: the chord, shifted.
         concave = ((z.lower >= 0) & (coefficient > 0)) | ((z.upper <= 0) & (coefficient < 0))
         nu: Array = coefficient * xp.where(concave, tangent, chord)
-        return nu
+        return xp.where(xp.isnan(nu), 0.0, nu)  # of numbers that overflowed: any multiplier is sound, but it must be one
 
     def conjugate(self, rise: Array, fall: Array, nu: Array, z: Interval | Span) -> tuple[Array, Array, Array]:
         xp = namespace_of(rise)

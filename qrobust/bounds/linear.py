@@ -58,6 +58,7 @@ class Adam:
     def step(self, slope: Array) -> Array:
         """Return the direction of steepest ascent, of size about 1."""
         self.count += 1
+        slope = self.xp.where(self.xp.isfinite(slope), slope, 0.0)  # where numbers overflow nothing is to be learnt
         self.mean = 0.9 * self.mean + 0.1 * slope
         self.square = 0.999 * self.square + 0.001 * slope * slope
         direction: Array = (self.mean / (1 - 0.9**self.count)) / (self.xp.sqrt(self.square / (1 - 0.999**self.count)) + 1e-12)

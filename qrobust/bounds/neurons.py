@@ -176,7 +176,7 @@ class NeuronTree:
 
     def cut_at(self, low: FloatArray, high: FloatArray, branch: npt.NDArray[np.intp]) -> FloatArray:
         """Return where neurons with these bounds are split. Shapes: all (n,)."""
-        return np.clip(np.where(self.is_relu[branch], 0.0, 0.5 * low + 0.5 * high), low, high)
+        return np.where(self.is_relu[branch], np.clip(0.0, low, high), Interval(low, high).middle)
 
     def _cut(self, values: FloatArray) -> list[FloatArray]:
         return [values[:, part] for part in self.slices[1:]]

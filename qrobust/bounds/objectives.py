@@ -190,7 +190,7 @@ def greatest_rise_of(confidence: Interval, shift: FloatArray) -> FloatArray:
     positive = np.maximum(shift, 0.0)
     half = Interval.point(0.5 * positive)
     peak = interval.sigmoid(-half)
-    summit = interval.tanh(Interval.point(0.25 * positive)).upper
+    summit = interval.tanh(Interval.point(up(0.25 * positive))).upper  # a quarter of the least floats is none
     at_ends = np.maximum(_rise_at(confidence.lower, positive), _rise_at(confidence.upper, positive))
     contains_peak = (confidence.lower <= peak.upper) & (confidence.upper >= peak.lower)
     return np.where(shift <= 0, 0.0, np.where(contains_peak, summit, np.minimum(at_ends, summit)))

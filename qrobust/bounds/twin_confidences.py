@@ -52,7 +52,7 @@ class _Margins:
         before = affine(self.layer.stored, self.layer.lost, hidden.stored)
         after = affine(self.layer.perturbed, self.layer.perturbed_reach, hidden.perturbed)
         more = self.layer.lost[0] @ hidden.change.size
-        more = up(more + sum_slack(len(hidden.change.centre) + 2, more) + UNDERFLOW)
+        more = up(more + sum_slack(sum(hidden.change.generators.shape[:2]), more) + UNDERFLOW)  # sizes sum over symbols
         ends = ends_of_change(self.layer, hidden, activation)
         above, below = (Form(form.centre, form.generators, up(form.radius + more)) for form in ends)
         least, most = below.range.lower, above.range.upper
@@ -180,8 +180,9 @@ def _weights(powers: Interval) -> tuple[FloatArray, FloatArray]:
 def _least_shares(margins: Interval) -> FloatArray:
     """Bound each rival's share exp(-m_j) / sum exp(-m_k) from below. Shapes: both (rivals, boxes)."""
     top = -margins.lower.min(axis=0)
-    least = interval.exp(Interval.point(down(-margins.upper - top))).lower
-    most = interval.exp(Interval.point(up(-margins.lower - top))).upper
+    least, most = down(-margins.upper - top), up(-margins.lower - top)  # NaN where a margin overflowed, of inf - inf
+    least = interval.exp(Interval.point(np.where(np.isnan(least), -np.inf, least))).lower
+    most = interval.exp(Interval.point(np.where(np.isnan(most), np.inf, most))).upper
     others = np.array([np.delete(most, j, axis=0).sum(axis=0) for j in range(len(most))])
     others = up(others + sum_slack(len(most), others))
     share = down(least / up(least + others))

@@ -51,9 +51,11 @@ def report(
     """
     from qrobust.report.binarized import Survey, document, run_survey
     from qrobust.report.binarized_documents import Sources, write_report
+    from qrobust.report.plan import File
     from qrobust.report.signoff import make_folder
 
     read = load_binarized(model, grid_of(step, reach, rounding), None if scheme is None else parse_scheme(scheme))
+    sources = Sources(File.of(model), File.of(table), shlex.join(["qrobust", *sys.argv[1:]]))
     radii = tuple(dict.fromkeys(to_fraction(text.strip()) for text in eps.split(",") if text.strip()))
     if not radii:
         raise UsageError(f"--eps is {eps!r}, give a radius or more, as in '0.05, 0.1'")
@@ -69,7 +71,6 @@ def report(
     make_folder(out)
     with show.Bar(len(labels) * len(radii), "questions", quiet=quiet or json) as bar:
         found = run_survey(survey, jobs=jobs, cache=ResultCache(out / "cache", show.warning), progress=bar.advance)
-    sources = Sources(model, table, shlex.join(["qrobust", *sys.argv[1:]]))
     written = write_report(found, sources, out)
     if json:
         show.document(document(found, sources.to_json()))

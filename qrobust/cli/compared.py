@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from qrobust.answers import VERSION, Verdict, text_above, text_below
-from qrobust.comparison import UNDECIDED, Comparison, outside_text, sides_outside
+from qrobust.comparison import UNDECIDED, Comparison, count_text, outside_text, sides_outside
 from qrobust.domains import MOST_SHOWN, Domain
-from qrobust.integer.program import Kernels
 from qrobust.network import Output
 from qrobust.sweep import Question, Sweep
 
@@ -73,30 +72,21 @@ def _sentences(found: Sweep, domain: Domain, epsilon: Fraction | None, seconds: 
     names = f"{found.network} and {found.program}"
     tail = f"[{found.kernels.value} kernels, {seconds:.3g} s]"
     lines = []
-    left = (
-        "kernels may differ"
-        if found.kernels is Kernels.ANY
-        else "it lies within the rounding of the bounds: ask about another eps"
-    )
     for question, verdict in found.verdicts.items():
         what = claims_of(epsilon, found.margin)[question.value]
-        every = f"at every one of the {_count(found.points)} integer inputs in the box"
+        every = f"at every one of the {count_text(found.points)} integer inputs in the box"
         says = {
             Verdict.ROBUST: f"{every}, no {what}",
             Verdict.VIOLATED: f"at an integer input in the box, a {what}",
-            Verdict.UNKNOWN: f"{every}, whether no {what} is undecided ({found.reason or left})",
+            Verdict.UNKNOWN: f"{every}, whether no {what} is undecided ({found.why_open(question)})",
         }
         lines.append(f"{verdict.value}: {says[verdict]}: {names}. {tail}")
         worst = found.worst if question is Question.CHANGE else found.changed
         if verdict is Verdict.VIOLATED and worst is not None:
             lines += witness(worst, 0)
     if not lines:
-        lines.append(f"{names} at the {_count(found.points)} integer inputs in the box {tail}")
+        lines.append(f"{names} at the {count_text(found.points)} integer inputs in the box {tail}")
     return lines + _findings(found, domain)
-
-
-def _count(points: int) -> str:
-    return f"{points:,}" if points < 10**12 else f"2**{points.bit_length() - 1} or more"
 
 
 def _findings(found: Sweep, domain: Domain) -> list[str]:
@@ -136,7 +126,7 @@ def _document(found: Sweep, domain: Domain, epsilon: Fraction | None, seconds: f
         "level": str(found.level),
         "box": domain.to_json(),
         "integers": {"lower": found.lower.tolist(), "upper": found.upper.tolist()},
-        "inputs": found.points if found.points < 10**12 else _count(found.points),
+        "inputs": found.points if found.points < 10**12 else count_text(found.points),
         "enumerated": False,
         "executed": found.executed,
         "boxes": found.boxes,

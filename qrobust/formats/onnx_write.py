@@ -152,6 +152,9 @@ class _Writer:
 
 def _is_of(values: ExactArray, kind: type[np.float32] | type[np.float64]) -> bool:
     """Whether every rational is a finite number of a type."""
-    with np.errstate(over="ignore"):
-        floats = values.astype(np.float64).astype(kind).astype(np.float64)
+    try:
+        with np.errstate(over="ignore"):
+            floats = values.astype(np.float64).astype(kind).astype(np.float64)
+    except OverflowError:  # of a rational that no float64 comes near
+        return False
     return bool(np.isfinite(floats).all()) and all(map(Fraction.__eq__, map(Fraction, floats.tolist()), values.tolist()))

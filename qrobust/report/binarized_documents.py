@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import platform
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from qrobust.answers import VERSION, Verdict
+from qrobust.answers import Verdict
 from qrobust.binarized import BinarizedNetwork
 from qrobust.files import write_together
 from qrobust.interval import FloatArray
@@ -21,7 +18,8 @@ from qrobust.layers import IntArray
 from qrobust.plotting import new_figure
 from qrobust.report.binarized import Decided, Radius, Surveyed, document
 from qrobust.report.pictures import png
-from qrobust.report.signoff import environment, make_folder
+from qrobust.report.plan import File
+from qrobust.report.signoff import environment, make_folder, versions_of
 
 SOLVERS = ("numpy", "python-sat", "highspy", "ortools", "z3-solver", "exact")
 MOST_DRAWN = 6  # counterexamples of each eps
@@ -30,10 +28,10 @@ LEAST_SIDE = 4  # of an image
 
 @dataclass(frozen=True)
 class Sources:
-    """What a report was made of, and the command that makes it again."""
+    """What a report is made of, as it was read, and the command that makes it again."""
 
-    model: Path
-    table: Path
+    model: File
+    table: File
     command: str
 
     def to_json(self) -> dict[str, Any]:
@@ -41,23 +39,9 @@ class Sources:
         files = {"model": self.model, "table": self.table}
         return {
             "command": self.command,
-            **{name: {"path": path.as_posix(), "sha256": _sha256(path)} for name, path in files.items()},
-            "versions": _versions(),
+            **{name: {"path": file.path.as_posix(), "sha256": file.sha256} for name, file in files.items()},
+            "versions": versions_of(SOLVERS),
         }
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _versions() -> dict[str, str]:
-    found = {"qrobust": VERSION, "python": platform.python_version()}
-    for package in SOLVERS:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
 
 
 def write_report(found: Surveyed, sources: Sources, folder: Path) -> list[Path]:

@@ -85,6 +85,11 @@ class File:
     sha256: str
     content: str | None = None
 
+    @classmethod
+    def of(cls, path: Path, content: str | None = None) -> File:
+        """Return a file as it is now. Raises ModelFileError."""
+        return cls(path, hashlib.sha256(read_bytes(path)).hexdigest(), content)
+
 
 @dataclass(frozen=True, eq=False)
 class Place:
@@ -216,7 +221,7 @@ class _Reader:
         level = table.number("level", Fraction(1, 2))
         if not 0 < level < 1 or (network.output is Output.SOFTMAX and level != Fraction(1, 2)):
             raise table.fault("level", f"is {float(level):g}: it goes with one sigmoid, and lies strictly between 0 and 1")
-        return network, level, _file(path, network.sha256)
+        return network, level, File.of(path, network.sha256)
 
     def _renamed(self, table: Table, key: str, network: Network, **changes: Any) -> Network:
         try:
@@ -278,7 +283,7 @@ class _Reader:
                     raise table.fault(key, "goes with random: leave it out")
             path = self._path(table, "file")
             try:
-                return Place(name, Points(read_points(path, self.network)), _file(path))
+                return Place(name, Points(read_points(path, self.network)), File.of(path))
             except QRobustError as error:
                 raise table.fault("file", str(error)) from None
         count, seed = table.whole("random", 1, MOST_DRAWN), table.whole("seed", 0, 2**63 - 1, 0)
@@ -386,7 +391,7 @@ class _Reader:
             except QRobustError as error:
                 raise self.source.fault(("shipped", name), f"as a {key}: {error}") from None
             self._read[name, as_program] = found
-            self._files[name] = _file(path, found.sha256)
+            self._files[name] = File.of(path, found.sha256)
         return name, self._read[name, as_program]
 
     def _check_fit(self, found: Network | IntegerProgram) -> None:
@@ -418,10 +423,6 @@ def _words(table: Table, ask: Ask) -> str:
     limit = "".join(f" {table.values[key]}" for key in ("eps", "sigma") if key in table)
     rest = (f"{key} {table.values[key]}" for key in ("scheme", "copy", "program", "data", "domain") if key in table)
     return f"{ask.value}{limit}: {', '.join(rest)}"
-
-
-def _file(path: Path, content: str | None = None) -> File:
-    return File(path, hashlib.sha256(read_bytes(path)).hexdigest(), content)
 
 
 def _check_inside(table: Table, data: Place, domain: Place) -> None:

@@ -22,6 +22,7 @@ from qrobust.comparison import (
     Comparison,
     at_points,
     compare,
+    count_text,
     exactly_at,
     grid_ends,
     is_enumerable,
@@ -220,16 +221,14 @@ def _swept(plan: Plan, obligation: Obligation) -> Outcome:
         margin=obligation.sigma,
         budget=Budget(obligation.seconds),
     )
-    (verdict,) = found.verdicts.values()
+    ((question, verdict),) = found.verdicts.items()
     worst = found.changed if of_labels else found.worst
-    open_ = "kernels may differ, or no precision settles it" if of_labels else "the ends found lie on both sides of it"
-    reason = found.reason or open_
     return Outcome(
         verdict,
         found.points,
         found.greatest,
         BOUNDED,
-        reason=reason if verdict is Verdict.UNKNOWN else "",
+        reason=found.why_open(question) if verdict is Verdict.UNKNOWN else "",
         places=(worst.inputs.integers[0].tolist(),) if worst is not None and verdict is Verdict.VIOLATED else (),
         notes=(*_sweep_notes(found, obligation), *_outside_notes(plan, obligation)),
     )
@@ -298,7 +297,7 @@ def _change_statuses(found: Comparison, eps: Fraction) -> IntArray:
 def _claim(plan: Plan, obligation: Obligation, outcome: Outcome) -> str:
     assert obligation.where is not None
     domain = obligation.where.domain
-    count = f"{outcome.inputs:,}" if outcome.inputs < 10**12 else f"2**{outcome.inputs.bit_length() - 1} or more"
+    count = count_text(outcome.inputs)
     where = f"each of the {count} points"
     if not isinstance(domain, Points):
         where = f"each of the {count} integer inputs that mean a point of {domain}"

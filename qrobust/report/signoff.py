@@ -13,7 +13,7 @@ import os
 import platform
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -66,13 +66,7 @@ class Signoff:
     @property
     def versions(self) -> dict[str, str]:
         """What computed it."""
-        found = {"qrobust": VERSION, "python": platform.python_version()}
-        for package in SOLVERS:
-            try:
-                found[package] = version(package)
-            except PackageNotFoundError:
-                found[package] = "not installed"
-        return found
+        return versions_of(SOLVERS)
 
     def relative(self, path: Path) -> str:
         """Write a path as from the plan's folder."""
@@ -115,6 +109,17 @@ def write_signoff(signoff: Signoff, folder: Path, *, unknown_fails: bool = True)
     }
     write_together({folder / name: text.encode() for name, text in content.items()})
     return [folder / name for name in content]
+
+
+def versions_of(packages: Sequence[str]) -> dict[str, str]:
+    """Return the versions of qrobust, of Python and of packages."""
+    found = {"qrobust": VERSION, "python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
 
 
 def make_folder(folder: Path) -> None:
