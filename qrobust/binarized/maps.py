@@ -24,7 +24,7 @@ from qrobust.binarized.float_pairs import FloatLabels
 from qrobust.binarized.folding import Folded, TieRule, ZeroSign
 from qrobust.binarized.many import Made, Question, Settings, settle_all
 from qrobust.binarized.network import BinarizedNetwork, Grid
-from qrobust.binarized.queries import Ball, LabelChange, Levels, Norm, Robustness
+from qrobust.binarized.queries import Ball, LabelChange, Levels, Norm, Robustness, check_pair
 from qrobust.binarized.solve import folded
 from qrobust.bounds.local import Status
 from qrobust.cache import ResultCache
@@ -136,13 +136,20 @@ def _ends(grid: Grid, value: Fraction, radius: Fraction) -> tuple[int, int]:
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """What is asked in every cell. `copy` is for Shown.CHANGE, where the grid is the copy's."""
+    """What is asked in every cell. `copy` is for Shown.CHANGE, where the grid is the copy's.
+
+    Raises    as `check_pair`
+    """
 
     network: BinarizedNetwork | Network
     shown: Shown = Shown.LABEL
     copy: BinarizedNetwork | None = None
     tie: TieRule = TieRule.FIRST
     zero: ZeroSign = ZeroSign.PLUS
+
+    def __post_init__(self) -> None:
+        if self.copy is not None:
+            check_pair(self.network, self.copy)
 
     @property
     def on_grid(self) -> BinarizedNetwork:

@@ -24,7 +24,7 @@ import numpy as np
 
 from qrobust.errors import DomainError, NumberError, ShapeError
 from qrobust.exact import to_fraction
-from qrobust.interval import FloatArray, round_fraction_up, up
+from qrobust.interval import FloatArray, down, round_fraction_up, up
 from qrobust.layers import Conv2d, Dense, IntArray, SparseMatrix, read_only
 
 Number = float | int | str | Fraction
@@ -99,13 +99,14 @@ class Grid:
 
         Shape: (levels - 1,), ascending. So the level of x + shift, kept in the range, is lowest + the count of those <= x.
         """
-        half, found = Fraction(1, 2), []
-        for level in range(self.lowest, self.highest):
-            tie = self.offset + (level + half) * self.step
-            least = np.array(round_fraction_up(tie - shift))
-            is_next = self.level(tie) == level and to_fraction(float(least)) == tie - shift
-            found.append(float(up(least) if is_next else least))
-        return np.array(found, dtype=np.float64)
+        return np.array([self._first_above(level, shift) for level in range(self.lowest, self.highest)], dtype=np.float64)
+
+    def _first_above(self, level: int, shift: Fraction = Fraction(0)) -> float:
+        """Return the least float x at which level(x + shift) is above a level."""
+        tie = self.offset + (level + Fraction(1, 2)) * self.step
+        least = np.array(round_fraction_up(tie - shift))
+        is_next = self.level(tie) == level and to_fraction(float(least)) == tie - shift
+        return float(up(least) if is_next else least)
 
     def levels(self, inputs: FloatArray) -> IntArray:
         """Return the levels of inputs, exactly. Raises NumberError (not finite), DomainError (outside the range)."""
@@ -121,6 +122,14 @@ class Grid:
         if levels.size and (levels.min() < self.lowest or levels.max() > self.highest):
             raise DomainError(f"an input lies outside the input range [{float(self.lower):g}, {float(self.upper):g}]")
         return levels
+
+    def nearest(self, centre: FloatArray, levels: IntArray) -> FloatArray:
+        """Return the floats of given levels that are nearest to a centre's. Shapes: all (inputs,). Raises as `levels`."""
+        found, own = np.array(centre, dtype=np.float64), self.levels(centre)
+        for place in np.flatnonzero(levels != own):
+            level = int(levels[place])
+            found[place] = self._first_above(level - 1) if level > own[place] else down(np.array(self._first_above(level)))
+        return found
 
     def values(self, levels: IntArray) -> FloatArray:
         """Return what the network sees of levels, rounded to float64."""

@@ -33,7 +33,7 @@ from qrobust.binarized.folding import Folded, TieRule, ZeroSign, fold, over
 from qrobust.binarized.network import BinarizedNetwork
 from qrobust.binarized.pairs import SAME, paired
 from qrobust.binarized.queries import Ball, LabelChange, LeastChange, Norm, Region, Robustness
-from qrobust.binarized.race import CARDINALITY, PORTFOLIO, Finish, Race, available, engine_names
+from qrobust.binarized.race import CARDINALITY, PORTFOLIO, Finish, Race, available, check_engine, engine_names
 from qrobust.errors import NumberError, UnsoundAnswerError
 from qrobust.layers import IntArray
 from qrobust.network import Network
@@ -83,7 +83,7 @@ class BinarizedSession:
 
         Raises    UnsupportedError, BackendUnavailableError, UnsoundAnswerError, NumberError, ShapeError, DomainError
         """
-        started, integers = _start(seconds), folded(query.network, query.zero)
+        started, integers = _start(engine, seconds), folded(query.network, query.zero)
         region = query.ball.region(query.network)
         label = _own_label(integers, region.centre) if query.label is None else query.label
         found = self._decide(integers, region, (label, query.tie), (engine, started + seconds, exact))
@@ -98,7 +98,7 @@ class BinarizedSession:
 
         Raises    as `check`
         """
-        started, integers = _start(seconds), folded(query.network, query.zero)
+        started, integers = _start(engine, seconds), folded(query.network, query.zero)
         grid = query.network.grid
         centre = Ball(query.centre, Fraction(0), query.norm).region(query.network).centre
         label = _own_label(integers, centre) if query.label is None else query.label
@@ -131,7 +131,7 @@ class BinarizedSession:
 
         Raises    as `check`; UnsupportedError if the two round their inputs differently
         """
-        started, copy = _start(seconds), folded(query.copy, query.zero)
+        started, copy = _start(engine, seconds), folded(query.copy, query.zero)
         region, settings = query.ball.region(query.copy), (engine, started + seconds, exact)
         if isinstance(query.network, Network):
             labels = FloatLabels(query.network, query.copy.grid)
@@ -303,7 +303,8 @@ def check_seconds(seconds: float) -> None:
         raise NumberError(f"a time limit is {seconds:g} s, it must be positive and finite")
 
 
-def _start(seconds: float) -> float:
+def _start(engine: str, seconds: float) -> float:
+    check_engine(engine)
     check_seconds(seconds)
     return time.monotonic()
 

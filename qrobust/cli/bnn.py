@@ -79,7 +79,7 @@ class MethodName(StrEnum):
 
 @bnn.command("verify")
 def verify(
-    model: Annotated[Path, typer.Argument(help="A binarized network: .json, .npz, .onnx, .onnx.gz.")],
+    model: Annotated[Path, typer.Argument(help="A binarized network: .json, .npz, .onnx, .onnx.gz, .h5 (Larq).")],
     given: Annotated[str | None, typer.Option("--input", help="An input, '0, 1, 0.5', or a CSV file with a header.")] = None,
     row: Annotated[int, typer.Option(help="Which row of the CSV file, from 1.")] = 1,
     rows: Annotated[str | None, typer.Option(help="Many rows in place of one, from 1: '1:100', or ':' for all.")] = None,
@@ -109,7 +109,7 @@ def verify(
     export: Annotated[Path | None, typer.Option(help="Write the constraints: .cnf, .opb or .lp.")] = None,
     proof: Annotated[Path | None, typer.Option(help="Write STEM.cnf and its proof STEM.drat.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds.")] = 60.0,
-    seed: Annotated[int, typer.Option(help="Of the attack.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the attack.")] = 0,
     jobs: Jobs = 1,
     cache: Cache = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -189,7 +189,7 @@ def _check_rows(where: tuple[str | None, str | None, str | None], norm: NormName
 
 @bnn.command("attack")
 def attack(
-    model: Annotated[Path, typer.Argument(help="A binarized network: .json, .npz, .onnx, .onnx.gz.")],
+    model: Annotated[Path, typer.Argument(help="A binarized network: .json, .npz, .onnx, .onnx.gz, .h5 (Larq).")],
     method: Annotated[MethodName, typer.Option(help="How an input is looked for.")] = MethodName.IFGSM,
     given: Annotated[str | None, typer.Option("--input", help="An input, '0, 1, 0.5', or a CSV file with a header.")] = None,
     row: Annotated[int, typer.Option(help="Which row of the CSV file, from 1.")] = 1,
@@ -205,7 +205,7 @@ def attack(
     scheme: Annotated[str | None, typer.Option(help="Binarize a float network: binary or ternary.")] = None,
     go_on: Annotated[bool, typer.Option("--maximise", help="Raise the lead on after the label is taken.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds.")] = 60.0,
-    seed: Annotated[int, typer.Option(help="Of the random choices.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random choices.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
 ) -> None:
@@ -302,13 +302,13 @@ def _print(document: dict[str, object], text: str, *, json: bool, quiet: bool) -
 
 def grid_of(step: str | None, reach: str | None, rounding: str) -> Grid | None:
     """Return the grid that --step and --range name. Raises UsageError."""
-    if step is None and reach is None:
-        return None
-    if step is None or reach is None or reach.count(":") != 1:
-        raise UsageError("--step and --range go together: write for example --step 1/255 --range 0:1")
     rules = {rule.value: rule for rule in InputRounding}
     if rounding not in rules:
         raise UsageError(f"the rounding of inputs is {rounding!r}, give one of {', '.join(rules)}")
+    if step is None and reach is None and rules[rounding] is InputRounding.HALF_EVEN:
+        return None
+    if step is None or reach is None or reach.count(":") != 1:
+        raise UsageError("--step and --range go together, --rounding with both: write for example --step 1/255 --range 0:1")
     lower, upper = reach.split(":")
     return Grid.of(step, lower, upper, 0, rules[rounding])
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any
 
+from qrobust.binarized.engines.base import interruptible
 from qrobust.errors import BackendUnavailableError
 from qrobust.logic.oracles import Deadline, Features
 
@@ -42,7 +43,8 @@ class HittingSets:
             return None
         if not self.sets:
             return None if self._empty_blocked else frozenset()
-        found = self._solver.get()
+        with interruptible():
+            found = self._solver.get()
         return None if found is None else frozenset(found)
 
     def add(self, missed: Features) -> None:
@@ -83,5 +85,6 @@ class Assumptions:
         while found is None:  # in slices, for an interrupt from outside may go unheard for minutes
             deadline.left()
             self._solver.conf_budget(CONFLICTS)
-            found = self._solver.solve_limited(assumptions=assumed)
+            with interruptible():
+                found = self._solver.solve_limited(assumptions=assumed)
         return (self._solver.get_model(), []) if found else (None, self._solver.get_core() or [])

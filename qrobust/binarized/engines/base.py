@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from qrobust.binarized.constraints import Constraints
@@ -32,3 +33,16 @@ class Undecided:
 
 Outcome = Found | Nothing | Undecided
 Engine = Callable[[Constraints, float], Outcome]
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Make a KeyboardInterrupt of python-sat's own error for Ctrl-C."""
+    from pysolvers import error
+
+    try:
+        yield
+    except error as found:
+        if "interrupt" not in str(found):
+            raise
+        raise KeyboardInterrupt from None

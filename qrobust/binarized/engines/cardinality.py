@@ -21,7 +21,7 @@ import numpy as np
 
 from qrobust.binarized.cnf import INSTALL, sums
 from qrobust.binarized.constraints import Constraints, row_bounds
-from qrobust.binarized.engines.base import Found, Nothing, Outcome, Undecided
+from qrobust.binarized.engines.base import Found, Nothing, Outcome, Undecided, interruptible
 from qrobust.binarized.queries import Norm, level_costs
 from qrobust.binarized.unary import unary
 from qrobust.errors import BackendUnavailableError
@@ -71,7 +71,8 @@ def _decided(found: Constraints, deadline: float, conflicts: int) -> Outcome:
                 if spent > conflicts:
                     return Undecided(f"not within {conflicts:,} conflicts")
                 solver.conf_budget(min(budget, conflicts))
-                answer = solver.solve_limited(assumptions=[rival])
+                with interruptible():
+                    answer = solver.solve_limited(assumptions=[rival])
                 spent = solver.accum_stats()["conflicts"]
                 if answer:
                     return Found(boolean.input_levels(_values(boolean.columns, solver.get_model())))
