@@ -12,7 +12,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qrobust.binarized import Ball, BinarizedNetwork, BinarizedSession, Block, Box, Grid, InputRounding, LabelChange, Robustness
+from qrobust.answers import Verdict
+from qrobust.binarized import (
+    Ball,
+    BinarizedNetwork,
+    BinarizedSession,
+    Block,
+    Box,
+    Grid,
+    InputRounding,
+    LabelChange,
+    LeastChange,
+    Norm,
+    Robustness,
+    solve,
+)
 from qrobust.binarized.attacks import Method, run_attack
 from qrobust.binarized.formats import save_binarized
 from qrobust.binarized.maps import Asked, Shown
@@ -204,3 +218,31 @@ def test_all_levels_are_met() -> None:
                 near = grid.nearest(centre, levels)
                 assert (grid.levels(near) == levels).all()
                 assert (grid.levels(np.nextafter(near, centre)) == levels).tolist() == (near == centre).tolist()
+
+
+def test_a_label_that_nothing_loses_is_decided(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Class 1 scores 1 and class 0 nothing, whatever the inputs."""
+    path, points = tmp_path / "always.json", tmp_path / "points.csv"
+    save_binarized(BinarizedNetwork(Grid.of(1, 0, 1), (), sparse_dense(np.zeros((2, 2)), np.array([0.0, 1.0]))), path)
+    points.write_text("a,b\n0,0\n0,1\n")
+    code, out, _ = run(capsys, "bnn", "verify", str(path), "--input", "0, 1", "--least", "--norm", "l1")
+    assert code == 0
+    assert "no input loses the label" in out
+    code, out, _ = run(capsys, "bnn", "verify", str(path), "--input", str(points), "--rows", ":", "--least")
+    assert code == 0
+    assert out.splitlines()[1:] == ["  no input loses the label: rows 1, 2"]
+
+
+@pytest.mark.parametrize("norm", list(Norm))
+def test_a_least_change_out_of_time_has_both_ends(monkeypatch: pytest.MonkeyPatch, norm: Norm) -> None:
+    """Nothing is decided in time: a witness comes all the same, by an attack."""
+    unknown = solve._Decision(Verdict.UNKNOWN, "sat", True, reason="the time limit was reached")
+    monkeypatch.setattr(BinarizedSession, "_decide", lambda *_: unknown)
+    found = two_bits(Grid.of(1, 0, 1))
+    with BinarizedSession() as session:
+        answer = session.least_change(LeastChange(found, np.zeros(2), norm))
+    assert answer.lower == 0
+    assert answer.witness is not None
+    assert answer.witness.levels.tolist() == [1, 1]
+    assert answer.upper == (1 if norm is Norm.LINF else 2)
+    assert not answer.is_never_lost

@@ -202,6 +202,13 @@ class LeastChangeAnswer:
     def is_exact_optimum(self) -> bool:
         return self.upper is not None and self.lower == self.upper
 
+    @property
+    def is_never_lost(self) -> bool:
+        """Whether it is ruled out that any input loses the label."""
+        grid = self.query.network.grid
+        most = np.full(self.query.network.inputs, grid.highest - grid.lowest, dtype=np.int64)
+        return self.lower > cost_units(self.query.norm, most)
+
     def distance(self, units: int) -> float:
         """Return a number of units as a distance of inputs."""
         return distance_of(self.query.network.grid, self.query.norm, units)

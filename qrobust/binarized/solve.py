@@ -41,6 +41,7 @@ from qrobust.network import Network
 ATTACK = "attack"
 ATTACK_SHARE = 0.1  # of the time
 FEW_ROUNDS = 2  # of attack, before a small formula is tried
+LAST_SECONDS = 0.1  # of attack at each radius, beyond the time limit, where a least change has no upper end yet
 SMALL_FORMULA = 40_000  # literals
 CONFLICTS = 20_000  # of a small formula, less where its literals times conflicts would be more than WORK
 WORK = 2 * 10**8
@@ -121,6 +122,11 @@ class BinarizedSession:
                 if radius == most:
                     ends.reason = "no input loses the label"
                     break
+        if ends.upper is None and ends.lower <= most:
+            far = _far_hit(integers, query, (label, ends.lower, most), np.random.default_rng(self._seed))
+            if far is not None:
+                ends.hit(cost_units(query.norm, far - centre), _witness(integers, far, label, query.tie))
+                ends.engines.setdefault(ATTACK)
         taken, names = time.monotonic() - started, tuple(ends.engines)
         return LeastChangeAnswer(query, ends.lower, ends.upper, ends.witness, ends.exact, taken, label, names, ends.reason)
 
@@ -233,6 +239,19 @@ def _attacked(
     (integers, small), seconds = networks, (deadline - time.monotonic()) * ATTACK_SHARE
     hit = attack(small, region, *asked, seconds=seconds, rng=rng, rounds=rounds)
     return None if hit is None else _Decision(Verdict.VIOLATED, ATTACK, True, _witness(integers, hit, *asked))
+
+
+def _far_hit(integers: Folded, query: LeastChange, asked: tuple[int, int, int], rng: np.random.Generator) -> IntArray | None:
+    """Look for any input that loses the label, at twice the radius each time: time is up, and no upper end is known."""
+    label, radius, most = asked
+    grid = query.network.grid
+    centre, radius = grid.levels(query.centre), max(radius, 1)
+    while True:
+        region = _units_region((grid.lowest, grid.highest), centre, query.norm, radius)
+        found = attack(integers, region, label, query.tie, seconds=LAST_SECONDS, rng=rng, rounds=FEW_ROUNDS)
+        if found is not None or radius == most:
+            return found
+        radius = min(2 * radius, most)
 
 
 def _soon(integers: Folded, found: Constraints, asked: tuple[int, TieRule]) -> _Decision | None:

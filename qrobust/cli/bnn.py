@@ -117,6 +117,8 @@ def verify(
 ) -> None:
     """Decide whether a binarized network keeps its label near an input. Exit code 0 robust, 1 violated, 3 unknown.
 
+    With --least, 0 if the least change is found, or it is proved that there is none, else 3.
+
     \b
     qrobust bnn verify model.npz --input "0, 1, 1" --eps 1
     qrobust bnn verify model.npz --input points.csv --rows 1:100 --eps 0.1 --jobs 2 --cache answers
@@ -163,7 +165,7 @@ def verify(
             found = LeastChange(read.network, named_point(given, row, read), Norm(norm.value), label, *policies)
             ends = session.least_change(found, engine=engine, seconds=timeout, exact=exact)
             _print(ends.to_json(), str(ends), json=json, quiet=quiet)
-            raise typer.Exit(0 if ends.is_exact_optimum else 3)
+            raise typer.Exit(0 if ends.is_exact_optimum or ends.is_never_lost else 3)
         query = _query(((given, row, eps, norm), box), vnnlib, read, label, policies)
         answer = session.check(query, engine=engine, seconds=timeout, exact=exact)
     _write(query, answer.label, export, proof)
