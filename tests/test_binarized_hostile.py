@@ -246,3 +246,22 @@ def test_a_least_change_out_of_time_has_both_ends(monkeypatch: pytest.MonkeyPatc
     assert answer.witness.levels.tolist() == [1, 1]
     assert answer.upper == (1 if norm is Norm.LINF else 2)
     assert not answer.is_never_lost
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        ("0,1,1\n1,0,0\n", ["--hidden", "-3, 5"], "whole numbers of neurons"),
+        ("0,1,1\n1,0,0\n", ["--hidden", "2.5"], "whole numbers of neurons"),
+        ("0,1,1\n1,0,0\n", ["--hidden", "0, 5"], "whole numbers of neurons"),
+        ("0,1,1\n1,0,0\n", ["--hidden", "1000000000"], "at most 100,000,000 are trained"),
+        ("0,1,1000000000\n1,0,0\n", [], "at most 100,000,000 are trained"),
+        ("0,1,1\n1,0,0\n", ["--image", "1, 1, 2"], "add --architecture small-conv"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_at_once(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, rows: str, options: list[str], message: str
+) -> None:
+    (tmp_path / "t.csv").write_text("a,b,class\n" + rows)
+    command = ["bnn", "train", str(tmp_path / "t.csv"), "--output", str(tmp_path / "m.npz"), *options]
+    assert message in refused(capsys, *command)

@@ -235,7 +235,7 @@ def train(
     recipe: Annotated[str, typer.Option(help=f"{', '.join(RECIPES)}.")] = "binary",
     architecture: Annotated[str, typer.Option(help=f"{', '.join(ARCHITECTURES)}.")] = "dense",
     image: Annotated[str | None, typer.Option(help="Channels, height, width of convolutions' inputs: '1, 28, 28'.")] = None,
-    hidden: Annotated[str | None, typer.Option(help="Neurons of each hidden layer, as in '100, 100'.")] = None,
+    hidden: Annotated[str | None, typer.Option(help="Neurons of each hidden layer, as in '100, 100'; 0 for none.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes through the table.")] = None,
     eps: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="The ball of losses about balls.")] = None,
     step: Annotated[str | None, typer.Option(help="The step that inputs are rounded to, as in 1/4.")] = None,
@@ -252,7 +252,10 @@ def train(
     if output.suffix not in (".npz", ".json"):
         raise UsageError(f"--output is {output}, give a name that ends in .npz or .json")
     check_can_appear(output)
-    sizes = chosen.hidden if hidden is None else tuple(int(size) for size in numbers(hidden, "--hidden") if size >= 1)
+    sizes = chosen.hidden if hidden is None else _sizes(hidden)
+    shape = _image_shape(image)
+    if shape is not None and not chosen.convolutions:
+        raise UsageError("--image goes with convolutions: add --architecture small-conv")
     chosen = replace(chosen, hidden=sizes, epochs=epochs or chosen.epochs, step=step or chosen.step)
     chosen = chosen if eps is None else replace(chosen, eps=eps)
     _, values = read_table(table)
@@ -260,7 +263,7 @@ def train(
     if len(values) == 0 or values.shape[1] < 2 or not np.array_equal(labels, values[:, -1]):
         raise ShapeError(f"{table} needs rows of inputs, and last a column of whole numbers, the classes")
     say = (lambda text: None) if quiet else show.progress
-    shape, classes = _image_shape(image), int(labels.max()) + 1
+    classes = int(labels.max()) + 1
     network = train_network(chosen, values[:, :-1], labels, classes, image=shape, name=output.stem, say=say)
     save_binarized(network, output)
     right = float((fold(network).labels(network.grid.levels(values[:, :-1])) == labels).mean())
@@ -274,6 +277,14 @@ def _image_shape(text: str | None) -> Shape | None:
     if len(sizes) != 3 or any(size < 1 or size != int(size) for size in sizes):
         raise UsageError(f"--image is {text!r}, give channels, height and width, as in '1, 28, 28'")
     return int(sizes[0]), int(sizes[1]), int(sizes[2])
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    """Return the neurons of each hidden layer; '0' stands for no hidden layer. Raises UsageError, NumberError."""
+    sizes = numbers(text, "--hidden")
+    if any(size < 1 or size != int(size) for size in sizes) and sizes != [0.0]:
+        raise UsageError(f"--hidden is {text!r:.60}, give whole numbers of neurons, as in '100, 100', or 0 for no hidden layer")
+    return tuple(int(size) for size in sizes if size)
 
 
 def _target(text: str) -> Target:
