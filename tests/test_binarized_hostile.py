@@ -265,3 +265,16 @@ def test_what_cannot_be_trained_is_said_at_once(
     (tmp_path / "t.csv").write_text("a,b,class\n" + rows)
     command = ["bnn", "train", str(tmp_path / "t.csv"), "--output", str(tmp_path / "m.npz"), *options]
     assert message in refused(capsys, *command)
+
+
+def test_explanations_are_told_once_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["bnn", "explain", str(model), "--input", "0, 0", "--all"]
+    _, out, err = run(capsys, *command)
+    found = [line for line in out.splitlines() if line.startswith("abductive")]
+    assert len(found) == err.count("abductive") == 2  # either input alone, here on two streams
+    for stream in (sys.stdout, sys.stderr):
+        monkeypatch.setattr(stream, "isatty", lambda: True)
+    _, out, err = run(capsys, *command)
+    assert (out + err).count("abductive") == 2

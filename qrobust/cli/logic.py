@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -174,7 +175,8 @@ def explain_command(
     if wide is not None:
         document["ranges"] = [about.words(place, wide.lower, wide.upper) for place in found[0].features or ()]
         document["widest"] = wide.is_widest
-    for each in [] if json else found:
+    is_told = every and sys.stdout.isatty() and sys.stderr.isatty()  # as they were found, on the same terminal
+    for each in [] if json or is_told else found:
         show.line(_sentence(each, told, about, wide), quiet=quiet)
     if json:
         show.document(document)
