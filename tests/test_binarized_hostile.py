@@ -278,3 +278,15 @@ def test_explanations_are_told_once_on_a_terminal(
         monkeypatch.setattr(stream, "isatty", lambda: True)
     _, out, err = run(capsys, *command)
     assert (out + err).count("abductive") == 2
+
+
+@pytest.mark.parametrize("stride", [1, 10**6])
+def test_a_small_file_of_a_huge_layer_is_refused(
+    capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path, stride: int
+) -> None:
+    document = json.loads(model.read_text())
+    shape = {"input_shape": [1, 10**6, 10**6], "stride": [stride, stride]}
+    document["layers"] = [{"type": "conv2d", "weight": [[[[1]]], [[[-1]]]]} | shape]
+    (tmp_path / "huge.json").write_text(json.dumps(document))
+    found = refused(capsys, "bnn", "verify", str(tmp_path / "huge.json"), "--input", "0, 0", "--eps", "0")
+    assert "a layer has 1,000,000,000,000 inputs" in found

@@ -22,13 +22,14 @@ from typing import Any
 
 import numpy as np
 
-from qrobust.errors import DomainError, NumberError, ShapeError
+from qrobust.errors import DomainError, NumberError, ResourceError, ShapeError
 from qrobust.exact import to_fraction
 from qrobust.interval import FloatArray, down, round_fraction_up, up
 from qrobust.layers import Conv2d, Dense, IntArray, SparseMatrix, read_only
 
 Number = float | int | str | Fraction
 MOST_LEVELS = 2**16
+MOST_TERMS = 2**28  # of all sums of a layer together, zeros too, and inputs of it
 QUOTIENT_ERROR = 2.0**-50  # of a quotient of floats: what is taken from an input may be much greater than what is left
 NEAR_TIE = 1e-6  # a quotient this near to a tie, relatively, is rounded in exact arithmetic
 
@@ -141,7 +142,7 @@ class Linear:
     """scale * (W v) + bias, the weights W in {-1, 0, +1} and the biases those of the layer.
 
     Shapes    scale (channels,), one for each row of a dense layer's weights or each channel of a convolution's
-    Raises    NumberError (other weights; a scale that is zero or not finite), ShapeError
+    Raises    NumberError (other weights; a scale that is zero or not finite), ShapeError, ResourceError (over MOST_TERMS)
     """
 
     layer: Dense | Conv2d
@@ -152,6 +153,11 @@ class Linear:
         strange = weight[~np.isin(weight, (-1.0, 0.0, 1.0))]
         if strange.size:
             raise NumberError(f"a binarized layer has the weight {strange.flat[0]:g}: only -1, 0 and 1 are weights of signs")
+        terms = self.layer.outputs * self.layer.weight[0].size
+        if max(self.layer.inputs, terms) > MOST_TERMS:
+            raise ResourceError(
+                f"a layer has {self.layer.inputs:,} inputs and {terms:,} terms in its sums, at most {MOST_TERMS:,} are taken"
+            )
         channels = len(self.layer.bias)
         scale = read_only(np.broadcast_to(np.asarray(self.scale, dtype=np.float64), (channels,)))
         object.__setattr__(self, "scale", scale)
