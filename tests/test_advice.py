@@ -35,6 +35,7 @@ REACHED: dict[str, tuple[str, ...]] = {  # a module or function that names optio
     "cli/bnn:attack": ("bnn attack",),
     "cli/bnn:train": ("bnn train",),
     "cli/bnn:_image_shape": ("bnn train",),
+    "cli/bnn:_sizes": ("bnn train",),
     "cli/bnn:_target": ("bnn attack",),
     "cli/bnn:policies_of": tuple(name for name in BINARIZED if name != "bnn report"),
     "cli/bnn:grid_of": BINARIZED,
@@ -51,6 +52,7 @@ REACHED: dict[str, tuple[str, ...]] = {  # a module or function that names optio
     "cli/logic:_named": ("bnn explain",),
     "cli/logic:count_command": ("bnn count",),
     "cli/logic:compile_command": ("bnn compile",),
+    "logic/compiled": ("bnn compile",),
     "cli/reasoned": ("bnn explain", "bnn count", "bnn compile"),
     "cli/reasoned:_of_bracket": ("bnn count",),  # that alone takes another norm
     "cli/options:read_budget": ("check", "estimate", "map", "bits", "blame", "compare", "plot bits", "plot margins"),

@@ -151,9 +151,9 @@ def test_a_map_of_networks_that_cannot_be_compared_is_refused(
         (["verify", "MODEL", "--input", "1,1", "--eps", "1", "--step", "1/2", "--range", "0:1"], "says itself"),
         (["count", "MODEL", "--label", "0", "--step", "1/2", "--range", "0:1"], "says itself"),
         (["verify", "MODEL", "--input", "1,1", "--eps", "1", "--rounding", "down"], "'down', give one of"),
-        (["verify", "MODEL", "--input", "1,1", "--eps", "1", "--rounding", "half-up"], "--rounding with both"),
+        (["verify", "MODEL", "--input", "1,1", "--eps", "1", "--rounding", "half-up"], "a rounding with both"),
         (["verify", "MODEL", "--box", "0:1, 1:0"], "lower end 1 of input 2 is above its upper end 0"),
-        (["verify", "models/iris.json", "--input", "5,3,4,1", "--eps", "1"], "--scheme"),
+        (["verify", "models/iris.json", "--input", "5,3,4,1", "--eps", "1"], "by their scheme"),
     ],
 )
 def test_mistakes_are_said(capsys: pytest.CaptureFixture[str], model: Path, options: list[str], message: str) -> None:

@@ -321,7 +321,7 @@ def grid_of(step: str | None, reach: str | None, rounding: str) -> Grid | None:
     if step is None and reach is None and rules[rounding] is InputRounding.HALF_EVEN:
         return None
     if step is None or reach is None or reach.count(":") != 1:
-        raise UsageError("--step and --range go together, --rounding with both: write for example --step 1/255 --range 0:1")
+        raise UsageError("--step and --range go together, and a rounding with both: write for example --step 1/255 --range 0:1")
     lower, upper = reach.split(":")
     return Grid.of(step, lower, upper, 0, rules[rounding])
 

@@ -39,7 +39,7 @@ def load_binarized(path: Path | str, grid: Grid | None = None, scheme: Scheme | 
     if suffix in OWN:
         found = OWN[suffix](path)
         if grid is not None and grid != found.grid:
-            raise UnsupportedError(f"{path} says itself how its inputs are rounded: leave --step, --range and --rounding out")
+            raise UnsupportedError(f"{path} says itself how its inputs are rounded: leave --step and --range out")
         return _in_order(found)
     if suffix not in GIVEN:
         known = ", ".join([*OWN, *GIVEN, ".onnx.gz"])

@@ -74,7 +74,9 @@ def _layer_document(linear: Linear, norm: BatchNorm | None) -> dict[str, Any]:
 def from_document(document: Any) -> BinarizedNetwork:
     """Return the network that JSON values describe. Raises ModelFileError and what the network's parts raise."""
     if isinstance(document, dict) and document.get("format") == FLOAT_FORMAT:
-        raise ModelFileError("it is a float network: verify, attack, map and report make it binary or ternary by --scheme")
+        raise ModelFileError(
+            f'it is a float network, not "format": "{FORMAT}": bnn verify, attack, map and report make it one by their scheme'
+        )
     if not isinstance(document, dict) or document.get("format") != FORMAT or document.get("version") != VERSION:
         raise ModelFileError(f'it does not say "format": "{FORMAT}" and "version": {VERSION}')
     settings = _of_kind(document.get("input"), dict, "input")
