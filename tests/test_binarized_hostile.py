@@ -290,3 +290,9 @@ def test_a_small_file_of_a_huge_layer_is_refused(
     (tmp_path / "huge.json").write_text(json.dumps(document))
     found = refused(capsys, "bnn", "verify", str(tmp_path / "huge.json"), "--input", "0, 0", "--eps", "0")
     assert "a layer has 1,000,000,000,000 inputs" in found
+
+
+def test_a_maps_axes_have_units(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    grid = ["--scheme", "ternary", "--step", "1", "--range", "0:8", "--axes", "3, 4", "--input", "6, 3, 4, 1"]
+    assert run(capsys, "bnn", "map", "models/iris.json", *grid, "--plot", str(tmp_path / "map"))[0] == 0
+    assert "petal width [cm]" in (tmp_path / "map.svg").read_text()

@@ -69,6 +69,7 @@ class Cut:
     names: tuple[str, str] = ("", "")
     norm: Norm = Norm.LINF
     most: int = 0
+    shown_names: tuple[str, str] = ("", "")  # with their units, for pictures
 
     def __post_init__(self) -> None:
         inputs = len(self.centre)

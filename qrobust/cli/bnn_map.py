@@ -155,8 +155,10 @@ def _cut(
     lower = np.full(network.inputs, grid.lowest) if region is None else region.lower
     upper = np.full(network.inputs, grid.highest) if region is None else region.upper
     sides = [_side(int(lower[place]), int(upper[place]), count) for place, count in zip(places, _counts(cells), strict=True)]
-    own = (features[numbers[0]].label, features[numbers[1]].label)
-    cut = Cut((places[0], places[1]), sides[0], sides[1], lower, (lower + upper) // 2, upper, None, own)
+    first, second = (features[number] for number in numbers)
+    own, labels = (first.name, second.name), (first.label, second.label)
+    axes_of, middle = (places[0], places[1]), (lower + upper) // 2
+    cut = Cut(axes_of, sides[0], sides[1], lower, middle, upper, None, own, shown_names=labels)
     if eps is not None:
         if network.inputs == 2 and not axes_too:
             raise UsageError("the model has no inputs but the axes: with --eps, add --axes-too")
