@@ -86,8 +86,8 @@ def draw_binarized(found: BinarizedMap, path: Path) -> list[Path]:
             panel.fill([], [], color=colour, label=f"{name} ({count:,})")
     if found.undecided:
         _hatched(panel, found.status == Status.UNDECIDED, extent)
-    panel.set_xlabel(found.axis_name(0))
-    panel.set_ylabel(found.axis_name(1))
+    panel.set_xlabel(found.cut.shown_names[0] or found.axis_name(0))
+    panel.set_ylabel(found.cut.shown_names[1] or found.axis_name(1))
     what = {
         Shown.LABEL: "label",
         Shown.ROBUST: "is the label kept in a ball?",

@@ -52,6 +52,7 @@ REACHED: dict[str, tuple[str, ...]] = {  # a module or function that names optio
     "cli/logic:_named": ("bnn explain",),
     "cli/logic:count_command": ("bnn count",),
     "cli/logic:compile_command": ("bnn compile",),
+    "logic/compiled": ("bnn compile",),
     "cli/reasoned": ("bnn explain", "bnn count", "bnn compile"),
     "cli/reasoned:_of_bracket": ("bnn count",),  # that alone takes another norm
     "cli/options:read_budget": ("check", "estimate", "map", "bits", "blame", "compare", "plot bits", "plot margins"),

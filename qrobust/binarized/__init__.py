@@ -1,6 +1,12 @@
 """Networks of signs, decided exactly.
 
+from fractions import Fraction
 from qrobust.binarized import Ball, BinarizedSession, Robustness
+from qrobust.binarized.formats import load_binarized
+
+network = load_binarized("models/bnn_conv_eps03.npz").network
+with BinarizedSession() as session:
+    print(session.check(Robustness(network, Ball([0.0] * 784, Fraction(1, 10)))))
 """
 
 from qrobust.binarized.answers import BinarizedAnswer, LabelChangeAnswer, LeastChangeAnswer, PairWitness, Witness

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from qrobust.answers import VERSION, Assurance, Verdict
-from qrobust.binarized.network import Grid
-from qrobust.binarized.queries import LabelChange, LeastChange, Norm, Robustness
+from qrobust.binarized.network import BinarizedNetwork, Grid
+from qrobust.binarized.queries import LabelChange, LeastChange, Norm, Robustness, inputs_of
 from qrobust.layers import IntArray
 
 INTERVALS = "intervals"
@@ -60,8 +60,11 @@ class BinarizedAnswer:
 
     @property
     def inputs(self) -> list[float] | None:
-        """The witness as real inputs."""
-        return None if self.witness is None else self.query.network.grid.values(self.witness.levels).tolist()
+        """The witness as real inputs, as `inputs_of` says."""
+        if self.witness is None:
+            return None
+        found = inputs_of(self.query.ball, self.query.network.grid, self.witness.levels)
+        return [float(value) for value in found]
 
     def __str__(self) -> str:
         network, where = self.query.network, self.query.ball
@@ -148,8 +151,11 @@ class LabelChangeAnswer:
 
     @property
     def inputs(self) -> list[float] | None:
-        """The witness as real inputs."""
-        return None if self.witness is None else self.query.copy.grid.values(self.witness.levels).tolist()
+        """The witness as real inputs, as `inputs_of` says; on the grid, where a float network is asked."""
+        if self.witness is None:
+            return None
+        grid, levels, is_signs = self.query.copy.grid, self.witness.levels, isinstance(self.query.network, BinarizedNetwork)
+        return [float(value) for value in (inputs_of(self.query.ball, grid, levels) if is_signs else grid.values(levels))]
 
     def __str__(self) -> str:
         copy, where = self.query.copy, self.query.ball
@@ -200,6 +206,13 @@ class LeastChangeAnswer:
     @property
     def is_exact_optimum(self) -> bool:
         return self.upper is not None and self.lower == self.upper
+
+    @property
+    def is_never_lost(self) -> bool:
+        """Whether it is ruled out that any input loses the label."""
+        grid = self.query.network.grid
+        most = np.full(self.query.network.inputs, grid.highest - grid.lowest, dtype=np.int64)
+        return self.lower > cost_units(self.query.norm, most)
 
     def distance(self, units: int) -> float:
         """Return a number of units as a distance of inputs."""

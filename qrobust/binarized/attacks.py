@@ -32,7 +32,7 @@ from qrobust.binarized.engines.highs import Program, Solution, load_highs, maxim
 from qrobust.binarized.engines.milp import Rows
 from qrobust.binarized.goal import Best, Goal
 from qrobust.binarized.propagation import propagate
-from qrobust.binarized.queries import Norm, Region, Robustness
+from qrobust.binarized.queries import Norm, Region, Robustness, inputs_of
 from qrobust.binarized.solve import check_seconds, folded
 from qrobust.binarized.surrogate import backward, forward
 from qrobust.binarized.unary import unary
@@ -110,7 +110,7 @@ class AttackAnswer:
             "first_lead": float(self.first_lead),
             "optimal": self.optimal,
             "levels": self.levels.tolist(),
-            "input": network.grid.values(self.levels).tolist(),
+            "input": inputs_of(self.query.ball, network.grid, self.levels).tolist(),
             "trace": [[seconds, float(lead)] for seconds, lead in self.trace],
             "seconds": self.seconds,
             "qrobust": VERSION,

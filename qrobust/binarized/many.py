@@ -201,9 +201,7 @@ def settle(question: Question, session: BinarizedSession, settings: Settings) ->
 def _settle_least(question: LeastChange, session: BinarizedSession, settings: Settings) -> Settled:
     """Find a least change: VIOLATED where an input that loses the label is known, ROBUST where there is none."""
     answer = session.least_change(question, engine=settings.engine, seconds=settings.seconds, exact=settings.exact)
-    grid = question.network.grid
-    most = cost_units(question.norm, np.full(question.network.inputs, grid.highest - grid.lowest, dtype=np.int64))
-    verdict = Verdict.ROBUST if answer.lower > most else Verdict.UNKNOWN
+    verdict = Verdict.ROBUST if answer.is_never_lost else Verdict.UNKNOWN
     levels = None
     if answer.witness is not None:
         verdict, levels = Verdict.VIOLATED, answer.witness.levels

@@ -24,7 +24,7 @@ from qrobust.binarized.float_pairs import FloatLabels
 from qrobust.binarized.folding import Folded
 from qrobust.binarized.many import Made, Question, Settings, settle_all
 from qrobust.binarized.network import BinarizedNetwork, Grid
-from qrobust.binarized.queries import Ball, LabelChange, Levels, Norm, Robustness, TieRule, ZeroSign
+from qrobust.binarized.queries import Ball, LabelChange, Levels, Norm, Robustness, TieRule, ZeroSign, check_pair
 from qrobust.binarized.solve import folded
 from qrobust.bounds.local import Status
 from qrobust.cache import ResultCache
@@ -69,6 +69,7 @@ class Cut:
     names: tuple[str, str] = ("", "")
     norm: Norm = Norm.LINF
     most: int = 0
+    shown_names: tuple[str, str] = ("", "")  # with their units, for pictures
 
     def __post_init__(self) -> None:
         inputs = len(self.centre)
@@ -136,13 +137,20 @@ def _ends(grid: Grid, value: Fraction, radius: Fraction) -> tuple[int, int]:
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """What is asked in every cell. `copy` is for Shown.CHANGE, where the grid is the copy's."""
+    """What is asked in every cell. `copy` is for Shown.CHANGE, where the grid is the copy's.
+
+    Raises    as `check_pair`
+    """
 
     network: BinarizedNetwork | Network
     shown: Shown = Shown.LABEL
     copy: BinarizedNetwork | None = None
     tie: TieRule = TieRule.FIRST
     zero: ZeroSign = ZeroSign.PLUS
+
+    def __post_init__(self) -> None:
+        if self.copy is not None:
+            check_pair(self.network, self.copy)
 
     @property
     def on_grid(self) -> BinarizedNetwork:

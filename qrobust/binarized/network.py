@@ -22,13 +22,14 @@ from typing import Any
 
 import numpy as np
 
-from qrobust.errors import DomainError, NumberError, ShapeError
+from qrobust.errors import DomainError, NumberError, ResourceError, ShapeError
 from qrobust.exact import to_fraction
-from qrobust.interval import FloatArray, round_fraction_up, up
+from qrobust.interval import FloatArray, down, round_fraction_up, up
 from qrobust.layers import Conv2d, Dense, IntArray, SparseMatrix, read_only
 
 Number = float | int | str | Fraction
 MOST_LEVELS = 2**16
+MOST_TERMS = 2**28  # of all sums of a layer together, zeros too, and inputs of it
 QUOTIENT_ERROR = 2.0**-50  # of a quotient of floats: what is taken from an input may be much greater than what is left
 NEAR_TIE = 1e-6  # a quotient this near to a tie, relatively, is rounded in exact arithmetic
 
@@ -99,13 +100,14 @@ class Grid:
 
         Shape: (levels - 1,), ascending. So the level of x + shift, kept in the range, is lowest + the count of those <= x.
         """
-        half, found = Fraction(1, 2), []
-        for level in range(self.lowest, self.highest):
-            tie = self.offset + (level + half) * self.step
-            least = np.array(round_fraction_up(tie - shift))
-            is_next = self.level(tie) == level and to_fraction(float(least)) == tie - shift
-            found.append(float(up(least) if is_next else least))
-        return np.array(found, dtype=np.float64)
+        return np.array([self._first_above(level, shift) for level in range(self.lowest, self.highest)], dtype=np.float64)
+
+    def _first_above(self, level: int, shift: Fraction = Fraction(0)) -> float:
+        """Return the least float x at which level(x + shift) is above a level."""
+        tie = self.offset + (level + Fraction(1, 2)) * self.step
+        least = np.array(round_fraction_up(tie - shift))
+        is_next = self.level(tie) == level and to_fraction(float(least)) == tie - shift
+        return float(up(least) if is_next else least)
 
     def levels(self, inputs: FloatArray) -> IntArray:
         """Return the levels of inputs, exactly. Raises NumberError (not finite), DomainError (outside the range)."""
@@ -122,6 +124,14 @@ class Grid:
             raise DomainError(f"an input lies outside the input range [{float(self.lower):g}, {float(self.upper):g}]")
         return levels
 
+    def nearest(self, centre: FloatArray, levels: IntArray) -> FloatArray:
+        """Return the floats of given levels that are nearest to a centre's. Shapes: all (inputs,). Raises as `levels`."""
+        found, own = np.array(centre, dtype=np.float64), self.levels(centre)
+        for place in np.flatnonzero(levels != own):
+            level = int(levels[place])
+            found[place] = self._first_above(level - 1) if level > own[place] else down(np.array(self._first_above(level)))
+        return found
+
     def values(self, levels: IntArray) -> FloatArray:
         """Return what the network sees of levels, rounded to float64."""
         return np.asarray(float(self.offset) + float(self.step) * levels, dtype=np.float64)
@@ -132,7 +142,7 @@ class Linear:
     """scale * (W v) + bias, the weights W in {-1, 0, +1} and the biases those of the layer.
 
     Shapes    scale (channels,), one for each row of a dense layer's weights or each channel of a convolution's
-    Raises    NumberError (other weights; a scale that is zero or not finite), ShapeError
+    Raises    NumberError (other weights; a scale that is zero or not finite), ShapeError, ResourceError (over MOST_TERMS)
     """
 
     layer: Dense | Conv2d
@@ -143,6 +153,11 @@ class Linear:
         strange = weight[~np.isin(weight, (-1.0, 0.0, 1.0))]
         if strange.size:
             raise NumberError(f"a binarized layer has the weight {strange.flat[0]:g}: only -1, 0 and 1 are weights of signs")
+        terms = self.layer.outputs * self.layer.weight[0].size
+        if max(self.layer.inputs, terms) > MOST_TERMS:
+            raise ResourceError(
+                f"a layer has {self.layer.inputs:,} inputs and {terms:,} terms in its sums, at most {MOST_TERMS:,} are taken"
+            )
         channels = len(self.layer.bias)
         scale = read_only(np.broadcast_to(np.asarray(self.scale, dtype=np.float64), (channels,)))
         object.__setattr__(self, "scale", scale)

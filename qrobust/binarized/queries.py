@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from qrobust.binarized.network import BinarizedNetwork, Grid
-from qrobust.errors import DomainError, NumberError, ShapeError
+from qrobust.errors import DomainError, NumberError, ShapeError, UnsupportedError
 from qrobust.exact import to_fraction
 from qrobust.interval import FloatArray
 from qrobust.layers import IntArray, read_only
@@ -154,7 +154,7 @@ class Box:
     A box of real inputs that are no levels holds more than this: then a counterexample holds for it, a proof does not.
 
     Shapes    lower, upper (inputs,)
-    Raises    NumberError (an end that is not finite), DomainError (an input without a level in the box)
+    Raises    NumberError (an end that is not finite), DomainError (ends that are crossed, an input without a level in the box)
     """
 
     lower: FloatArray
@@ -165,6 +165,11 @@ class Box:
         object.__setattr__(self, "upper", read_only(self.upper))
         if self.lower.shape != self.upper.shape or not np.isfinite([self.lower, self.upper]).all():
             raise NumberError("a box needs as many lower as upper ends, all finite")
+        if (self.lower > self.upper).any():
+            place = int(np.argmax(self.lower > self.upper))
+            raise DomainError(
+                f"the box's lower end {self.lower[place]:g} of input {place + 1} is above its upper end {self.upper[place]:g}"
+            )
 
     def __str__(self) -> str:
         return f"in a box of {len(self.lower)} inputs"
@@ -178,7 +183,7 @@ class Box:
         lower = np.array([max(math.ceil(ends[x]), grid.lowest) for x in self.lower.tolist()], dtype=np.int64)
         upper = np.array([min(math.floor(ends[x]), grid.highest) for x in self.upper.tolist()], dtype=np.int64)
         if (lower > upper).any():
-            raise DomainError(f"input {int(np.argmax(lower > upper))} has no level in the box: take a smaller step")
+            raise DomainError(f"input {int(np.argmax(lower > upper)) + 1} has no level in the box: take a smaller step")
         return Region((lower + upper) // 2, lower, upper)
 
     def to_json(self) -> dict[str, Any]:
@@ -240,6 +245,16 @@ def check_label(network: BinarizedNetwork, label: int | None) -> None:
 def _told(grid: Grid, zero: ZeroSign) -> dict[str, Any]:
     """Return what every question says of the network's numbers, as JSON values."""
     return {"sign_of_zero": zero.value, "step": str(grid.step), "range": [str(grid.lower), str(grid.upper)]}
+
+
+def inputs_of(where: Ball | Box | Levels, grid: Grid, levels: IntArray) -> FloatArray:
+    """Return an input with these levels: of an L-infinity ball the one nearest to its centre, else the one on the grid.
+
+    So it lies in the ball, as far as float64 can say. Shapes: levels and result (inputs,)
+    """
+    if isinstance(where, Ball) and where.norm is Norm.LINF:
+        return grid.nearest(where.centre, levels)
+    return grid.values(levels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -305,13 +320,23 @@ class LeastChange:
         }
 
 
+def check_pair(network: BinarizedNetwork | Network, copy: BinarizedNetwork) -> None:
+    """Raise ShapeError (other inputs or classes), or UnsupportedError (networks of signs that round inputs differently)."""
+    classes = network.class_count if isinstance(network, Network) else network.outputs
+    for what, mine, other in (("inputs", network.inputs, copy.inputs), ("classes", classes, copy.outputs)):
+        if mine != other:
+            raise ShapeError(f"the network has {mine} {what} and the copy {other}: they cannot be compared")
+    if isinstance(network, BinarizedNetwork) and network.grid != copy.grid:
+        raise UnsupportedError("the network and the copy round their inputs differently: give both one step and range")
+
+
 @dataclass(frozen=True, eq=False)
 class LabelChange:
     """For all x in the ball, on the copy's grid: the network and its copy give x the same label.
 
     A label is the class of greatest score, the first of equals. A float network's is that of its real-valued function at
     offset + step * level, by the level 1/2 if it has one output.
-    Raises    ShapeError (other inputs or classes)
+    Raises    as `check_pair`
     """
 
     network: BinarizedNetwork | Network
@@ -320,11 +345,7 @@ class LabelChange:
     zero: ZeroSign = ZeroSign.PLUS
 
     def __post_init__(self) -> None:
-        network, copy = self.network, self.copy
-        classes = network.class_count if isinstance(network, Network) else network.outputs
-        for what, mine, other in (("inputs", network.inputs, copy.inputs), ("classes", classes, copy.outputs)):
-            if mine != other:
-                raise ShapeError(f"the network has {mine} {what} and the copy {other}: they cannot be compared")
+        check_pair(self.network, self.copy)
 
     def statement(self) -> str:
         """Return what is so if no input's label is another."""

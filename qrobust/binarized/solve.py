@@ -33,7 +33,7 @@ from qrobust.binarized.folding import Folded, fold, over
 from qrobust.binarized.network import BinarizedNetwork
 from qrobust.binarized.pairs import SAME, paired
 from qrobust.binarized.queries import Ball, LabelChange, LeastChange, Norm, Region, Robustness, TieRule, ZeroSign
-from qrobust.binarized.race import CARDINALITY, PORTFOLIO, Finish, Race, available, engine_names
+from qrobust.binarized.race import CARDINALITY, PORTFOLIO, Finish, Race, available, check_engine, engine_names
 from qrobust.errors import NumberError, UnsoundAnswerError
 from qrobust.layers import IntArray
 from qrobust.network import Network
@@ -41,6 +41,7 @@ from qrobust.network import Network
 ATTACK = "attack"
 ATTACK_SHARE = 0.1  # of the time
 FEW_ROUNDS = 2  # of attack, before a small formula is tried
+LAST_SECONDS = 0.1  # of attack at each radius, beyond the time limit, where a least change has no upper end yet
 SMALL_FORMULA = 40_000  # literals
 CONFLICTS = 20_000  # of a small formula, less where its literals times conflicts would be more than WORK
 WORK = 2 * 10**8
@@ -83,7 +84,7 @@ class BinarizedSession:
 
         Raises    UnsupportedError, BackendUnavailableError, UnsoundAnswerError, NumberError, ShapeError, DomainError
         """
-        started, integers = _start(seconds), folded(query.network, query.zero)
+        started, integers = _start(engine, seconds), folded(query.network, query.zero)
         region = query.ball.region(query.network)
         label = _own_label(integers, region.centre) if query.label is None else query.label
         found = self._decide(integers, region, (label, query.tie), (engine, started + seconds, exact))
@@ -98,7 +99,7 @@ class BinarizedSession:
 
         Raises    as `check`
         """
-        started, integers = _start(seconds), folded(query.network, query.zero)
+        started, integers = _start(engine, seconds), folded(query.network, query.zero)
         grid = query.network.grid
         centre = Ball(query.centre, Fraction(0), query.norm).region(query.network).centre
         label = _own_label(integers, centre) if query.label is None else query.label
@@ -121,6 +122,11 @@ class BinarizedSession:
                 if radius == most:
                     ends.reason = "no input loses the label"
                     break
+        if ends.upper is None and ends.lower <= most:
+            far = _far_hit(integers, query, (label, ends.lower, most), np.random.default_rng(self._seed))
+            if far is not None:
+                ends.hit(cost_units(query.norm, far - centre), _witness(integers, far, label, query.tie))
+                ends.engines.setdefault(ATTACK)
         taken, names = time.monotonic() - started, tuple(ends.engines)
         return LeastChangeAnswer(query, ends.lower, ends.upper, ends.witness, ends.exact, taken, label, names, ends.reason)
 
@@ -131,7 +137,7 @@ class BinarizedSession:
 
         Raises    as `check`; UnsupportedError if the two round their inputs differently
         """
-        started, copy = _start(seconds), folded(query.copy, query.zero)
+        started, copy = _start(engine, seconds), folded(query.copy, query.zero)
         region, settings = query.ball.region(query.copy), (engine, started + seconds, exact)
         if isinstance(query.network, Network):
             labels = FloatLabels(query.network, query.copy.grid)
@@ -235,6 +241,19 @@ def _attacked(
     return None if hit is None else _Decision(Verdict.VIOLATED, ATTACK, True, _witness(integers, hit, *asked))
 
 
+def _far_hit(integers: Folded, query: LeastChange, asked: tuple[int, int, int], rng: np.random.Generator) -> IntArray | None:
+    """Look for any input that loses the label, at twice the radius each time: time is up, and no upper end is known."""
+    label, radius, most = asked
+    grid = query.network.grid
+    centre, radius = grid.levels(query.centre), max(radius, 1)
+    while True:
+        region = _units_region((grid.lowest, grid.highest), centre, query.norm, radius)
+        found = attack(integers, region, label, query.tie, seconds=LAST_SECONDS, rng=rng, rounds=FEW_ROUNDS)
+        if found is not None or radius == most:
+            return found
+        radius = min(2 * radius, most)
+
+
 def _soon(integers: Folded, found: Constraints, asked: tuple[int, TieRule]) -> _Decision | None:
     """Decide a small formula in this process; None if it is not small, or takes too many conflicts."""
     if not is_small_formula(found):
@@ -312,7 +331,8 @@ def check_seconds(seconds: float) -> None:
         raise NumberError(f"a time limit is {seconds:g} s, it must be positive and finite")
 
 
-def _start(seconds: float) -> float:
+def _start(engine: str, seconds: float) -> float:
+    check_engine(engine)
     check_seconds(seconds)
     return time.monotonic()
 

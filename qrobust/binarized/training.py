@@ -20,11 +20,12 @@ import numpy as np
 from qrobust.binarized.latent import EPSILON, LatentNetwork, load_keras
 from qrobust.binarized.network import BatchNorm, BinarizedNetwork, Block, Grid, Linear
 from qrobust.binarized.recipes import Cancelling, Recipe, eps_at, rate_at
-from qrobust.errors import DomainError, NumberError, ShapeError, UnsupportedError
+from qrobust.errors import DomainError, NumberError, ResourceError, ShapeError, UnsupportedError
 from qrobust.interval import FloatArray
 from qrobust.layers import Activation, Conv2d, Dense, IntArray, Shape
 
 TRIALS = 5  # batches on which sharpness is chosen
+MOST_WEIGHTS = 10**8
 CHUNK = 500  # inputs that are run through a layer at a time
 
 
@@ -42,7 +43,7 @@ def train(
 
     Shapes    inputs (points, pixels), from 0 to 1, of images (channel, row, column); labels (points,), from 0 to classes - 1;
               image (channels, height, width), of one grey channel and square if None
-    Raises    BackendUnavailableError, ShapeError, NumberError, DomainError, UnsupportedError
+    Raises    BackendUnavailableError, ShapeError, NumberError, DomainError, UnsupportedError, ResourceError
     """
     _check(recipe, inputs, labels, classes)
     grid = Grid.of(recipe.step, 0, 1)
@@ -80,7 +81,7 @@ def _check(recipe: Recipe, inputs: FloatArray, labels: IntArray, classes: int) -
 
 
 def network_layers(recipe: Recipe, pixels: int, classes: int, image: Shape | None) -> list[Dense | Conv2d]:
-    """Return the layers in order, their weights 0. Raises ShapeError."""
+    """Return the layers in order, their weights 0. Raises ShapeError, ResourceError (too many weights)."""
     found: list[Dense | Conv2d] = []
     if recipe.convolutions:
         side = math.isqrt(pixels)
@@ -97,6 +98,14 @@ def network_layers(recipe: Recipe, pixels: int, classes: int, image: Shape | Non
             shape = layer.output_shape
         pixels = math.prod(shape)
     sizes = (pixels, *recipe.hidden, classes)
+    if min(sizes) < 1:
+        raise ShapeError(f"a layer has {min(sizes)} neurons, it must have 1 or more")
+    weights = sum(before * after for before, after in pairwise(sizes))
+    if weights > MOST_WEIGHTS:
+        raise ResourceError(
+            f"the layers {'-'.join(map(str, sizes))} have {weights:,} weights, at most {MOST_WEIGHTS:,} are trained:"
+            " take fewer neurons or classes"
+        )
     return found + [Dense(np.zeros((after, before)), np.zeros(after)) for before, after in pairwise(sizes)]
 
 

@@ -83,7 +83,7 @@ class MethodName(StrEnum):
 
 @bnn.command("verify")
 def verify(
-    model: Annotated[Path, typer.Argument(help="A binarized network: .json, .npz, .onnx, .onnx.gz.")],
+    model: Annotated[Path, typer.Argument(help="A binarized network: .json, .npz, .onnx, .onnx.gz, .h5 (Larq).")],
     given: Annotated[str | None, typer.Option("--input", help="An input, '0, 1, 0.5', or a CSV file with a header.")] = None,
     row: Annotated[int, typer.Option(help="Which row of the CSV file, from 1.")] = 1,
     rows: Annotated[str | None, typer.Option(help="Many rows in place of one, from 1: '1:100', or ':' for all.")] = None,
@@ -119,13 +119,15 @@ def verify(
         Path | None, typer.Option(help="Write it for other checkers: STEM.cnf, and its proof STEM.drat and STEM.lrat.")
     ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds.")] = 60.0,
-    seed: Annotated[int, typer.Option(help="Of the attack.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the attack.")] = 0,
     jobs: Jobs = 1,
     cache: Cache = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
 ) -> None:
     """Decide whether a binarized network keeps its label near an input. Exit code 0 robust, 1 violated, 3 unknown.
+
+    With --least, 0 if the least change is found, or it is proved that there is none, else 3.
 
     \b
     qrobust bnn verify model.npz --input "0, 1, 1" --eps 1
@@ -175,7 +177,7 @@ def verify(
             found = LeastChange(read.network, named_point(given, row, read), Norm(norm.value), label, *policies)
             ends = session.least_change(found, engine=engine, seconds=timeout, exact=exact)
             _print(ends.to_json(), str(ends), json=json, quiet=quiet)
-            raise typer.Exit(0 if ends.is_exact_optimum else 3)
+            raise typer.Exit(0 if ends.is_exact_optimum or ends.is_never_lost else 3)
         query = _query(((given, row, eps, norm), box), vnnlib, read, label, policies)
         answer = session.check(query, engine=engine, seconds=timeout, exact=exact)
     if export is not None:
@@ -234,7 +236,7 @@ def _check_rows(where: tuple[str | None, str | None, str | None], norm: NormName
 
 @bnn.command("attack")
 def attack(
-    model: Annotated[Path, typer.Argument(help="A binarized network: .json, .npz, .onnx, .onnx.gz.")],
+    model: Annotated[Path, typer.Argument(help="A binarized network: .json, .npz, .onnx, .onnx.gz, .h5 (Larq).")],
     method: Annotated[MethodName, typer.Option(help="How an input is looked for.")] = MethodName.IFGSM,
     given: Annotated[str | None, typer.Option("--input", help="An input, '0, 1, 0.5', or a CSV file with a header.")] = None,
     row: Annotated[int, typer.Option(help="Which row of the CSV file, from 1.")] = 1,
@@ -250,7 +252,7 @@ def attack(
     scheme: Annotated[str | None, typer.Option(help="Binarize a float network: binary or ternary.")] = None,
     go_on: Annotated[bool, typer.Option("--maximise", help="Raise the lead on after the label is taken.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds.")] = 60.0,
-    seed: Annotated[int, typer.Option(help="Of the random choices.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random choices.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
 ) -> None:
@@ -278,7 +280,7 @@ def train(
     recipe: Annotated[str, typer.Option(help=f"{', '.join(RECIPES)}.")] = "binary",
     architecture: Annotated[str, typer.Option(help=f"{', '.join(ARCHITECTURES)}.")] = "dense",
     image: Annotated[str | None, typer.Option(help="Channels, height, width of convolutions' inputs: '1, 28, 28'.")] = None,
-    hidden: Annotated[str | None, typer.Option(help="Neurons of each hidden layer, as in '100, 100'.")] = None,
+    hidden: Annotated[str | None, typer.Option(help="Neurons of each hidden layer, as in '100, 100'; 0 for none.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes through the table.")] = None,
     eps: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="The ball of losses about balls.")] = None,
     step: Annotated[str | None, typer.Option(help="The step that inputs are rounded to, as in 1/4.")] = None,
@@ -296,6 +298,9 @@ def train(
         raise UsageError(f"--output is {output}, give a name that ends in .npz or .json")
     check_can_appear(output)
     sizes = chosen.hidden if hidden is None else _sizes(hidden)
+    shape = _image_shape(image)
+    if shape is not None and not chosen.convolutions:
+        raise UsageError("--image goes with convolutions: add --architecture small-conv")
     chosen = replace(chosen, hidden=sizes, epochs=epochs or chosen.epochs, step=step or chosen.step)
     chosen = chosen if eps is None else replace(chosen, eps=eps)
     _, values = read_table(table)
@@ -303,18 +308,11 @@ def train(
     if len(values) == 0 or values.shape[1] < 2 or not np.array_equal(labels, values[:, -1]):
         raise ShapeError(f"{table} needs rows of inputs, and last a column of whole numbers, the classes")
     say = (lambda text: None) if quiet else show.progress
-    shape, classes = _image_shape(image), int(labels.max()) + 1
+    classes = int(labels.max()) + 1
     network = train_network(chosen, values[:, :-1], labels, classes, image=shape, name=output.stem, say=say)
     save_binarized(network, output)
     right = float((fold(network).labels(network.grid.levels(values[:, :-1])) == labels).mean())
     show.line(f"wrote {output}: {network}, {right:.2%} of the table labelled rightly, in integers", quiet=quiet)
-
-
-def _sizes(text: str) -> tuple[int, ...]:
-    sizes = numbers(text, "--hidden")
-    if any(size < 1 or size != int(size) for size in sizes):
-        raise UsageError(f"--hidden is {text!r}, give whole numbers of neurons from 1, as in '100, 100'")
-    return tuple(int(size) for size in sizes)
 
 
 def _image_shape(text: str | None) -> Shape | None:
@@ -324,6 +322,14 @@ def _image_shape(text: str | None) -> Shape | None:
     if len(sizes) != 3 or any(size < 1 or size != int(size) for size in sizes):
         raise UsageError(f"--image is {text!r}, give channels, height and width, as in '1, 28, 28'")
     return int(sizes[0]), int(sizes[1]), int(sizes[2])
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    """Return the neurons of each hidden layer; '0' stands for no hidden layer. Raises UsageError, NumberError."""
+    sizes = numbers(text, "--hidden")
+    if any(size < 1 or size != int(size) for size in sizes) and sizes != [0.0]:
+        raise UsageError(f"--hidden is {text!r:.60}, give whole numbers of neurons, as in '100, 100', or 0 for no hidden layer")
+    return tuple(int(size) for size in sizes if size)
 
 
 def _target(text: str) -> Target:
@@ -354,13 +360,13 @@ def _print(document: dict[str, object], text: str, *, json: bool, quiet: bool) -
 
 def grid_of(step: str | None, reach: str | None, rounding: str) -> Grid | None:
     """Return the grid that --step and --range name. Raises UsageError."""
-    if step is None and reach is None:
-        return None
-    if step is None or reach is None or reach.count(":") != 1:
-        raise UsageError("--step and --range go together: write for example --step 1/255 --range 0:1")
     rules = {rule.value: rule for rule in InputRounding}
     if rounding not in rules:
         raise UsageError(f"the rounding of inputs is {rounding!r}, give one of {', '.join(rules)}")
+    if step is None and reach is None and rules[rounding] is InputRounding.HALF_EVEN:
+        return None
+    if step is None or reach is None or reach.count(":") != 1:
+        raise UsageError("--step and --range go together, and a rounding with both: write for example --step 1/255 --range 0:1")
     lower, upper = reach.split(":")
     return Grid.of(step, lower, upper, 0, rules[rounding])
 

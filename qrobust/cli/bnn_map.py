@@ -27,7 +27,7 @@ from qrobust.files import check_can_appear, write_whole
 from qrobust.formats import load
 from qrobust.formats.table import read_table
 from qrobust.layers import IntArray
-from qrobust.network import Network
+from qrobust.network import Feature, Network
 from qrobust.quantization import parse_scheme
 
 MOST_NAMED = 12  # inputs that a message names
@@ -43,7 +43,7 @@ class ShownName(StrEnum):
 
 
 def bnn_map(
-    model: Annotated[Path, typer.Argument(help="A binarized network: .json, .npz, .onnx, .onnx.gz.")],
+    model: Annotated[Path, typer.Argument(help="A binarized network: .json, .npz, .onnx, .onnx.gz, .h5 (Larq).")],
     axes: Annotated[str, typer.Option(help="Two inputs, by number from 1 or by name, as in '1, 2'.")],
     what: Annotated[
         ShownName | None,
@@ -100,8 +100,8 @@ def bnn_map(
         read = load_binarized(model, grid, chosen)
         asked, source = Asked(read.network, shown, None, ties, sign), None
     source = load(model) if source is None and chosen is not None else source
-    names = _names(source, given, read.network.inputs)
-    cut = _cut(read, (axes, box, cells), (given, row, eps, norm), names, axes_too=axes_too)
+    features = _features(source, given, read.network.inputs)
+    cut = _cut(read, (axes, box, cells), (given, row, eps, norm), features, axes_too=axes_too)
     if output is not None and output.suffix.lower() != ".npz" and len(cut) > MOST_CSV:
         raise ResourceError(f"{len(cut):,} cells are too many lines of CSV: name an .npz file, or a coarser --grid")
     kept = cache_in(cache)
@@ -127,36 +127,38 @@ def _shown(what: ShownName | None, eps: str | None, copy: str | None, *, axes_to
     return implied
 
 
-def _names(source: Network | None, given: str | None, inputs: int) -> list[str]:
+def _features(source: Network | None, given: str | None, inputs: int) -> list[Feature]:
     """Return the inputs' names: the float network's features, else the header of --input's table, else x1, x2, ..."""
     if source is not None and source.features and len(source.features) == inputs:
-        return [feature.name for feature in source.features]
+        return list(source.features)
     if given is not None and Path(given).suffix.lower() == ".csv":
         header, _ = read_table(Path(given))
         if len(header) == inputs:
-            return [name or f"x{number}" for number, name in enumerate(header, start=1)]
-    return [f"x{number}" for number in range(1, inputs + 1)]
+            return [Feature(name or f"x{number}") for number, name in enumerate(header, start=1)]
+    return [Feature(f"x{number}") for number in range(1, inputs + 1)]
 
 
 def _cut(
     read: ReadNetwork,
     where: tuple[str, str | None, str | None],
     about: tuple[str | None, int, str | None, NormName],
-    names: list[str],
+    features: list[Feature],
     *,
     axes_too: bool,
 ) -> Cut:
     """Return the grid that --axes, --box and --grid name, about the input that --input names."""
     (axes, box, cells), (given, row, eps, norm) = where, about
     network: BinarizedNetwork = read.network
-    grid, numbers = network.grid, _axes(axes, names)
+    grid, numbers = network.grid, _axes(axes, [feature.name for feature in features])
     places = np.argsort(read.order)[list(numbers)].tolist()
     region = None if box is None else box_of(box, read).region(network)
     lower = np.full(network.inputs, grid.lowest) if region is None else region.lower
     upper = np.full(network.inputs, grid.highest) if region is None else region.upper
     sides = [_side(int(lower[place]), int(upper[place]), count) for place, count in zip(places, _counts(cells), strict=True)]
-    own = (names[numbers[0]], names[numbers[1]])
-    cut = Cut((places[0], places[1]), sides[0], sides[1], lower, (lower + upper) // 2, upper, None, own)
+    first, second = (features[number] for number in numbers)
+    own, labels = (first.name, second.name), (first.label, second.label)
+    axes_of, middle = (places[0], places[1]), (lower + upper) // 2
+    cut = Cut(axes_of, sides[0], sides[1], lower, middle, upper, None, own, shown_names=labels)
     if eps is not None:
         if network.inputs == 2 and not axes_too:
             raise UsageError("the model has no inputs but the axes: with --eps, add --axes-too")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -20,28 +21,28 @@ from qrobust.cli.bnn import NormName, TieName, given_numbers, grid_of, policies_
 from qrobust.cli.options import Rule, UsageError, parameter_boxes, read_model
 from qrobust.cli.reasoned import About, Reasoned, read_reasoned
 from qrobust.domains import InputBox
-from qrobust.errors import DomainError, NumberError, UnsupportedError
+from qrobust.errors import DomainError, NumberError
 from qrobust.exact import to_fraction
 from qrobust.files import check_can_appear
 from qrobust.formats.table import check_width, read_points
 from qrobust.interval import down, round_fraction_up, up
+from qrobust.logic.compiled import Wanted, read_off
 from qrobust.logic.counting import Counter, Disagreement, Flips, Influence, Property, count
-from qrobust.logic.diagrams import MOST_NODES, Diagram, region_of
+from qrobust.logic.diagrams import MOST_NODES, region_of
 from qrobust.logic.explanation import Explanation, Size, explain, explanations
 from qrobust.logic.hashing import Factor
 from qrobust.logic.minimal import Method, Order
 from qrobust.logic.oracles import Kind
-from qrobust.logic.pictures import Held, draw_diagram, draw_explanation, named
+from qrobust.logic.pictures import Held, draw_explanation, named
 from qrobust.logic.reals import Promise, RealDecision, RealOracle
 from qrobust.logic.sampling import Precision
-from qrobust.logic.sentential import compile_sentential
 from qrobust.logic.signs import SignDecision, SignOracle
 from qrobust.logic.widening import Ranges, widened
 from qrobust.network import Feature
 
 SHOWN = 20  # features of a line
 
-BinarizedModel = Annotated[Path, typer.Argument(help="A binarized network: .json, .npz, .onnx, .onnx.gz.")]
+BinarizedModel = Annotated[Path, typer.Argument(help="A binarized network: .json, .npz, .onnx, .onnx.gz, .h5 (Larq).")]
 Given = Annotated[str | None, typer.Option("--input", help="An input, '0, 1, 0.5', or a CSV file with a header.")]
 Row = Annotated[int, typer.Option(help="Which row of the CSV file, from 1.")]
 Zero = Annotated[int, typer.Option("--sign-of-zero", help="What sign(0) is: 1 or -1.")]
@@ -111,7 +112,9 @@ def explain_command(
     most: Annotated[int | None, typer.Option(min=1, help="Of --all: stop after so many of the kind.")] = None,
     method: Annotated[MethodText, typer.Option(help="How a set is made minimal.")] = MethodText.DELETION,
     names: Annotated[str | None, typer.Option(help="The features' names, with commas between.")] = None,
-    last: Annotated[str | None, typer.Option("--rather", help="Features rather kept than others, with commas.")] = None,
+    last: Annotated[
+        str | None, typer.Option("--rather", help="Features rather kept than others, by name or number from 0, with commas.")
+    ] = None,
     label: Annotated[int | None, typer.Option(help="The label to explain; it must be the input's own.")] = None,
     tie: Annotated[TieName, typer.Option(help="Who has the label where scores are equal.")] = TieName.FIRST,
     zero: Zero = 1,
@@ -172,7 +175,8 @@ def explain_command(
     if wide is not None:
         document["ranges"] = [about.words(place, wide.lower, wide.upper) for place in found[0].features or ()]
         document["widest"] = wide.is_widest
-    for each in [] if json else found:
+    is_told = every and sys.stdout.isatty() and sys.stderr.isatty()  # as they were found, on the same terminal
+    for each in [] if json or is_told else found:
         show.line(_sentence(each, told, about, wide), quiet=quiet)
     if json:
         show.document(document)
@@ -244,7 +248,7 @@ def _named(names: str | None, features: tuple[Feature, ...]) -> tuple[Feature, .
     own = [name.strip() for name in names.split(",")]
     if len(own) != len(features) or len(set(own)) != len(own):
         raise UsageError(f"--names has {len(set(own))} different names, the model takes {len(features)} inputs")
-    return tuple(Feature(name) for name in own)
+    return tuple(replace(feature, name=name) for feature, name in zip(features, own, strict=True))
 
 
 def _place(name: str, features: tuple[Feature, ...]) -> int:
@@ -288,7 +292,9 @@ def count_command(
     eps: Annotated[str | None, typer.Option(help="The radius of a ball about --input; without it, all inputs count.")] = None,
     norm: Annotated[NormName, typer.Option(help="The ball's norm.")] = NormName.LINF,
     copy: Annotated[Path | None, typer.Option(help="Count the inputs to which this copy gives another label.")] = None,
-    feature: Annotated[str | None, typer.Option(help="Count the inputs whose label this feature alone can change.")] = None,
+    feature: Annotated[
+        str | None, typer.Option(help="Count the inputs whose label this feature alone, by name or number from 0, can change.")
+    ] = None,
     label: Annotated[int | None, typer.Option(help="Count the inputs without this label; --input's own by default.")] = None,
     counter: Annotated[CounterName, typer.Option(help="Who counts.")] = CounterName.AUTO,
     epsilon: Annotated[
@@ -394,43 +400,29 @@ def compile_command(
     label = 0 if primes is None else primes
     if not 0 <= label < network.outputs:
         raise DomainError(f"the class is {label}, the network has classes 0 to {network.outputs - 1}")
+    wanted = Wanted(
+        network,
+        region_of(network, read.where),
+        nodes,
+        timeout,
+        sign,
+        sentential,
+        distances,
+        monotone,
+        primes,
+        None if copy is None else _copy(copy, grid, read),
+        None if draw is None else (label, draw),
+    )
     with show.waiting("compiling", quiet=quiet or json):
-        region = region_of(network, read.where)
-        diagram = Diagram(network, region, most=nodes, seconds=timeout, zero=sign)
-        document: dict[str, Any] = {"nodes": diagram.nodes, "counts": diagram.counts()}
-        if sentential:
-            other = compile_sentential(network, region, seconds=timeout, zero=sign)
-            if list(other.counts) != document["counts"]:
-                raise UnsupportedError("the two compilations count differently: please report")
-            document["sdd_size"] = other.size
-        if distances:
-            document["least_flips"] = diagram.distances()
-        if monotone:
-            document["monotone"] = _monotone(diagram)
-        if primes is not None:
-            document["primes"] = [[list(one) for one in prime.ranges] for prime in diagram.primes(label)]
-        if copy is not None:
-            differ = diagram.differences(diagram.compiled_too(_copy(copy, grid, read), sign))
-            levels = diagram.one_of(differ)
-            document["differences"] = diagram.count(differ)
-            document["witness"] = None if levels is None else network.grid.values(levels).tolist()
+        document, written = read_off(wanted)
     if json:
         show.document(document)
     else:
         for text in _compiled(document, read):
             show.line(text, quiet=quiet)
-    if draw is not None:
-        show.line(f"Wrote {', '.join(map(str, draw_diagram(diagram, label, draw)))}.", quiet=quiet or json)
+    if written:
+        show.line(f"Wrote {', '.join(map(str, written))}.", quiet=quiet or json)
     raise typer.Exit(1 if document.get("differences") else 0)
-
-
-def _monotone(diagram: Diagram) -> list[dict[str, Any]]:
-    found = []
-    for label in range(diagram.network.outputs):
-        for feature in diagram.pixels:
-            rises, falls = diagram.monotone(label, feature)
-            found.append({"class": label, "feature": feature, "never_lost_by_raising": rises, "never_lost_by_lowering": falls})
-    return found
 
 
 def _compiled(document: dict[str, Any], read: Reasoned) -> list[str]:

@@ -86,7 +86,8 @@ def read_reasoned(
     read = load_binarized(model, grid)
     inputs = None if given is None else named_point(given, row, read)
     where = None if inputs is None or radius is None else Ball(inputs, radius, norm)
-    return Reasoned(read.network, named((), read.network.inputs), where, inputs, inputs)
+    ends = (float(read.network.grid.lower), float(read.network.grid.upper))
+    return Reasoned(read.network, named((), read.network.inputs, ends), where, inputs, inputs)
 
 
 def _of_bracket(pair: Bracket, values: FloatArray | None, radius: Fraction | None, norm: Norm) -> Reasoned:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from enum import Enum
 from fractions import Fraction
 from typing import Any
@@ -39,6 +40,7 @@ from qrobust.logic.sampling import Precision, drawn, ends
 MOST_TRIED = 2**18  # inputs times features that `auto` tries one by one
 MOST_ENUMERATED = 2**26  # ... and that enumeration does: they are all in memory
 MOST_BITS = 14_000  # of a number of inputs: Python prints 4300 digits
+MOST_SHOWN = 10**15  # that a sentence writes out
 BoolRow = npt.NDArray[np.bool_]
 
 
@@ -221,13 +223,13 @@ class Count:
 
     def __str__(self) -> str:
         low, high = (f"{100 * float(end):.6g} %" for end in self.share)
-        many = f"{self.lower:,}" if self.is_exact else f"{self.lower:,} to {self.upper:,}"
+        many = _shown(self.lower) if self.is_exact else f"{_shown(self.lower)} to {_shown(self.upper)}"
         sure = "" if self.delta is None else f", with probability at least {1 - self.delta:g} (epsilon {self.epsilon:g})"
         sure += " within a factor of 1 + epsilon" if sure and self.counter is Counter.PARITIES else ""
         basis = "" if self.assurance is None else f", {self.assurance.name.lower()}"
         why = f" {self.reason}." if self.reason else ""
         return (
-            f"{many} of {self.total:,} ({self.text}), a share in [{low}, {high}]{sure}.{why}"
+            f"{many} of {_shown(self.total)} ({self.text}), a share in [{low}, {high}]{sure}.{why}"
             f" [{self.counter.value}{basis}, seed {self.seed}, {self.seconds:.3g} s]"
         )
 
@@ -250,6 +252,10 @@ class Count:
             "seconds": self.seconds,
             "qrobust": VERSION,
         }
+
+
+def _shown(number: int) -> str:
+    return f"{number:,}" if number < MOST_SHOWN else f"about {Decimal(number):.4e}"
 
 
 def count(

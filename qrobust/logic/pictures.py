@@ -30,14 +30,16 @@ COLOURS = {Kind.ABDUCTIVE: "#0072b2", Kind.CONTRASTIVE: "#d55e00"}
 LEAST_SIDE = 5  # pixels of the least square that counts as an image
 
 
-def named(features: Sequence[Feature], count: int) -> tuple[Feature, ...]:
-    """Return the features, or stand-ins: pixels by row and column for squares, else inputs by number."""
+def named(
+    features: Sequence[Feature], count: int, ends: tuple[float | None, float | None] = (None, None)
+) -> tuple[Feature, ...]:
+    """Return the features, or stand-ins: pixels by row and column for squares, else inputs by number, of a range."""
     if features:
         return tuple(features)
     side = math.isqrt(count)
     if side * side == count and side >= LEAST_SIDE:
         return tuple(Feature(f"pixel ({place // side}, {place % side})") for place in range(count))
-    return tuple(Feature(f"input {place + 1}") for place in range(count))
+    return tuple(Feature(f"input {place + 1}", "", *ends) for place in range(count))
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,6 +21,7 @@ import numpy as np
 from qrobust.answers import Verdict
 from qrobust.binarized import Ball, BinarizedNetwork, Folded, Norm, Robustness
 from qrobust.binarized.many import Made, Settings, Settled, settle_all
+from qrobust.binarized.queries import inputs_of
 from qrobust.binarized.race import PORTFOLIO
 from qrobust.binarized.solve import folded
 from qrobust.cache import ResultCache
@@ -77,6 +78,10 @@ class Survey:
     def query(self, row: int, eps: Fraction) -> Robustness:
         """Return what is asked of a row."""
         return Robustness(self.network, Ball(self.inputs[row], eps, self.norm))
+
+    def inputs_of(self, row: int, levels: IntArray) -> FloatArray:
+        """Return an input with these levels as near to a row as may be, as `queries.inputs_of`. Shapes: (inputs,)."""
+        return inputs_of(self.query(row, self.eps[0]).ball, self.network.grid, levels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,7 +194,7 @@ def document(found: Surveyed, provenance: dict[str, Any]) -> dict[str, Any]:
     eps[].seconds: object           mean, median, worst, of a question
     eps[].engines: object           how many questions each engine answered
     eps[].answers[]: object         row from 1, label, own (the network's), verdict, engine, exact, seconds, rival, levels,
-                                    reason
+                                    input (of the counterexample, in the ball), reason
     """
     survey = found.survey
     return {
@@ -226,6 +231,7 @@ def _radius(survey: Survey, radius: Radius) -> dict[str, Any]:
                 "own": int(survey.own[one.row]),
                 **one.settled.to_json(),
                 "rival": one.rival,
+                "input": None if one.settled.levels is None else survey.inputs_of(one.row, one.settled.levels).tolist(),
                 "reason": one.settled.reason or None,
             }
             for one in radius.answers

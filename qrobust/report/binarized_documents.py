@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 
 from qrobust.answers import Verdict
-from qrobust.binarized import BinarizedNetwork
 from qrobust.files import write_together
 from qrobust.interval import FloatArray
 from qrobust.layers import IntArray
 from qrobust.plotting import new_figure
-from qrobust.report.binarized import Decided, Radius, Surveyed, document
+from qrobust.report.binarized import Decided, Radius, Survey, Surveyed, document
 from qrobust.report.pictures import png
 from qrobust.report.plan import File
 from qrobust.report.signoff import environment, make_folder, versions_of
@@ -95,7 +94,7 @@ def examples(found: Surveyed, radius: Radius) -> bytes | None:
         float(network.grid.values(np.array(network.grid.highest))),
     )
     for number, one in enumerate(some):
-        before, after = _images(network, found.survey.inputs[one.row], one)
+        before, after = _images(found.survey, one)
         reach = max(float(np.abs(after - before).max()), 1e-12)
         titles = _titles(found, one, float(np.abs(after - before).max()))
         panels = ((before, "gray", low, high), (after, "gray", low, high), (after - before, "RdBu", -reach, reach))
@@ -106,11 +105,11 @@ def examples(found: Surveyed, radius: Radius) -> bytes | None:
     return png(figure)
 
 
-def _images(network: BinarizedNetwork, given: FloatArray, one: Decided) -> tuple[FloatArray, FloatArray]:
-    """Return the input as the network sees it, and the counterexample."""
+def _images(survey: Survey, one: Decided) -> tuple[FloatArray, FloatArray]:
+    """Return the row's input and the counterexample near it, in other norms than L-infinity both as the network sees them."""
     assert one.settled.levels is not None
-    levels: IntArray = network.grid.levels(given)
-    return network.grid.values(levels), network.grid.values(one.settled.levels)
+    own: IntArray = survey.network.grid.levels(survey.inputs[one.row])
+    return survey.inputs_of(one.row, own), survey.inputs_of(one.row, one.settled.levels)
 
 
 def _titles(found: Surveyed, one: Decided, change: float) -> tuple[str, str, str]:

@@ -26,8 +26,8 @@ NO_GRID = "does not say which inputs it takes: name the input step and range, as
 def load_binarized(path: Path | str, grid: Grid | None = None, scheme: Scheme | None = None) -> ReadNetwork:
     """Read a binarized network from a file, by the ending of its name; with a scheme, a float network to be binarized.
 
-    Accepts   .json and .npz (qrobust's own, which name their grid); .onnx, .onnx.gz and .h5 (Larq), with the grid of their
-              inputs; any float network that `qrobust.load` reads, with the grid and the scheme binary or ternary
+    Accepts   .json and .npz (qrobust's own, which name their own grid); .onnx, .onnx.gz and .h5 (Larq), with the
+              grid of their inputs; any float network that `qrobust.load` reads, with the grid and the scheme binary or ternary
     Raises    ModelFileError, UnsupportedError, BackendUnavailableError
     """
     name = str(path).lower()
@@ -37,7 +37,10 @@ def load_binarized(path: Path | str, grid: Grid | None = None, scheme: Scheme | 
             raise ModelFileError(f"{path} {NO_GRID}")
         return _in_order(binarize(load(path), scheme, grid))
     if suffix in OWN:
-        return _in_order(OWN[suffix](path))
+        found = OWN[suffix](path)
+        if grid is not None and grid != found.grid:
+            raise UnsupportedError(f"{path} says itself how its inputs are rounded: leave --step and --range out")
+        return _in_order(found)
     if suffix not in GIVEN:
         known = ", ".join([*OWN, *GIVEN, ".onnx.gz"])
         raise ModelFileError(f"{path} ends in {suffix or 'nothing'!r}: binarized networks are read from {known}")

@@ -34,6 +34,7 @@ from qrobust.interval import FloatArray
 from qrobust.layers import Activation, Conv2d, Dense
 
 FORMAT, VERSION = "qrobust-binarized", 1
+FLOAT_FORMAT = "qrobust-network"  # of an ordinary network's file
 MOST_BYTES = 2**28
 NORM = ("gamma", "beta", "mean", "variance", "epsilon")
 GEOMETRY = ("input_shape", "stride", "padding")
@@ -72,6 +73,10 @@ def _layer_document(linear: Linear, norm: BatchNorm | None) -> dict[str, Any]:
 
 def from_document(document: Any) -> BinarizedNetwork:
     """Return the network that JSON values describe. Raises ModelFileError and what the network's parts raise."""
+    if isinstance(document, dict) and document.get("format") == FLOAT_FORMAT:
+        raise ModelFileError(
+            f'it is a float network, not "format": "{FORMAT}": bnn verify, attack, map and report make it one by their scheme'
+        )
     if not isinstance(document, dict) or document.get("format") != FORMAT or document.get("version") != VERSION:
         raise ModelFileError(f'it does not say "format": "{FORMAT}" and "version": {VERSION}')
     settings = _of_kind(document.get("input"), dict, "input")
