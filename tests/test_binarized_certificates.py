@@ -15,6 +15,7 @@ import pytest
 from qrobust.answers import Assurance, Verdict
 from qrobust.binarized import (
     Ball,
+    BatchNorm,
     BinarizedNetwork,
     BinarizedSession,
     Block,
@@ -41,6 +42,7 @@ from qrobust.formats import load
 from qrobust.layers import Dense
 from tests.binarized import all_levels, dying, network, sleeping, sparse_dense
 from tests.test_binarized import Case
+from tests.test_binarized_truth import plain_labels_lost
 from tests.test_cli import refused, run
 
 ROOT = Path(__file__).parent.parent
@@ -163,6 +165,28 @@ def test_every_kind_of_region_is_what_it_says() -> None:
             assert proof is None or refutation_fault(clauses, proof) is None
             seen[is_lost] += 1
     assert min(seen.values()) > 300
+
+
+def test_epsilon_of_a_normalization_counts() -> None:
+    """Variances of 1 and an epsilon of 3: the root is 2, not 1, not the root of 2 below, nor that of -2."""
+    seen = {True: 0, False: 0}
+    for seed in range(300):
+        case, rng = Case(seed), np.random.default_rng(seed)
+        blocks = [
+            replace(
+                block, norm=BatchNorm(n.gamma, rng.integers(-3, 4, size=n.gamma.size) / 2, n.mean, np.ones(n.gamma.size), 3.0)
+            )
+            for block in case.network.blocks
+            if (n := block.norm) is not None
+        ]
+        if not blocks or len(blocks) != len(case.network.blocks):
+            continue
+        found = replace(case.network, blocks=tuple(blocks))
+        lost = plain_labels_lost(found, case.levels[case.inside], case.zero, case.label, case.tie)
+        clauses = plain_clauses(Robustness(found, case.ball, case.label, case.tie, case.zero)).clauses
+        assert (refutation(clauses) is None) == lost.any(), f"case {seed}"
+        seen[bool(lost.any())] += 1
+    assert min(seen.values()) > 30
 
 
 def test_pairs_have_proofs_exactly_where_they_label_all_alike() -> None:
