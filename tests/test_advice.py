@@ -69,6 +69,7 @@ REACHED: dict[str, tuple[str, ...]] = {  # a module or function that names optio
     "cli/compared": ("compare",),
     "cli/estimate": ("estimate",),
     "cli/export": ("export",),
+    "cli/replay": ("replay",),
     "cli/map": ("map",),
     "cli/blame": ("blame",),
     "cli/plots:plot_saturation": ("plot saturation",),

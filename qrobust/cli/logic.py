@@ -39,6 +39,7 @@ from qrobust.logic.sampling import Precision
 from qrobust.logic.signs import SignDecision, SignOracle
 from qrobust.logic.widening import Ranges, widened
 from qrobust.network import Feature
+from qrobust.plotting import save_figure
 
 SHOWN = 20  # features of a line
 
@@ -411,10 +412,11 @@ def compile_command(
         monotone,
         primes,
         None if copy is None else _copy(copy, grid, read),
-        None if draw is None else (label, draw),
+        None if draw is None else label,
     )
     with show.waiting("compiling", quiet=quiet or json):
-        document, written = read_off(wanted)
+        document, figure = read_off(wanted)
+    written = [] if draw is None or figure is None else save_figure(figure, draw)
     if json:
         show.document(document)
     else:

@@ -11,8 +11,7 @@ import typer
 from qrobust.answers import Assurance, Robust, statement
 from qrobust.binarized.certificates import is_certificate
 from qrobust.binarized.certificates import load_certificate as load_binarized_certificate
-from qrobust.binarized.formats import load_binarized
-from qrobust.binarized.network import BinarizedNetwork
+from qrobust.binarized.formats.load import OWN, load_binarized
 from qrobust.certificates import load_certificate
 from qrobust.check import certificate_fault
 from qrobust.cli import show
@@ -90,7 +89,8 @@ def _replay_signs(path: Path, model: Path | None, *, json: bool) -> NoReturn:
     """Check a certificate about networks of signs, print what is proved, and end."""
     proof = load_binarized_certificate(path)
     if model is not None:
-        given = load_binarized(model, proof.query.network.grid if isinstance(proof.query.network, BinarizedNetwork) else None)
+        grid = None if model.suffix.lower() in OWN else proof.networks["network"].grid
+        given = load_binarized(model, grid)
         if given.network.sha256 not in [network.sha256 for network in proof.networks.values()]:
             raise UsageError(f"{path} is about another network than {model}")
     started = time.monotonic()

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qrobust.backends.worker import Worker, WorkerDiedError, WorkerTimeoutError
 from qrobust.binarized.network import BinarizedNetwork
@@ -20,6 +19,9 @@ from qrobust.logic.diagrams import MOST_NODES, Diagram
 from qrobust.logic.oracles import Deadline
 from qrobust.logic.pictures import draw_diagram
 from qrobust.logic.sentential import compile_sentential
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,15 +38,15 @@ class Wanted:
     monotone: bool = False
     primes: int | None = None
     copy: BinarizedNetwork | None = None
-    drawn: tuple[int, Path] | None = None
+    drawn: int | None = None
 
 
-def read_off(wanted: Wanted) -> tuple[dict[str, Any], list[Path]]:
-    """Return the document, and the pictures written. Raises ResourceError (time, nodes, memory), and as `Diagram`."""
+def read_off(wanted: Wanted) -> tuple[dict[str, Any], Figure | None]:
+    """Return the document, and the picture drawn. Raises ResourceError (time, nodes, memory), and as `Diagram`."""
     seconds = Deadline.after(wanted.seconds).left()
     with closing(Worker()) as worker:
         try:
-            found: tuple[dict[str, Any], list[Path]] = worker.call(_read_off, wanted, seconds=seconds)
+            found: tuple[dict[str, Any], Figure | None] = worker.call(_read_off, wanted, seconds=seconds)
         except WorkerTimeoutError:
             raise ResourceError(
                 f"the decision diagram was not ready after {wanted.seconds:g} s, the time limit: allow more, or take fewer"
@@ -55,11 +57,11 @@ def read_off(wanted: Wanted) -> tuple[dict[str, Any], list[Path]]:
     return found
 
 
-def _read_off(wanted: Wanted) -> tuple[dict[str, Any], list[Path]]:
+def _read_off(wanted: Wanted) -> tuple[dict[str, Any], Figure | None]:
     network, region = wanted.network, wanted.region
     diagram = Diagram(network, region, most=wanted.nodes, seconds=wanted.seconds, zero=wanted.zero)
     document: dict[str, Any] = {"nodes": diagram.nodes, "counts": diagram.counts()}
-    written = [] if wanted.drawn is None else draw_diagram(diagram, *wanted.drawn)
+    figure = None if wanted.drawn is None else draw_diagram(diagram, wanted.drawn)
     if wanted.sentential:
         other = compile_sentential(network, region, seconds=wanted.seconds, zero=wanted.zero)
         if list(other.counts) != document["counts"]:
@@ -76,7 +78,7 @@ def _read_off(wanted: Wanted) -> tuple[dict[str, Any], list[Path]]:
         levels = diagram.one_of(differ)
         document["differences"] = diagram.count(differ)
         document["witness"] = None if levels is None else network.grid.values(levels).tolist()
-    return document, written
+    return document, figure
 
 
 def _monotone(diagram: Diagram) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from qrobust.logic.explanation import Explanation
 from qrobust.logic.oracles import Kind
 from qrobust.network import Feature
 from qrobust.plotting import new_figure, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MOST_DRAWN = 200  # nodes
 MOST_LINES = 12  # features
@@ -108,8 +111,8 @@ def _line(shown: Any, line: int, own: tuple[Feature, float], said: tuple[str, tu
     shown.text((value - low) / width, line + 0.16, f"{value:.4g}", fontsize=7, va="top", ha="center")
 
 
-def draw_diagram(diagram: Diagram, label: int, path: Path) -> list[Path]:
-    """Draw the decision diagram of one class. Raises ResourceError if it has over MOST_DRAWN nodes, OutputError."""
+def draw_diagram(diagram: Diagram, label: int) -> Figure:
+    """Draw the decision diagram of one class. Raises ResourceError if it has over MOST_DRAWN nodes."""
     root = diagram.classes[label]
     if root.node_count() > MOST_DRAWN:
         raise ResourceError(f"the diagram has {root.node_count():,} nodes, at most {MOST_DRAWN} are drawn: take fewer inputs")
@@ -134,7 +137,7 @@ def draw_diagram(diagram: Diagram, label: int, path: Path) -> list[Path]:
     shown.set_ylim(-bottom - 0.6, 0.6)
     shown.axis("off")
     shown.set_title(f"{diagram.network.class_name(label)}: solid where the test holds, dotted where not", fontsize=9)
-    return save_figure(figure, path)
+    return figure
 
 
 def _levels(root: Node) -> tuple[dict[int, list[Node]], list[tuple[Node, Node, bool]]]:
