@@ -18,7 +18,7 @@ import numpy as np
 
 from qrobust.binarized.formats.native import grid_document, grid_of_document
 from qrobust.binarized.network import BatchNorm, BinarizedNetwork, Block, InputRounding, Linear
-from qrobust.errors import BackendUnavailableError, UnsupportedError
+from qrobust.errors import BackendUnavailableError, OutputError, UnsupportedError
 from qrobust.files import write_whole
 from qrobust.interval import FloatArray
 from qrobust.layers import Conv2d, Shape
@@ -109,20 +109,23 @@ def write_keras(network: BinarizedNetwork, path: Path | str, notes: dict[str, An
     if notes:
         raise UnsupportedError(f"{path}: a Keras model has no place for {', '.join(notes)}: write .npz or .json")
     parts = model_parts(as_float32(network))
+    try:
+        content = _saved(parts, network.inputs, network.name.replace("/", " "))  # Keras takes no name with a slash
+    except OSError as error:
+        raise OutputError(f"{path} was not written: {error.strerror or error}") from None
+    write_whole(path, content)
+
+
+def _saved(parts: list[Part], inputs: int, name: str) -> bytes:
+    """Return the content of the model's file. Raises BackendUnavailableError, OSError."""
     own, keras = keras_layers(), load_keras()
     layers = [(own.get(part.kind) or getattr(keras.layers, part.kind))(**part.settings, dtype="float32") for part in parts]
-    model = keras.Sequential([keras.Input((network.inputs,), dtype="float32"), *layers], name=_model_name(network.name))
+    model = keras.Sequential([keras.Input((inputs,), dtype="float32"), *layers], name=name or None)
     for layer, part in zip(layers, parts, strict=True):
         layer.set_weights([each.astype(np.float32) for each in part.arrays])
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder) / "model.keras")
-        content = (Path(folder) / "model.keras").read_bytes()
-    write_whole(path, content)
-
-
-def _model_name(name: str) -> str | None:
-    """Return a name that Keras takes, or None."""
-    return name.replace("/", " ") or None
+        return (Path(folder) / "model.keras").read_bytes()
 
 
 def load_keras() -> Any:
