@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from qrobust.binarized import BinarizedNetwork
-from qrobust.binarized.formats.keras_write import Part, as_float32, model_parts
+from qrobust.binarized.formats.keras_write import Part, as_float32, model_name, model_parts
 from tests.damage import packed
 
 GROUPS = {"Dense": "dense", "Conv2D": "conv2d", "BatchNormalization": "batch_normalization", "Scale": "scale"}
@@ -35,7 +36,7 @@ def config_of(kind: str, settings: dict[str, Any], number: int) -> dict[str, Any
     return own | {"config": {"name": f"{kind.lower()}_{number}"} | DEFAULTS.get(kind, {}) | settings}
 
 
-def saved(parts: list[Part], inputs: int, name: str) -> bytes:
+def saved(parts: list[Part], inputs: int, name: str | None) -> bytes:
     """A `.keras` file of these layers, in place of `keras_write._saved`."""
     import h5py
 
@@ -55,4 +56,24 @@ def saved(parts: list[Part], inputs: int, name: str) -> bytes:
 
 
 def file_of(network: BinarizedNetwork) -> bytes:
-    return saved(model_parts(as_float32(network)), network.inputs, network.name)
+    return saved(model_parts(as_float32(network)), network.inputs, model_name(network.name))
+
+
+class Layer:
+    """As much of Keras's layers as those of qrobust use."""
+
+    compute_dtype = "float32"
+
+    def add_weight(self, name: str, shape: tuple[int, ...], initializer: str) -> Any:
+        return np.ones(shape, "f4") if initializer == "ones" else np.zeros(shape, "f4")
+
+    def get_config(self) -> dict[str, Any]:
+        return {"name": "layer"}
+
+
+def cast(values: Any, kind: str) -> Any:
+    return np.asarray(values).astype(kind)
+
+
+OPERATIONS = SimpleNamespace(cast=cast, round=np.round, floor=np.floor, sign=np.sign, abs=np.abs)
+IN_NUMPY = SimpleNamespace(ops=OPERATIONS, layers=SimpleNamespace(Layer=Layer))  # in place of Keras

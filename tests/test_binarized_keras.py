@@ -20,15 +20,17 @@ from models.train_bnn_digits import KEPT
 from models.train_digits import digits_sha256, load_split
 from qrobust import formats
 from qrobust.binarized import BatchNorm, BinarizedNetwork, Block, Grid, InputRounding, Linear, fold
+from qrobust.binarized.bracket_files import load_bracket
 from qrobust.binarized.formats import keras_layers, load_binarized, save_binarized
 from qrobust.binarized.formats.keras import read_keras
-from qrobust.binarized.formats.keras_write import as_float32, model_parts
-from qrobust.errors import BackendUnavailableError, OutputError, UnsupportedError
+from qrobust.binarized.formats.keras_write import _round_to_grid, _scale, _sign, as_float32, model_name, model_parts
+from qrobust.binarized.formats.native import grid_document
+from qrobust.errors import BackendUnavailableError, ModelFileError, OutputError, UnsupportedError
 from qrobust.formats.keras import members
 from qrobust.layers import Activation, Conv2d, Dense
 from tests.binarized import all_levels, network, sparse_dense
 from tests.damage import flipped, packed, refusal, survives
-from tests.keras_by_hand import file_of, saved
+from tests.keras_by_hand import IN_NUMPY, file_of, saved
 from tests.test_cli import run
 from tests.test_models import facts, percentages
 
@@ -125,7 +127,13 @@ def test_what_is_written_is_read_back(make: Callable[[np.random.Generator], Bina
         read = load_binarized(tmp_path / "m.keras")
         assert read.network.sha256 == wanted.sha256
         assert (read.network.classes, read.network.grid) == (wanted.classes, wanted.grid)
+        assert read.network.name == (model_name(wanted.name) or "sequential")
         assert read.order.tolist() == list(range(wanted.inputs))
+
+
+@pytest.mark.parametrize(("name", "taken"), [("MNIST conv-1", "MNIST_conv-1"), ("_a/b.ü", "a_b._"), ("_", None), ("", None)])
+def test_names_are_such_as_tensorflow_takes(name: str, taken: str | None) -> None:
+    assert model_name(name) == taken
 
 
 def test_dyadic_numbers_are_not_rounded() -> None:
@@ -329,6 +337,11 @@ def test_weights_of_no_network_of_signs_are_refused(damage: str, tmp_path: Path)
     assert message in refusal(tmp_path / "m.keras", packed(parts), read=load_binarized)
 
 
+def test_such_a_file_holds_no_bracket() -> None:
+    with pytest.raises(ModelFileError, match="without a bracket"):
+        load_bracket(MODELS / "bnn_digits.keras")
+
+
 def test_float_models_and_networks_of_signs_are_told_apart(tmp_path: Path) -> None:
     assert "if it is a float model, give --scheme" in refusal(MODELS / "ath_relu.keras", read=load_binarized)
     assert "RoundToGrid cannot be represented" in refusal(MODELS / "bnn_digits.keras")
@@ -380,3 +393,26 @@ def test_a_dense_layer_before_images_is_written() -> None:
     assert [part.kind for part in model_parts(own)] == [
         *("RoundToGrid", "Dense", "Sign", "Reshape", "Permute", "Conv2D", "Sign", "Permute", "Flatten", "Dense")
     ]
+
+
+@pytest.mark.parametrize("rounding", list(InputRounding))
+def test_the_layer_rounds_as_the_grid_does(rounding: InputRounding) -> None:
+    """Half way between two levels, and a float32 beside it: of a step that floats hold, and of one that they do not."""
+    for step, offset in (("1/8", "0"), ("61/100", "-1/3"), ("1/255", "1/7")):
+        grid = Grid.of(step, -1, 1, offset, rounding)
+        ties = (float(grid.offset) + (np.arange(grid.lowest, grid.highest) + 0.5) * float(grid.step)).astype(np.float32)
+        inputs = np.concatenate([ties, *(np.nextafter(ties, np.float32(end)) for end in (-2, 2))])
+        made = _round_to_grid(IN_NUMPY)(**grid_document(grid))
+        levels = (made.call(inputs) - float(grid.offset)) / float(grid.step)
+        np.testing.assert_array_equal(np.rint(levels), grid.levels(inputs.astype(np.float64)))
+        assert made.get_config() == {"name": "layer"} | grid_document(grid)
+
+
+def test_the_layers_of_signs_and_scales() -> None:
+    assert _sign(IN_NUMPY)().call(np.array([-1e-30, -0.0, 0.0, 2.0])).tolist() == [-1, 1, 1, 1]
+    made = _scale(IN_NUMPY)(classes=("a", "b"))
+    made.build((None, 2))
+    assert made.call(np.array([3.0, 4.0])).tolist() == [3, 4]
+    made.scale, made.bias = np.array([2.0, -1.0]), np.array([0.5, 0.0])
+    assert made.call(np.array([3.0, 4.0])).tolist() == [6.5, -4]
+    assert made.get_config() == {"name": "layer", "classes": ["a", "b"]}

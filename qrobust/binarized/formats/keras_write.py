@@ -7,6 +7,7 @@ Rounding  scales, biases and normalizations to the nearest float32: what the fil
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -110,17 +111,22 @@ def write_keras(network: BinarizedNetwork, path: Path | str, notes: dict[str, An
         raise UnsupportedError(f"{path}: a Keras model has no place for {', '.join(notes)}: write .npz or .json")
     parts = model_parts(as_float32(network))
     try:
-        content = _saved(parts, network.inputs, network.name.replace("/", " "))  # Keras takes no name with a slash
+        content = _saved(parts, network.inputs, model_name(network.name))
     except OSError as error:
         raise OutputError(f"{path} was not written: {error.strerror or error}") from None
     write_whole(path, content)
 
 
-def _saved(parts: list[Part], inputs: int, name: str) -> bytes:
+def model_name(name: str) -> str | None:
+    """Return a name that TensorFlow takes: letters, digits, '_', '.' and '-' of ASCII, a letter or a digit first."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name).lstrip("_.-") or None
+
+
+def _saved(parts: list[Part], inputs: int, name: str | None) -> bytes:
     """Return the content of the model's file. Raises BackendUnavailableError, OSError."""
     own, keras = keras_layers(), load_keras()
     layers = [(own.get(part.kind) or getattr(keras.layers, part.kind))(**part.settings, dtype="float32") for part in parts]
-    model = keras.Sequential([keras.Input((inputs,), dtype="float32"), *layers], name=name or None)
+    model = keras.Sequential([keras.Input((inputs,), dtype="float32"), *layers], name=name)
     for layer, part in zip(layers, parts, strict=True):
         layer.set_weights([each.astype(np.float32) for each in part.arrays])
     with tempfile.TemporaryDirectory() as folder:

@@ -204,6 +204,8 @@ def read_section(path: Path | str, name: str) -> Any:
         if suffix == ".npz":
             arrays = read_arrays(content)
             return json.loads(str(arrays[name])) if name in arrays else None
+        if suffix != ".json":
+            return None
         document = json.loads(content)
         return document.get(name) if isinstance(document, dict) else None
 
