@@ -115,6 +115,8 @@ def others(folder: Path) -> Iterator[Sample]:
     models = ROOT / "models"
     for name in ("bnn_binary.npz", "bnn_conv_ternary.npz", "khalil/2x100.npz"):
         yield Sample(f"binarized {name}", (models / name).read_bytes(), ".npz", load_binarized)
+    for path in sorted(models.glob("bnn_*.keras")):
+        yield Sample(f"binarized {path.name}", path.read_bytes(), ".keras", load_binarized)
     for path in sorted(folder.glob("signs.*")):
         grid = (lambda each: load_binarized(each, GRID)) if path.suffix in (".onnx", ".h5") else load_binarized
         yield Sample(f"binarized {path.name}", path.read_bytes(), path.suffix, grid)

@@ -18,7 +18,7 @@ from qrobust.network import Network
 
 ROOT = Path(__file__).parent.parent
 STEMS = sorted(path.stem for path in (ROOT / "models").glob("*.json") if not path.stem.endswith(".predictions"))
-KERAS_ONLY = sorted({path.stem for path in (ROOT / "models").glob("*.keras")} - set(STEMS))
+KERAS_ONLY = sorted({path.stem for path in (ROOT / "models").glob("[!b]*.keras")} - set(STEMS))  # bnn_*: of signs
 ATHLETES = ("ath_linear", "ath_relu")
 STANDARDISED = ("breast_cancer_50",)
 FEWER_IMAGES = 1000

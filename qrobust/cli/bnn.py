@@ -83,7 +83,7 @@ class MethodName(StrEnum):
 
 @bnn.command("verify")
 def verify(
-    model: Annotated[Path, typer.Argument(help="A binarized network: .json, .npz, .onnx, .onnx.gz, .h5 (Larq).")],
+    model: Annotated[Path, typer.Argument(help="A binarized network: .json, .npz, .keras, .onnx, .onnx.gz, .h5 (Larq).")],
     given: Annotated[str | None, typer.Option("--input", help="An input, '0, 1, 0.5', or a CSV file with a header.")] = None,
     row: Annotated[int, typer.Option(help="Which row of the CSV file, from 1.")] = 1,
     rows: Annotated[str | None, typer.Option(help="Many rows in place of one, from 1: '1:100', or ':' for all.")] = None,
@@ -236,7 +236,7 @@ def _check_rows(where: tuple[str | None, str | None, str | None], norm: NormName
 
 @bnn.command("attack")
 def attack(
-    model: Annotated[Path, typer.Argument(help="A binarized network: .json, .npz, .onnx, .onnx.gz, .h5 (Larq).")],
+    model: Annotated[Path, typer.Argument(help="A binarized network: .json, .npz, .keras, .onnx, .onnx.gz, .h5 (Larq).")],
     method: Annotated[MethodName, typer.Option(help="How an input is looked for.")] = MethodName.IFGSM,
     given: Annotated[str | None, typer.Option("--input", help="An input, '0, 1, 0.5', or a CSV file with a header.")] = None,
     row: Annotated[int, typer.Option(help="Which row of the CSV file, from 1.")] = 1,
@@ -276,7 +276,7 @@ def attack(
 @bnn.command("train")
 def train(
     table: Annotated[Path, typer.Argument(help="A CSV file with a header: inputs from 0 to 1, last the class's number.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write: .npz or .json.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write: .npz, .json or .keras.")],
     recipe: Annotated[str, typer.Option(help=f"{', '.join(RECIPES)}.")] = "binary",
     architecture: Annotated[str, typer.Option(help=f"{', '.join(ARCHITECTURES)}.")] = "dense",
     image: Annotated[str | None, typer.Option(help="Channels, height, width of convolutions' inputs: '1, 28, 28'.")] = None,
@@ -291,11 +291,12 @@ def train(
 
     \b
     qrobust bnn train digits.csv --recipe ternary-l1-stable --output digits.npz
+    qrobust bnn train digits.csv --recipe ternary-l1-stable --output digits.keras
     qrobust bnn train digits.csv --recipe binmask-cbd-pgd-agc --architecture small-conv --eps 0.3 --output digits.npz
     """
     chosen = replace(recipe_of(recipe, architecture), seed=seed)
-    if output.suffix not in (".npz", ".json"):
-        raise UsageError(f"--output is {output}, give a name that ends in .npz or .json")
+    if output.suffix not in (".npz", ".json", ".keras"):
+        raise UsageError(f"--output is {output}, give a name that ends in .npz, .json or .keras")
     check_can_appear(output)
     sizes = chosen.hidden if hidden is None else _sizes(hidden)
     shape = _image_shape(image)
@@ -311,6 +312,7 @@ def train(
     classes = int(labels.max()) + 1
     network = train_network(chosen, values[:, :-1], labels, classes, image=shape, name=output.stem, say=say)
     save_binarized(network, output)
+    network = load_binarized(output).network  # a Keras model's numbers are rounded to float32
     right = float((fold(network).labels(network.grid.levels(values[:, :-1])) == labels).mean())
     show.line(f"wrote {output}: {network}, {right:.2%} of the table labelled rightly, in integers", quiet=quiet)
 

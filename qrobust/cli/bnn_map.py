@@ -43,7 +43,7 @@ class ShownName(StrEnum):
 
 
 def bnn_map(
-    model: Annotated[Path, typer.Argument(help="A binarized network: .json, .npz, .onnx, .onnx.gz, .h5 (Larq).")],
+    model: Annotated[Path, typer.Argument(help="A binarized network: .json, .npz, .keras, .onnx, .onnx.gz, .h5 (Larq).")],
     axes: Annotated[str, typer.Option(help="Two inputs, by number from 1 or by name, as in '1, 2'.")],
     what: Annotated[
         ShownName | None,

@@ -25,7 +25,7 @@ from qrobust.quantization import parse_scheme
 
 
 def report(
-    model: Annotated[Path, typer.Argument(help="A binarized network: .json, .npz, .onnx, .onnx.gz, .h5 (Larq).")],
+    model: Annotated[Path, typer.Argument(help="A binarized network: .json, .npz, .keras, .onnx, .onnx.gz, .h5 (Larq).")],
     table: Annotated[Path, typer.Argument(help="A CSV file with a header: inputs, last the class's number.")],
     eps: Annotated[str, typer.Option(help="The radii, as in '0.05, 0.1, 1/5'.")],
     rows: Annotated[int | None, typer.Option(min=1, help="How many rows, from the first; all by default.")] = None,

@@ -36,7 +36,7 @@ DREAL_HELP = (
 )
 
 READERS = (
-    ("h5py", "keras", ".keras and .h5 files"),
+    ("h5py", "keras", ".keras and .h5 files, networks of signs too"),
     ("onnx", "onnx", ".onnx files"),
     ("skops", "skops", ".skops files"),
 )

@@ -43,7 +43,7 @@ from qrobust.plotting import save_figure
 
 SHOWN = 20  # features of a line
 
-BinarizedModel = Annotated[Path, typer.Argument(help="A binarized network: .json, .npz, .onnx, .onnx.gz, .h5 (Larq).")]
+BinarizedModel = Annotated[Path, typer.Argument(help="A binarized network: .json, .npz, .keras, .onnx, .onnx.gz, .h5 (Larq).")]
 Given = Annotated[str | None, typer.Option("--input", help="An input, '0, 1, 0.5', or a CSV file with a header.")]
 Row = Annotated[int, typer.Option(help="Which row of the CSV file, from 1.")]
 Zero = Annotated[int, typer.Option("--sign-of-zero", help="What sign(0) is: 1 or -1.")]

@@ -26,6 +26,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from qrobust.errors import ModelFileError, UnsupportedError
 from qrobust.files import read_bytes
 from qrobust.formats.chain import RATIONAL_NUMBERS, normalized, scaled_inputs
 from qrobust.formats.hdf5 import attribute, numbers_of, open_hdf5, tried
-from qrobust.formats.untrusted import Allowance, parsing, unpacked
+from qrobust.formats.untrusted import Allowance, one_line, parsing, unpacked
 from qrobust.interval import FloatArray
 from qrobust.network import Activation, AveragePool2d, Conv2d, Dense, Layer, MaxPool2d, Network, Output, Scaling
 
@@ -60,8 +61,8 @@ def read_keras(path: Path | str) -> Network:
     """
     content = read_bytes(path)
     with parsing(path, ".keras"):
-        config, weights = _members(content)
-        return tried(lambda: _network(config, _numbered(open_hdf5(weights)), Path(path).stem), len(weights))
+        config, weights = members(content)
+        return tried(lambda: _network(config, numbered_arrays(open_hdf5(weights), GROUPS), Path(path).stem), len(weights))
 
 
 def read_h5(path: Path | str) -> Network:
@@ -79,17 +80,18 @@ def _whole_model(content: bytes, name: str) -> Network:
     return _network(json.loads(text), named_arrays(file["model_weights"]), name)
 
 
-def _members(content: bytes) -> tuple[dict[str, Any], bytes]:
+def members(content: bytes) -> tuple[Any, bytes]:
+    """Return the configuration of a `.keras` file, and its weights as a file of HDF5. Raises ModelFileError, and others."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         parts = [unpacked(archive, name) for name in ("config.json", "model.weights.h5")]
     return json.loads(parts[0]), parts[1]
 
 
-def _numbered(file: Any) -> Arrays:
-    """Find the arrays of a layer in the weights of a `.keras` file."""
+def numbered_arrays(file: Any, groups: dict[str, str]) -> Arrays:
+    """Find the arrays of a layer in the weights of a `.keras` file, where the groups of each class have a name."""
 
     def arrays(kind: str, count: int, settings: dict[str, Any]) -> Sequence[Any]:
-        group = file["layers"][GROUPS[kind] + (f"_{count}" if count else "")]["vars"]
+        group = file["layers"][groups[kind] + (f"_{count}" if count else "")]["vars"]
         return [group[str(place)] for place in range(len(group))]
 
     return arrays
@@ -106,13 +108,19 @@ def named_arrays(groups: Any) -> Arrays:
     return arrays
 
 
-def _network(config: Any, arrays: Arrays, name: str) -> Network:
+def sequential(config: Any) -> dict[str, Any]:
+    """Return the settings of a Sequential model, its "layers" among them. Raises ModelFileError, UnsupportedError."""
     if not isinstance(config, dict):
         raise ModelFileError("its configuration holds no model")
     if config.get("class_name") != "Sequential":
-        raise UnsupportedError(f"model class {config.get('class_name')!r} is not read, only Sequential")
+        raise UnsupportedError(f"model class {one_line(repr(config.get('class_name')), 40)} is not read, only Sequential")
+    settings: dict[str, Any] = config["config"]
+    return settings
+
+
+def _network(config: Any, arrays: Arrays, name: str) -> Network:
     reader = _Reader(arrays)
-    for layer in config["config"]["layers"]:
+    for layer in sequential(config)["layers"]:
         reader.read(layer["class_name"], layer["config"])
     layers, output = _without_output(reader.layers, reader.activations)
     return Network(layers, output, name=name)
@@ -167,11 +175,7 @@ class _Reader:
 
     def _arrays(self, kind: str, settings: dict[str, Any], *dimensions: int) -> list[FloatArray]:
         """Return a layer's arrays, of so many dimensions each. Raises ModelFileError if there are others."""
-        datasets = self._find(kind, self._counts[kind], settings)
-        _check_plain(settings)
-        if len(datasets) != len(dimensions):
-            raise ModelFileError(f"layer {settings['name']} has {len(datasets)} arrays, not {len(dimensions)}")
-        return [read_array(each, count, self._allowance) for each, count in zip(datasets, dimensions, strict=True)]
+        return layer_arrays(self._find(kind, self._counts[kind], settings), settings, self._allowance, *dimensions)
 
     def _images(self, kind: str, settings: dict[str, Any]) -> tuple[int, int, int]:
         """Return the shape of the images that come in, channel-first."""
@@ -286,11 +290,8 @@ class _Reader:
         axis = settings.get("axis", -1)
         if (axis[0] if isinstance(axis, list) and len(axis) == 1 else axis) not in (-1, 3 if self._image else 1):
             raise _cannot("BatchNormalization", settings, f"over axis {axis}, only over the last one")
-        names = [name for name in ("scale", "center") if settings[name]] + ["mean", "variance"]
-        found = dict(zip(names, self._arrays("BatchNormalization", settings, *(1 for _ in names)), strict=True))
-        scale, center = (found.get(name, default) for name, default in (("scale", 1.0), ("center", 0.0)))
-        epsilon = float(settings["epsilon"])
-        self.layers[-1] = normalized(last, scale, center, found["mean"], found["variance"], epsilon)
+        found = normalization(settings, partial(self._arrays, "BatchNormalization", settings))
+        self.layers[-1] = normalized(last, *found, float(settings["epsilon"]))
 
     def _activation(self, kind: str, settings: dict[str, Any]) -> None:
         if not self.layers or not isinstance(self.layers[-1], Dense | Conv2d) or self.activations[-1] != "linear":
@@ -317,6 +318,24 @@ def same_padding(image: tuple[int, int], kernel: tuple[int, ...], stride: tuple[
     return top, left, total[0] - top, total[1] - left
 
 
+def layer_arrays(datasets: Sequence[Any], settings: dict[str, Any], allowance: Allowance, *dimensions: int) -> list[FloatArray]:
+    """Return a layer's arrays, of so many dimensions each. Raises ModelFileError if there are others."""
+    _check_plain(settings)
+    if len(datasets) != len(dimensions):
+        raise ModelFileError(f"layer {settings['name']} has {len(datasets)} arrays, not {len(dimensions)}")
+    return [_array(each, count, allowance) for each, count in zip(datasets, dimensions, strict=True)]
+
+
+def normalization(
+    settings: dict[str, Any], arrays: Callable[..., list[FloatArray]]
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Return gamma, beta, mean and variance of a BatchNormalization, given what reads so many arrays. Shapes: (channels,)."""
+    names = [name for name in ("scale", "center") if settings[name]] + ["mean", "variance"]
+    found = dict(zip(names, arrays(*(1 for _ in names)), strict=True))
+    ones = np.ones_like(found["mean"])
+    return found.get("scale", ones), found.get("center", 0 * ones), found["mean"], found["variance"]
+
+
 def _check_plain(settings: dict[str, Any]) -> None:
     """Raise UnsupportedError if a layer's stored numbers are not the ones that it computes with."""
     policy = settings.get("dtype")
@@ -325,7 +344,7 @@ def _check_plain(settings: dict[str, Any]) -> None:
         raise UnsupportedError(f"layer {settings.get('name')!r} is quantized or adapted ({name}): give the float model")
 
 
-def read_array(dataset: Any, dimensions: int, allowance: Allowance) -> FloatArray:
+def _array(dataset: Any, dimensions: int, allowance: Allowance) -> FloatArray:
     """Read a dataset of floats after a look at its size."""
     if dataset.shape is None or len(dataset.shape) != dimensions or dataset.dtype.kind not in "fiu":
         raise ModelFileError(f"dataset {dataset.name} is no array of numbers in {dimensions} dimension(s)")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from qrobust.binarized.network import BatchNorm, Grid
 from qrobust.errors import ModelFileError, UnsupportedError
 from qrobust.files import read_bytes
 from qrobust.formats.hdf5 import attribute, open_hdf5, tried
-from qrobust.formats.keras import named_arrays, pair_of, read_array, same_padding
+from qrobust.formats.keras import layer_arrays, named_arrays, normalization, pair_of, same_padding, sequential
 from qrobust.formats.untrusted import Allowance, one_line, parsing
 from qrobust.interval import FloatArray
 from qrobust.layers import Activation, Conv2d, Dense, Shape
@@ -43,11 +44,9 @@ def _whole_model(content: bytes, grid: Grid, name: str) -> ReadNetwork:
     file = open_hdf5(content)
     if "model_config" not in file.attrs:
         raise UnsupportedError("it holds weights without a model: save the whole model, model.save(...)")
-    config = json.loads(attribute(file, "model_config"))
-    if config.get("class_name") != "Sequential":
-        raise UnsupportedError(f"model class {one_line(repr(config.get('class_name')), 40)} is not read, only Sequential")
+    config = sequential(json.loads(attribute(file, "model_config")))
     reader = _Reader(file["model_weights"])
-    for layer in config["config"]["layers"]:
+    for layer in config["layers"]:
         reader.read(str(layer["class_name"]), layer["config"])
     return reader.finished(grid, name)
 
@@ -114,10 +113,7 @@ class _Reader:
         self._chain = Chain(int(np.prod(sizes)))
 
     def _arrays(self, settings: dict[str, Any], *dimensions: int) -> list[FloatArray]:
-        datasets = self._find("", 0, settings)
-        if len(datasets) != len(dimensions):
-            raise ModelFileError(f"layer {settings['name']} has {len(datasets)} arrays, not {len(dimensions)}")
-        return [read_array(each, count, self._allowance) for each, count in zip(datasets, dimensions, strict=True)]
+        return layer_arrays(self._find("", 0, settings), settings, self._allowance, *dimensions)
 
     def _quantized(self, settings: dict[str, Any], kernel: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Take the sign of the inputs if the layer does; return its weights as signs and scales, channels first."""
@@ -164,12 +160,8 @@ class _Reader:
     def _normalization(self, settings: dict[str, Any]) -> None:
         if self._flattened is not None:
             raise UnsupportedError("follows a Flatten: put it before")
-        names = [name for name in ("scale", "center") if settings[name]] + ["mean", "variance"]
-        found = dict(zip(names, self._arrays(settings, *(1 for _ in names)), strict=True))
-        ones = np.ones(len(found["mean"]))
-        gamma, beta = found.get("scale", ones), found.get("center", 0 * ones)
-        norm = BatchNorm(gamma, beta, found["mean"], found["variance"], float(settings["epsilon"]))
-        self._chain = self._open.normalized(norm)
+        found = normalization(settings, partial(self._arrays, settings))
+        self._chain = self._open.normalized(BatchNorm(*found, float(settings["epsilon"])))
 
     def _flatten(self, settings: dict[str, Any]) -> None:
         if self._image is not None:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from qrobust.binarized.formats.binarize import binarize
+from qrobust.binarized.formats.keras import read_keras
+from qrobust.binarized.formats.keras_write import write_keras
 from qrobust.binarized.formats.larq import read_larq
 from qrobust.binarized.formats.native import read_json, read_npz, write_json, write_npz
 from qrobust.binarized.formats.onnx import read_onnx
@@ -17,17 +19,17 @@ from qrobust.errors import ModelFileError, UnsupportedError
 from qrobust.formats import load
 from qrobust.quantization import Scheme
 
-WRITERS = {".json": write_json, ".npz": write_npz}
+WRITERS = {".json": write_json, ".npz": write_npz, ".keras": write_keras}
 GIVEN = {".onnx": read_onnx, ".h5": read_larq}  # with the grid of their inputs
-OWN = {".json": read_json, ".npz": read_npz}
+OWN = {".json": read_json, ".npz": read_npz, ".keras": read_keras}
 NO_GRID = "does not say which inputs it takes: name the input step and range, as in --step 1/255 --range 0:1"
 
 
 def load_binarized(path: Path | str, grid: Grid | None = None, scheme: Scheme | None = None) -> ReadNetwork:
     """Read a binarized network from a file, by the ending of its name; with a scheme, a float network to be binarized.
 
-    Accepts   .json and .npz (qrobust's own, which name their own grid); .onnx, .onnx.gz and .h5 (Larq), with the
-              grid of their inputs; any float network that `qrobust.load` reads, with the grid and the scheme binary or ternary
+    Accepts   .json, .npz and .keras (written by qrobust, naming their grid); .onnx, .onnx.gz and .h5 (Larq), with the grid
+              of their inputs; any float network that `qrobust.load` reads, with the grid and the scheme binary or ternary
     Raises    ModelFileError, UnsupportedError, BackendUnavailableError
     """
     name = str(path).lower()
@@ -54,9 +56,10 @@ def _in_order(network: BinarizedNetwork) -> ReadNetwork:
 
 
 def save_binarized(network: BinarizedNetwork, path: Path | str, notes: dict[str, Any] | None = None) -> None:
-    """Write a binarized network, and further sections, as .json or .npz, whole or not at all.
+    """Write a binarized network, and further sections, as .json or .npz, or as a Keras model (.keras), whole or not at all.
 
-    Raises    OutputError, UnsupportedError
+    Rounding  a Keras model's numbers are rounded to float32; the others' are kept
+    Raises    OutputError, UnsupportedError, BackendUnavailableError (.keras without Keras)
     """
     suffix = Path(path).suffix.lower()
     if suffix not in WRITERS:

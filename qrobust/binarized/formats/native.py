@@ -43,17 +43,20 @@ LAYER_KEYS = {"type", "weight", "bias", "scale", "norm", *GEOMETRY}
 
 def to_document(network: BinarizedNetwork) -> dict[str, Any]:
     """Return a network as JSON values; floats read back exactly."""
-    grid = network.grid
     norms = [*(block.norm for block in network.blocks), None]
     return {
         "format": FORMAT,
         "version": VERSION,
         "name": network.name,
         "classes": list(network.classes),
-        "input": {key: str(getattr(grid, key)) for key in ("step", "lower", "upper", "offset")}
-        | {"rounding": grid.rounding.value},
+        "input": grid_document(network.grid),
         "layers": [_layer_document(linear, norm) for linear, norm in zip(network.linears, norms, strict=True)],
     }
+
+
+def grid_document(grid: Grid) -> dict[str, str]:
+    """Return a grid as texts, its numbers exact."""
+    return {key: str(getattr(grid, key)) for key in ("step", "lower", "upper", "offset")} | {"rounding": grid.rounding.value}
 
 
 def _layer_document(linear: Linear, norm: BatchNorm | None) -> dict[str, Any]:
@@ -83,6 +86,17 @@ def from_document(document: Any) -> BinarizedNetwork:
     layers = _of_kind(document.get("layers"), list, "layers")
     if not layers:
         raise ModelFileError('its "layers" are empty')
+    grid = grid_of_document(settings)
+    parts = [_layer(layer, number) for number, layer in enumerate(layers, start=1)]
+    if parts[-1][1] is not None:
+        raise ModelFileError("its last layer has a norm: the scores have none")
+    blocks = tuple(Block(linear, norm) for linear, norm in parts[:-1])
+    names = tuple(_of_kind(document.get("classes", []), list, "classes"))
+    return BinarizedNetwork(grid, blocks, parts[-1][0], str(document.get("name", "")), names)
+
+
+def grid_of_document(settings: dict[str, Any]) -> Grid:
+    """Return the grid that JSON values describe. Raises ModelFileError, NumberError."""
     for key in ("step", "lower", "upper"):
         if key not in settings:
             raise ModelFileError(f'its "input" lacks {key!r}')
@@ -90,13 +104,7 @@ def from_document(document: Any) -> BinarizedNetwork:
         rounding = InputRounding(settings.get("rounding", InputRounding.HALF_EVEN.value))
     except ValueError:
         raise ModelFileError(f"its rounding is none of {', '.join(rule.value for rule in InputRounding)}") from None
-    grid = Grid.of(settings["step"], settings["lower"], settings["upper"], settings.get("offset", 0), rounding)
-    parts = [_layer(layer, number) for number, layer in enumerate(layers, start=1)]
-    if parts[-1][1] is not None:
-        raise ModelFileError("its last layer has a norm: the scores have none")
-    blocks = tuple(Block(linear, norm) for linear, norm in parts[:-1])
-    names = tuple(_of_kind(document.get("classes", []), list, "classes"))
-    return BinarizedNetwork(grid, blocks, parts[-1][0], str(document.get("name", "")), names)
+    return Grid.of(settings["step"], settings["lower"], settings["upper"], settings.get("offset", 0), rounding)
 
 
 def _of_kind(value: Any, kind: type, name: str) -> Any:
@@ -201,6 +209,8 @@ def read_section(path: Path | str, name: str) -> Any:
         if suffix == ".npz":
             arrays = read_arrays(content)
             return json.loads(str(arrays[name])) if name in arrays else None
+        if suffix != ".json":
+            return None
         document = json.loads(content)
         return document.get(name) if isinstance(document, dict) else None
 
