@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -154,6 +155,20 @@ def test_a_table_that_is_too_large(capsys: pytest.CaptureFixture[str], tmp_path:
     with (tmp_path / "m.csv").open("wb") as file:
         file.truncate(2**29 + 1)
     assert "at most 536,870,912 are read" in refused(capsys, "map", IRIS, *DELTA, "--points", str(tmp_path / "m.csv"))
+
+
+def test_names_in_files_command_no_terminal(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    document = json.loads(Path(CAT).read_text())
+    named, renamed = tmp_path / "named.json", "\x1b]0;owned\x07\x9b31m CAT\r\x08"
+    named.write_text(json.dumps(document | {"name": renamed}))
+    asked = ("--label", "--point", "15, 2", "--delta", "0.01")
+    code, out, _ = run(capsys, "check", str(named), *asked)
+    assert code == 1
+    assert "?]0;owned??31m CAT" in out
+    assert not any(ord(letter) < 32 and letter != "\n" for letter in out)
+    assert "x?y" in refused(capsys, "check", str(tmp_path / "x\x1by.json"), *asked)
+    code, out, _ = run(capsys, "check", str(named), *asked, "--json")
+    assert json.loads(out)["network"]["name"] == renamed
 
 
 @pytest.mark.parametrize("grid", ["0x0", "0x5", "5", "5x5x5", "", "-1x5", "1e3x1e3", "1000000x1000000", "1000000000000x1"])

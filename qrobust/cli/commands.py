@@ -13,6 +13,7 @@ import numpy as np
 import typer
 
 from qrobust.answers import VERSION
+from qrobust.cli import show
 from qrobust.cli.bits import bits
 from qrobust.cli.blame import blame_command
 from qrobust.cli.bnn import bnn
@@ -123,7 +124,7 @@ def main() -> None:
 
 def _fail(message: str, code: int) -> None:
     try:
-        print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
+        show.error(message)
     except OSError:  # nobody can be told, and the exit code must not say VIOLATED
         _close(sys.stderr)
     sys.exit(code)

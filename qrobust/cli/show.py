@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,21 +11,33 @@ from typing import Any
 
 from qrobust.report.examples import counterexample_text as counterexample_text
 
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tabs and line breaks
+
+
+def harmless(text: str) -> str:
+    """Return text that commands no terminal: names come out of files that anyone may have made."""
+    return CONTROLS.sub("?", text)
+
 
 def line(text: str, *, quiet: bool = False) -> None:
     """Print one line unless told to be quiet."""
     if not quiet:
-        print(text)
+        print(harmless(text))
+
+
+def error(text: str) -> None:
+    """Print one line on standard error, at once: why there is no answer."""
+    print("error: " + harmless(" ".join(text.split())), file=sys.stderr, flush=True)
 
 
 def warning(text: str) -> None:
     """Print one line on standard error: something is amiss that spoils no answer."""
-    print("warning: " + " ".join(text.split()), file=sys.stderr)
+    print("warning: " + harmless(" ".join(text.split())), file=sys.stderr)
 
 
 def progress(text: str) -> None:
     """Print how far a long work has come, on standard error."""
-    print(text, file=sys.stderr)
+    print(harmless(text), file=sys.stderr)
 
 
 def document(value: Any) -> None:
