@@ -343,7 +343,9 @@ def test_such_a_file_holds_no_bracket() -> None:
 
 
 def test_float_models_and_networks_of_signs_are_told_apart(tmp_path: Path) -> None:
-    assert "if it is a float model, give --scheme" in refusal(MODELS / "ath_relu.keras", read=load_binarized)
+    assert "if it is a float network, bnn verify, attack, map and report make it one of signs by their scheme" in refusal(
+        MODELS / "ath_relu.keras", read=load_binarized
+    )
     assert "RoundToGrid cannot be represented" in refusal(MODELS / "bnn_digits.keras")
     assert formats.load(MODELS / "ath_relu.keras").name == "ath_relu"
 

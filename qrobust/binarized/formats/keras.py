@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from qrobust.binarized.formats.native import grid_of_document
+from qrobust.binarized.formats.native import MADE_BY_SCHEME, grid_of_document
 from qrobust.binarized.formats.parts import Chain
 from qrobust.binarized.network import BatchNorm, BinarizedNetwork, Grid
 from qrobust.errors import ModelFileError, UnsupportedError
@@ -113,7 +113,7 @@ class _Reader:
             raise UnsupportedError(f"{what} is not read, only {', '.join(self._rules)}")
         if self._grid is None and kind not in ("InputLayer", ROUND):
             raise UnsupportedError(
-                f"{what} takes inputs that no RoundToGrid put on a grid: if it is a float model, give --scheme"
+                f"{what} takes inputs that no RoundToGrid put on a grid: if it is a float network, {MADE_BY_SCHEME}"
             )
         try:
             if self._padding != NO_PADDING and kind != "Conv2D":

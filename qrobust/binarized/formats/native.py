@@ -35,6 +35,7 @@ from qrobust.layers import Activation, Conv2d, Dense
 
 FORMAT, VERSION = "qrobust-binarized", 1
 FLOAT_FORMAT = "qrobust-network"  # of an ordinary network's file
+MADE_BY_SCHEME = "bnn verify, attack, map and report make it one of signs by their scheme"
 MOST_BYTES = 2**28
 NORM = ("gamma", "beta", "mean", "variance", "epsilon")
 GEOMETRY = ("input_shape", "stride", "padding")
@@ -77,9 +78,7 @@ def _layer_document(linear: Linear, norm: BatchNorm | None) -> dict[str, Any]:
 def from_document(document: Any) -> BinarizedNetwork:
     """Return the network that JSON values describe. Raises ModelFileError and what the network's parts raise."""
     if isinstance(document, dict) and document.get("format") == FLOAT_FORMAT:
-        raise ModelFileError(
-            f'it is a float network, not "format": "{FORMAT}": bnn verify, attack, map and report make it one by their scheme'
-        )
+        raise ModelFileError(f'it is a float network, not "format": "{FORMAT}": {MADE_BY_SCHEME}')
     if not isinstance(document, dict) or document.get("format") != FORMAT or document.get("version") != VERSION:
         raise ModelFileError(f'it does not say "format": "{FORMAT}" and "version": {VERSION}')
     settings = _of_kind(document.get("input"), dict, "input")
