@@ -11,8 +11,8 @@ milp and iprop start from what ifgsm finds in three tenths of the time.
 
 Found, with 3 s an attack, of 10 images on a quiet machine, means of the nine networks: iprop adds most in 43 of the 45 networks
 and eps, 0.95 to 1.00 of the best known (milp 0.64 to 0.78, ifgsm 0.49 to 0.78, fgsm 0.35 to 0.62), and flips most from eps 0.01
-on: 0.42 at 0.02, 0.71 at 0.03 and 0.91 at 0.05 (ifgsm and milp at most 0.18, 0.43 and 0.80). milp adds to what it starts from at
-eps 0.005 and 0.01, behind two layers or layers of 100, and hardly elsewhere in 3 s.
+on: 0.42 at 0.02, 0.71 at 0.03 and 0.91 at 0.05 (ifgsm and milp at most 0.18, 0.43 and 0.80). milp adds to what it starts from
+at eps 0.005 and 0.01, behind two layers or layers of 100, and hardly elsewhere in 3 s.
 """
 
 from __future__ import annotations
