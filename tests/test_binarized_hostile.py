@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -188,6 +189,18 @@ def test_ctrl_c_of_a_solver_in_this_process_is_ctrl_c(script: str) -> None:
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=STUCK_SECONDS)
     assert (process.returncode, error) == (130, "")
+
+
+def test_a_solver_in_this_process_keeps_its_time_limit() -> None:
+    """One that looks at no limit for more than a minute."""
+    script = (
+        PARITY.replace(", 10**9)", ", 10**9, 1.0)").replace("    decide_here(", "    outcome = decide_here(")
+        + "print(outcome)\n"
+    )
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=STUCK_SECONDS)
+    assert done.stdout.splitlines()[1:] == ["Undecided(reason='the time limit was reached')"], done.stderr
+    assert time.monotonic() - started < STUCK_SECONDS / 3
 
 
 def test_a_count_of_many_inputs_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:

@@ -196,7 +196,7 @@ class BinarizedSession:
         found = constraints_of(small, region, rivals)
         if not found.rival_classes:
             return _Decision(Verdict.ROBUST, INTERVALS, True)
-        soon = _soon(integers, found, asked) if is_raced else None
+        soon = _soon(integers, found, asked, deadline) if is_raced else None
         if soon is None and is_raced:
             soon = _attacked((integers, small), region, asked, deadline, ROUNDS, rng) or _tried(integers, found, asked)
         return self._raced(integers, found, asked, settings) if soon is None else soon
@@ -254,11 +254,12 @@ def _far_hit(integers: Folded, query: LeastChange, asked: tuple[int, int, int], 
         radius = min(2 * radius, most)
 
 
-def _soon(integers: Folded, found: Constraints, asked: tuple[int, TieRule]) -> _Decision | None:
-    """Decide a small formula in this process; None if it is not small, or takes too many conflicts."""
+def _soon(integers: Folded, found: Constraints, asked: tuple[int, TieRule], deadline: float) -> _Decision | None:
+    """Decide a small formula in this process; None if it is not small, or takes too many conflicts, or too long."""
     if not is_small_formula(found):
         return None
-    outcome = cardinality.decide_here(found, min(CONFLICTS, WORK // max(1, cardinality.literal_count(found))))
+    conflicts = min(CONFLICTS, WORK // max(1, cardinality.literal_count(found)))
+    outcome = cardinality.decide_here(found, conflicts, min(deadline - time.monotonic(), cardinality.MOST_SECONDS))
     if isinstance(outcome, Found):
         _replays(integers, found.region, Finish(CARDINALITY, outcome), asked)
         return _Decision(Verdict.VIOLATED, CARDINALITY, True, _witness(integers, outcome.levels, *asked))

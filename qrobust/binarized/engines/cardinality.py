@@ -13,8 +13,11 @@ Source    Liffiton and Maglalang 2012 (MiniCard), doi 10.1007/978-3-642-31612-8_
 
 from __future__ import annotations
 
+import queue
+import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -29,8 +32,12 @@ from qrobust.errors import BackendUnavailableError
 SOLVER = "gluecard4"
 MOST_LITERALS = 20_000_000
 FIRST_BUDGET = 2000  # conflicts for each rival
+SLICE = 2000  # conflicts between looks at the clock
 GROWTH = 4  # of the budget, from round to round
 NO_LIMIT = 2**62
+MOST_SECONDS = 10.0  # in this process
+POLLED = 0.1  # seconds between looks for Ctrl-C
+LATE = "the time limit was reached"
 
 
 def decide(found: Constraints, seconds: float) -> Outcome:
@@ -38,9 +45,29 @@ def decide(found: Constraints, seconds: float) -> Outcome:
     return _decided(found, time.monotonic() + seconds, NO_LIMIT)
 
 
-def decide_here(found: Constraints, conflicts: int) -> Outcome:
-    """Decide in this process within about so many conflicts, or say that the question is greater."""
-    return _decided(found, float("inf"), conflicts)
+def decide_here(found: Constraints, conflicts: int, seconds: float = MOST_SECONDS) -> Outcome:
+    """Decide in this process within about so many conflicts, or say that the question is greater.
+
+    In a thread: the solver looks at its limits when it restarts, which on some questions takes it minutes. It is then left
+    behind, and ends at its next look; the time limit and Ctrl-C do not wait for it. Raises BackendUnavailableError.
+    """
+    done: queue.SimpleQueue[Outcome | Exception] = queue.SimpleQueue()
+    deadline = time.monotonic() + seconds
+
+    def work() -> None:
+        try:
+            done.put(_decided(found, deadline, conflicts))
+        except Exception as error:
+            done.put(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    while (left := deadline - time.monotonic()) > 0:
+        with suppress(queue.Empty):
+            outcome = done.get(timeout=min(left, POLLED))
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+    return Undecided(LATE)
 
 
 def literal_count(found: Constraints) -> int:
@@ -67,11 +94,10 @@ def _decided(found: Constraints, deadline: float, conflicts: int) -> Outcome:
         while rivals:
             for rival in tuple(rivals):
                 if time.monotonic() > deadline:
-                    return Undecided("the time limit was reached")
+                    return Undecided(LATE)
                 if spent > conflicts:
                     return Undecided(f"not within {conflicts:,} conflicts")
-                solver.conf_budget(min(budget, conflicts))
-                answer = solver.solve_limited(assumptions=[rival], expect_interrupt=True)  # Ctrl-C stays Python's
+                answer = _solved(solver, rival, min(budget, conflicts), deadline)
                 spent = solver.accum_stats()["conflicts"]
                 if answer:
                     return Found(boolean.input_levels(_values(boolean.columns, solver.get_model())))
@@ -80,6 +106,18 @@ def _decided(found: Constraints, deadline: float, conflicts: int) -> Outcome:
                     rivals.remove(rival)
             budget *= GROWTH
     return Nothing(exact=True)
+
+
+def _solved(solver: Any, rival: int, budget: int, deadline: float) -> bool | None:
+    """Return whether there is a solution with the rival, or None if so many conflicts, or the time, do not tell.
+
+    In slices, each of which leaves Ctrl-C to Python.
+    """
+    answer: bool | None = None
+    while answer is None and budget > 0 and time.monotonic() < deadline:
+        solver.conf_budget(min(budget, SLICE))
+        answer, budget = solver.solve_limited(assumptions=[rival], expect_interrupt=True), budget - SLICE
+    return answer
 
 
 def _written(solver: Any, boolean: Constraints) -> list[int]:
