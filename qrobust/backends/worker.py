@@ -8,8 +8,10 @@ share; whatever a solver prints goes to stderr.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import pickle
+import queue
 import select
 import signal
 import struct
@@ -19,14 +21,17 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 GRACE_SECONDS = 1.0  # what a solver gets beyond its own limit before it is killed
-POLLED = 0.2  # seconds waited at once: a Ctrl-C that another thread takes, or that comes as a wait begins, does not end it
+POLLED = 0.1  # seconds waited at once: a Ctrl-C that another thread takes, or that comes as a wait begins, does not end it
 STARTUP_SECONDS = 60.0  # for starting Python and importing the solver, which is not the query's time
 READY = "ready"
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")  # processes share the cores
 START = "from qrobust.backends.worker import serve; serve({parent})"
+
+
+T = TypeVar("T")
 
 
 class WorkerTimeoutError(Exception):
@@ -35,6 +40,17 @@ class WorkerTimeoutError(Exception):
 
 class WorkerDiedError(Exception):
     """The process ended without an answer."""
+
+
+def next_answer(answers: queue.SimpleQueue[T], deadline: float = math.inf) -> T:
+    """Wait for what another thread answers, and look for Ctrl-C meanwhile. Raises queue.Empty at a time of `time.monotonic`."""
+    while True:
+        left = deadline - time.monotonic()
+        try:
+            return answers.get(timeout=min(max(left, 0.0), POLLED))
+        except queue.Empty:
+            if left <= POLLED:
+                raise
 
 
 class Worker:

@@ -63,8 +63,8 @@ class BinarizedAnswer:
         """The witness as real inputs, as `inputs_of` says."""
         if self.witness is None:
             return None
-        found = inputs_of(self.query.ball, self.query.network.grid, self.witness.levels)
-        return [float(value) for value in found]
+        found: list[float] = inputs_of(self.query.ball, self.query.network.grid, self.witness.levels).tolist()
+        return found
 
     def __str__(self) -> str:
         network, where = self.query.network, self.query.ball
@@ -155,7 +155,8 @@ class LabelChangeAnswer:
         if self.witness is None:
             return None
         grid, levels, is_signs = self.query.copy.grid, self.witness.levels, isinstance(self.query.network, BinarizedNetwork)
-        return [float(value) for value in (inputs_of(self.query.ball, grid, levels) if is_signs else grid.values(levels))]
+        found: list[float] = (inputs_of(self.query.ball, grid, levels) if is_signs else grid.values(levels)).tolist()
+        return found
 
     def __str__(self) -> str:
         copy, where = self.query.copy, self.query.ball

@@ -12,6 +12,7 @@ import io
 import json
 import zipfile
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import numpy as np
 from qrobust.binarized.formats.native import from_document, to_document
 from qrobust.binarized.lrat import drat, refutation_fault
 from qrobust.binarized.network import BinarizedNetwork
-from qrobust.binarized.plain_clauses import plain_clauses
+from qrobust.binarized.plain_clauses import PlainClauses, plain_clauses
 from qrobust.binarized.queries import Ball, Box, LabelChange, Levels, Norm, Robustness, TieRule, ZeroSign
 from qrobust.errors import ModelFileError
 from qrobust.exact import to_fraction
@@ -56,9 +57,13 @@ class BinarizedCertificate:
         assert self.query.label is not None
         return self.query.statement(self.query.label)
 
+    @cached_property
+    def _clauses(self) -> PlainClauses:
+        return plain_clauses(self.query)
+
     def fault(self) -> str | None:
         """Return why the proof does not prove the question, or None if it does. Raises as `plain_clauses.plain_clauses`."""
-        return refutation_fault(plain_clauses(self.query).clauses, self.proof)
+        return refutation_fault(self._clauses.clauses, self.proof)
 
     def to_bytes(self) -> bytes:
         """Return the certificate, with its networks, as a zip of a JSON header and the proof's text."""
@@ -71,6 +76,20 @@ class BinarizedCertificate:
             archive.writestr(PROOF, "".join(f"{line}\n" for line in self.proof))
         return content.getvalue()
 
+    @classmethod
+    def from_bytes(cls, content: bytes, name: Path | str = "the certificate") -> BinarizedCertificate:
+        """Read a certificate; it is not believed, `fault` says whether it is right. Raises ModelFileError."""
+        with parsing(name, "certificate"), zipfile.ZipFile(io.BytesIO(content)) as archive:
+            check_archive(archive)
+            header = json.loads(archive.read(HEADER))
+            if not isinstance(header, dict) or header.get("format") != FORMAT:
+                raise ModelFileError(f"its format is not {FORMAT}")
+            networks = {key: from_document(header[key]) for key in ("network", "copy") if key in header}
+            for key, network in networks.items():
+                if header[f"{key}_sha256"] != network.sha256:
+                    raise ModelFileError(f"its hash is not that of the {key} in it")
+            return cls(_question(header["question"], **networks), tuple(archive.read(PROOF).decode().splitlines()))
+
     def save(self, path: Path | str) -> None:
         """Write the certificate, whole or not at all. Raises OutputError."""
         write_whole(path, self.to_bytes())
@@ -80,10 +99,10 @@ class BinarizedCertificate:
 
         Raises    OutputError
         """
-        clauses = plain_clauses(self.query)
-        header = f"p cnf {clauses.top} {len(clauses.clauses)}"
+        top, clauses = self._clauses.top, self._clauses.clauses
+        header = f"p cnf {top} {len(clauses)}"
         texts = {
-            stem.with_suffix(".cnf"): [header, *(" ".join(map(str, [*clause, 0])) for clause in clauses.clauses)],
+            stem.with_suffix(".cnf"): [header, *(" ".join(map(str, [*clause, 0])) for clause in clauses)],
             stem.with_suffix(".lrat"): self.proof,
             stem.with_suffix(".drat"): drat(self.proof),
         }
@@ -101,18 +120,8 @@ def is_certificate(content: bytes) -> bool:
 
 
 def load_certificate(path: Path | str) -> BinarizedCertificate:
-    """Read a certificate file; it is not believed, `fault` says whether it is right. Raises ModelFileError."""
-    content = read_bytes(path)
-    with parsing(path, "certificate"), zipfile.ZipFile(io.BytesIO(content)) as archive:
-        check_archive(archive)
-        header = json.loads(archive.read(HEADER))
-        if not isinstance(header, dict) or header.get("format") != FORMAT:
-            raise ModelFileError(f"its format is not {FORMAT}")
-        networks = {key: from_document(header[key]) for key in ("network", "copy") if key in header}
-        for key, network in networks.items():
-            if header[f"{key}_sha256"] != network.sha256:
-                raise ModelFileError(f"its hash is not that of the {key} in it")
-        return BinarizedCertificate(_question(header["question"], **networks), tuple(archive.read(PROOF).decode().splitlines()))
+    """Read a certificate file. Raises ModelFileError."""
+    return BinarizedCertificate.from_bytes(read_bytes(path), path)
 
 
 def _question(

@@ -19,7 +19,7 @@ from fractions import Fraction
 import numpy as np
 
 from qrobust.answers import Counterexample
-from qrobust.binarized.engines.base import Found, Nothing, Outcome, Undecided
+from qrobust.binarized.engines.base import LATE, Found, Nothing, Outcome, Undecided
 from qrobust.binarized.enumeration import MOST_CELLS, MOST_INPUTS
 from qrobust.binarized.folding import Folded
 from qrobust.binarized.network import Grid
@@ -90,7 +90,7 @@ class FloatPair:
         outcome: Outcome = Nothing(exact=True)
         for levels in _inputs(region):
             if time.monotonic() >= deadline:
-                return Undecided("the time limit was reached")
+                return Undecided(LATE)
             found = self.compared(_inside(region, levels))
             if isinstance(found, Found):
                 return found
@@ -105,7 +105,7 @@ class FloatPair:
         parts, exact = [(region.lower, region.upper)], True
         while parts:
             if time.monotonic() >= deadline:
-                return Undecided("the time limit was reached")
+                return Undecided(LATE)
             lower, upper = parts.pop()
             part = Region(np.clip(region.centre, lower, upper), lower, upper)
             if not len(_inside(region, part.centre[None])):  # the part's nearest input is too far

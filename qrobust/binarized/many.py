@@ -9,13 +9,13 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, overload
 
 import numpy as np
 
 from qrobust.answers import VERSION, Verdict
+from qrobust.backends.worker import next_answer
 from qrobust.binarized.answers import INTERVALS, BinarizedAnswer, LabelChangeAnswer, cost_units
 from qrobust.binarized.float_pairs import FloatLabels
 from qrobust.binarized.queries import LabelChange, LeastChange, Robustness
@@ -26,8 +26,6 @@ from qrobust.comparison import UNDECIDED
 from qrobust.errors import NumberError
 from qrobust.layers import IntArray
 from qrobust.network import Network
-
-POLLED = 0.1  # seconds between looks for Ctrl-C
 
 Question = Robustness | LabelChange | LeastChange
 
@@ -164,7 +162,7 @@ def _ask_all(
         for thread in threads:
             thread.start()
         for _ in left:
-            number, answer = _next(done)
+            number, answer = next_answer(done)
             if isinstance(answer, Exception):
                 raise answer
             take(number, answer)
@@ -175,13 +173,6 @@ def _ask_all(
                 session.interrupt()
                 thread.join(0.05)
             session.close()
-
-
-def _next(done: queue.SimpleQueue[tuple[int, Settled | Exception]]) -> tuple[int, Settled | Exception]:
-    """Wait for an answer. A wait without end may sleep through a Ctrl-C that comes as it begins; this one looks again."""
-    while True:
-        with suppress(queue.Empty):
-            return done.get(timeout=POLLED)
 
 
 def settle(question: Question, session: BinarizedSession, settings: Settings) -> Settled:

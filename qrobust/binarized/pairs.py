@@ -15,7 +15,7 @@ from fractions import Fraction
 import numpy as np
 
 from qrobust.binarized.folding import Folded, ThresholdLayer
-from qrobust.binarized.queries import TieRule
+from qrobust.binarized.queries import TieRule, check_pair
 from qrobust.errors import UnsupportedError
 
 MOST_CLASSES = 256  # a sign for each pair of them
@@ -24,7 +24,7 @@ SAME = 0  # the label of the pair where both give the same
 
 
 def paired(first: Folded, second: Folded) -> Folded:
-    """Return two of as many inputs and classes as one network. Raises UnsupportedError (too many classes, other grids)."""
+    """Return two as one network. Raises ShapeError (other inputs or classes), UnsupportedError (other grids, too many classes)."""
     _check_alike(first, second)
     from scipy import sparse
 
@@ -60,7 +60,6 @@ def _with_labels(folded: Folded) -> list[ThresholdLayer]:
 
 
 def _check_alike(first: Folded, second: Folded) -> None:
-    if first.network.grid != second.network.grid:
-        raise UnsupportedError("the network and the copy round their inputs differently: give both one step and range")
+    check_pair(first.network, second.network)
     if len(first.scale) > MOST_CLASSES:
         raise UnsupportedError(f"there are {len(first.scale)} classes, at most {MOST_CLASSES} are compared")

@@ -139,7 +139,7 @@ def plain_clauses(query: Robustness | LabelChange) -> PlainClauses:
     """Return clauses that have a solution if an input of the question's region is given another label than the question says.
 
     Raises    ResourceError (too many clauses), ShapeError, DomainError, NumberError; UnsupportedError (a robustness question
-              that names no label, a float network, networks that round their inputs differently)
+              that names no label, a float network)
     """
     clauses = PlainClauses()
     if isinstance(query, Robustness):
@@ -152,8 +152,6 @@ def plain_clauses(query: Robustness | LabelChange) -> PlainClauses:
         return clauses
     if isinstance(query.network, Network):
         raise UnsupportedError("a float network has no clauses: proofs are of networks of signs")
-    if query.network.grid != query.copy.grid:
-        raise UnsupportedError("the network and the copy round their inputs differently: give both one step and range")
     values = _inputs(clauses, query.copy.grid, query.ball)
     own, other = (_labels(clauses, _network(clauses, each, query.zero, values)) for each in (query.network, query.copy))
     for mine, its in zip(own, other, strict=True):

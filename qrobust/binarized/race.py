@@ -15,11 +15,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from qrobust.backends.worker import Worker, WorkerDiedError, WorkerTimeoutError
+from qrobust.backends.worker import Worker, WorkerDiedError, WorkerTimeoutError, next_answer
 from qrobust.binarized.answers import TRIAL
 from qrobust.binarized.constraints import Constraints
 from qrobust.binarized.engines import annealing, cardinality, cpsat, exact_solver, milp, pseudo_boolean, sat, trial
-from qrobust.binarized.engines.base import Engine, Outcome, Undecided
+from qrobust.binarized.engines.base import LATE, Engine, Outcome, Undecided
 from qrobust.errors import BackendUnavailableError, UnsupportedError
 
 ANNEALING, CARDINALITY = "annealing", "cardinality"
@@ -47,7 +47,6 @@ PORTFOLIO = "portfolio"
 DENSE = 40.0  # mean terms of a row from which on integer programming starts first
 MORE_LANES = (("exact", 4), ("cp-sat", 2))  # where they are installed, and there are so many processor cores
 GRACE = 0.1  # seconds that an answer at the limit may still take to arrive
-POLLED = 0.1  # seconds between looks for Ctrl-C: a long wait may sleep through one that comes as it begins
 END_SECONDS = 0.5  # that ended processes may take to be gone
 ANNEALING_SHARE = 0.3  # of the time, for what finds an input soon or not at all
 HEAD_START = 0.3  # seconds that a lane has before the next one starts; the first two start at once
@@ -134,7 +133,7 @@ class Race:
         """
         deadline = time.monotonic() + seconds
         over = threading.Event()
-        answers: queue.Queue[Finish | EngineFault] = queue.Queue()
+        answers: queue.SimpleQueue[Finish | EngineFault] = queue.SimpleQueue()
 
         def lane(place: int, name: str, worker: Worker) -> None:
             if over.wait(max(0, place - 1) * HEAD_START):
@@ -143,7 +142,7 @@ class Race:
             try:
                 answers.put(Finish(name, worker.call(ENGINES[name], found, left, seconds=max(left, 0.0))))
             except WorkerTimeoutError:
-                answers.put(Finish(name, Undecided("the time limit was reached")))
+                answers.put(Finish(name, Undecided(LATE)))
             except WorkerDiedError as error:
                 answers.put(Finish(name, Undecided(str(error))))
             except Exception as error:
@@ -165,7 +164,7 @@ class Race:
 
     @staticmethod
     def _wait(
-        answers: queue.Queue[Finish | EngineFault],
+        answers: queue.SimpleQueue[Finish | EngineFault],
         deadline: float,
         names: list[str],
         counts: Callable[[Finish], bool],
@@ -173,13 +172,10 @@ class Race:
     ) -> Finish | None:
         fault: Exception | None = None
         while names:
-            left = deadline + GRACE - time.monotonic()
             try:
-                answer = answers.get(timeout=min(max(left, 0.0), POLLED))
+                answer = next_answer(answers, deadline + GRACE)
             except queue.Empty:
-                if left > POLLED:
-                    continue
-                others += [Finish(name, Undecided("the time limit was reached")) for name in names]
+                others += [Finish(name, Undecided(LATE)) for name in names]
                 break
             names.remove(answer.engine)
             if isinstance(answer, EngineFault):

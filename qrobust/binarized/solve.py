@@ -25,7 +25,7 @@ from qrobust.binarized.answers import (
 from qrobust.binarized.attack import ROUNDS, attack
 from qrobust.binarized.constraints import Constraints, constraints_of
 from qrobust.binarized.engines import cardinality, trial
-from qrobust.binarized.engines.base import Found, Nothing, Outcome, Undecided
+from qrobust.binarized.engines.base import LATE, Found, Nothing, Outcome, Undecided
 from qrobust.binarized.enumeration import first_lost, is_small
 from qrobust.binarized.float_pairs import FloatLabels, FloatPair
 from qrobust.binarized.float_pairs import is_small as is_small_region
@@ -207,7 +207,7 @@ class BinarizedSession:
         (label, tie), (engine, deadline, exact) = asked, settings
         left = deadline - time.monotonic()
         if left <= 0:
-            return _Decision(Verdict.UNKNOWN, engine, True, reason="the time limit was reached")
+            return _Decision(Verdict.UNKNOWN, engine, True, reason=LATE)
 
         def counts(finish: Finish) -> bool:
             if isinstance(finish.outcome, Found):

@@ -9,10 +9,9 @@ from typing import Annotated, NoReturn
 import typer
 
 from qrobust.answers import Assurance, Robust, statement
-from qrobust.binarized.certificates import is_certificate
-from qrobust.binarized.certificates import load_certificate as load_binarized_certificate
+from qrobust.binarized.certificates import BinarizedCertificate, is_certificate
 from qrobust.binarized.formats.load import OWN, load_binarized
-from qrobust.certificates import load_certificate
+from qrobust.certificates import Certificate
 from qrobust.check import certificate_fault
 from qrobust.cli import show
 from qrobust.cli.arguments import (
@@ -59,11 +58,12 @@ def replay(
     qrobust replay signs.cert --model model.npz
     """
     rule = Rule(delta, delta_per_layer, against, weights_only, bits, per_channel, scheme, copy)
-    if is_certificate(read_bytes(certificate)):
+    content = read_bytes(certificate)
+    if is_certificate(content):
         if rule != Rule():
             raise UsageError(f"{certificate} is about a network of signs: leave out what names parameters, {RULES}")
-        _replay_signs(certificate, model, json=json)
-    proof = load_certificate(certificate)
+        _replay_signs(BinarizedCertificate.from_bytes(content, certificate), certificate, model, json=json)
+    proof = Certificate.from_bytes(content, certificate)
     query = proof.claimed
     if model is not None and read_model(model, trust_pickle) != query.network:
         raise UsageError(f"{certificate} is about another network than {model}")
@@ -85,9 +85,8 @@ def replay(
     raise typer.Exit(0 if fault is None else INTERNAL)
 
 
-def _replay_signs(path: Path, model: Path | None, *, json: bool) -> NoReturn:
+def _replay_signs(proof: BinarizedCertificate, path: Path, model: Path | None, *, json: bool) -> NoReturn:
     """Check a certificate about networks of signs, print what is proved, and end."""
-    proof = load_binarized_certificate(path)
     if model is not None:
         grid = None if model.suffix.lower() in OWN else proof.networks["network"].grid
         given = load_binarized(model, grid)

@@ -374,9 +374,8 @@ def _called(place: Place, function: Any, *arguments: Any) -> Any:
     deadline, given = place
     worker = Worker() if given is None else given
     try:
-        return worker.call(
-            function, *arguments, seconds=deadline.left() - GRACE_SECONDS
-        )  # counters keep no limit to be late for
+        seconds = deadline.left() - GRACE_SECONDS  # counters keep no limit to be late for
+        return worker.call(function, *arguments, seconds=seconds)
     except (WorkerTimeoutError, WorkerDiedError, UndecidedError):
         return None
     finally:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from qrobust.binarized.engines.base import LATE
 from qrobust.errors import NumberError
 from qrobust.interval import FloatArray
 
@@ -51,7 +52,6 @@ class UndecidedError(Exception):
     """The deadline came before the answer, or a solver gave up; what was found so far stands. Its text is the reason."""
 
 
-LATE = "the time limit was reached"
 PART = 0.05  # of the time left, for one question of many
 LEAST_PART = 0.25  # seconds
 

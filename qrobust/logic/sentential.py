@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
+from qrobust.binarized.engines.base import LATE
 from qrobust.binarized.network import BinarizedNetwork
 from qrobust.binarized.queries import Norm, Region, ZeroSign
 from qrobust.binarized.solve import folded
 from qrobust.errors import BackendUnavailableError, ResourceError, UnsupportedError
 from qrobust.logic.diagrams import INSTALL
 from qrobust.logic.labels import class_values, label_rows, size_of
-from qrobust.logic.oracles import LATE, Deadline
+from qrobust.logic.oracles import Deadline
 
 MOST_SIZE = 1_000_000  # elements alive
 

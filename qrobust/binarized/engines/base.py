@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from qrobust.binarized.constraints import Constraints
 from qrobust.layers import IntArray
 
+LATE = "the time limit was reached"
+
 
 @dataclass(frozen=True, eq=False)
 class Found:

@@ -17,14 +17,14 @@ import queue
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
+from qrobust.backends.worker import next_answer
 from qrobust.binarized.cnf import INSTALL, sums
 from qrobust.binarized.constraints import Constraints, row_bounds
-from qrobust.binarized.engines.base import Found, Nothing, Outcome, Undecided
+from qrobust.binarized.engines.base import LATE, Found, Nothing, Outcome, Undecided
 from qrobust.binarized.queries import Norm, level_costs
 from qrobust.binarized.unary import unary
 from qrobust.errors import BackendUnavailableError
@@ -36,8 +36,6 @@ SLICE = 2000  # conflicts between looks at the clock
 GROWTH = 4  # of the budget, from round to round
 NO_LIMIT = 2**62
 MOST_SECONDS = 10.0  # in this process
-POLLED = 0.1  # seconds between looks for Ctrl-C
-LATE = "the time limit was reached"
 
 
 def decide(found: Constraints, seconds: float) -> Outcome:
@@ -61,13 +59,13 @@ def decide_here(found: Constraints, conflicts: int, seconds: float = MOST_SECOND
             done.put(error)
 
     threading.Thread(target=work, daemon=True).start()
-    while (left := deadline - time.monotonic()) > 0:
-        with suppress(queue.Empty):
-            outcome = done.get(timeout=min(left, POLLED))
-            if isinstance(outcome, Exception):
-                raise outcome
-            return outcome
-    return Undecided(LATE)
+    try:
+        outcome = next_answer(done, deadline)
+    except queue.Empty:
+        return Undecided(LATE)
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
 def literal_count(found: Constraints) -> int:

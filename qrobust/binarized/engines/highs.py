@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from qrobust.backends.worker import POLLED
 from qrobust.interval import FloatArray
 from qrobust.layers import IntArray, SparseMatrix
 
 FEASIBLE = 2  # HiGHS's number for a primal solution that keeps all rows
-POLLED = 0.1  # seconds between looks for Ctrl-C
 FEASIBILITY = 1e-9
 ROUNDING = 3.0  # by which a row is to be passed, so that values can be rounded
 NO_LIMIT = 2**50

@@ -14,7 +14,7 @@ import time
 import numpy as np
 
 from qrobust.binarized.constraints import Constraints, row_bounds
-from qrobust.binarized.engines.base import Found, Nothing, Outcome, Undecided
+from qrobust.binarized.engines.base import LATE, Found, Nothing, Outcome, Undecided
 from qrobust.binarized.engines.highs import Program, maximise
 from qrobust.binarized.queries import Norm
 from qrobust.binarized.unary import unary
@@ -33,7 +33,7 @@ def decide(found: Constraints, seconds: float) -> Outcome:
     for rival in np.argsort(-slack, kind="stable").tolist():
         left = deadline - time.monotonic()
         if left <= 0:
-            return Undecided("the time limit was reached")
+            return Undecided(LATE)
         outcome = program.ask(rival, left)
         if isinstance(outcome, Found):
             return outcome

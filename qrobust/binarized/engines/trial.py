@@ -14,7 +14,7 @@ import time
 import numpy as np
 
 from qrobust.binarized.constraints import Constraints
-from qrobust.binarized.engines.base import Found, Nothing, Outcome, Undecided
+from qrobust.binarized.engines.base import LATE, Found, Nothing, Outcome, Undecided
 from qrobust.binarized.engines.evaluation import Evaluation, Values, dense_terms
 from qrobust.binarized.queries import Norm
 from qrobust.errors import ResourceError
@@ -56,7 +56,7 @@ def decide(found: Constraints, seconds: float) -> Outcome:
         if len(lost):
             return Found(found.input_levels(states[lost[0]].astype(np.int64)))
         if time.monotonic() > deadline:
-            return Undecided("the time limit was reached")
+            return Undecided(LATE)
     return Nothing(exact=True)
 
 
