@@ -24,7 +24,7 @@ SAME = 0  # the label of the pair where both give the same
 
 
 def paired(first: Folded, second: Folded) -> Folded:
-    """Return two as one network. Raises ShapeError (other inputs, classes), UnsupportedError (other grids, too many classes)."""
+    """Return two as one network. Raises ShapeError (other shapes), UnsupportedError (other grids, too many classes)."""
     _check_alike(first, second)
     from scipy import sparse
 
