@@ -145,8 +145,7 @@ def test_every_engine_and_encoding_tells_the_truth(seed: int, worker: Worker) ->
             _check(case, engine(found, 60.0), f"case {1000 * seed + number}, {name}")
         if number % 4 == 0:
             _check(case, worker.call(cpsat.decide, found, 60.0, seconds=60.0), f"case {1000 * seed + number}, cp-sat")
-        if case.ball.norm is Norm.LINF:
-            _check(case, trial.decide(found, 60.0), f"case {1000 * seed + number}, trial")
+        _check(case, trial.decide(found, 60.0), f"case {1000 * seed + number}, trial")
         if case.violated:
             _check(case, annealing.decide(found, 20.0), f"case {1000 * seed + number}, annealing")
         else:
@@ -220,6 +219,20 @@ def test_enumeration_gives_every_input_that_matters(seed: int) -> None:
         assert tell_apart(found) == len(given)
         assert all(case.region.contains(levels) for levels in given)
         assert bool(case.folded.is_lost(given, case.label, case.tie).any()) == case.violated
+
+
+def test_each_input_is_tried_once_however_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed in range(CASES):
+        case = Case(seed)
+        found = case.constraints
+        for grown, table in ((1, 1), (7, 3), (2**16, 4096)):
+            monkeypatch.setattr(trial, "GROWN", grown)
+            monkeypatch.setattr(trial, "TABLE", table)
+            parts = trial.states(found)
+            states = np.concatenate([part.copy() for part in parts]).astype(np.int64)
+            given = {tuple(found.input_levels(state).tolist()) for state in states}
+            assert len(given) == len(states) == tell_apart(found)
+            assert all(case.region.contains(np.array(levels)) for levels in given)
 
 
 def test_the_portfolio_tells_the_truth(session: BinarizedSession) -> None:

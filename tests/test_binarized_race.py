@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -34,7 +35,8 @@ from qrobust.binarized import (
 from qrobust.binarized.answers import TRIAL
 from qrobust.binarized.constraints import Constraints, constraints, whole_constraints
 from qrobust.binarized.engines import annealing, cardinality, evaluation, trial
-from qrobust.binarized.engines.base import Found, Nothing, Undecided
+from qrobust.binarized.engines.base import LATE, Found, Nothing, Undecided
+from qrobust.binarized.enumeration import tell_apart
 from qrobust.binarized.formats import save_binarized
 from qrobust.errors import BackendUnavailableError, UnsoundAnswerError
 from qrobust.logic.oracles import Deadline, UndecidedError
@@ -233,7 +235,10 @@ def test_what_is_small_enough_is_tried_in_a_lane_too() -> None:
         region = Region(box.centre, box.lower, box.upper + (np.arange(INPUTS) < free))
         found = whole_constraints(fold(network), region, fold(network).rivals(0, TieRule.FIRST))
         assert (TRIAL in race.engine_names("portfolio", found, 10.0)) is wanted
-        assert TRIAL not in race.engine_names("portfolio", replace(found, region=replace(region, norm=Norm.L0)))
+    for changes, wanted in ((2, True), (12, False)):
+        asked = Ball(np.zeros(INPUTS), Fraction(changes), Norm.L0)
+        found = whole_constraints(fold(network), asked.region(network), fold(network).rivals(0, TieRule.FIRST))
+        assert (TRIAL in race.engine_names("portfolio", found, 10.0)) is wanted
 
 
 def test_more_inputs_than_a_float_counts_are_left_to_others() -> None:
@@ -254,6 +259,7 @@ def test_annealing_and_trial_find_the_one_input_that_loses_the_label() -> None:
     with BinarizedSession() as session:
         for engine, ball in (
             ("trial", Ball(np.zeros(bits), Fraction(1))),
+            ("trial", Ball(np.zeros(bits), Fraction(7), Norm.L0)),
             ("annealing", Ball(np.zeros(bits), Fraction(1))),
             ("annealing", Ball(np.zeros(bits), Fraction(7), Norm.L1)),
         ):
@@ -261,10 +267,35 @@ def test_annealing_and_trial_find_the_one_input_that_loses_the_label() -> None:
             assert (found.verdict, found.engine) == (Verdict.VIOLATED, engine)
             assert found.witness is not None
             assert found.witness.levels.tolist() == (weight > 0).astype(int).tolist()
-        for engine, why in (("trial", "inputs of a box"), ("annealing", "no input was found")):
-            answer = session.check(Robustness(network, Ball(np.zeros(bits), Fraction(6), Norm.L1)), engine=engine, seconds=0.5)
-            assert answer.verdict is Verdict.UNKNOWN
-            assert why in answer.reason
+        short = Ball(np.zeros(bits), Fraction(6), Norm.L1)
+        answer = session.check(Robustness(network, short), engine="annealing", seconds=0.5)
+        assert (answer.verdict, answer.reason) == (Verdict.UNKNOWN, "annealing: no input was found")
+        answer = session.check(Robustness(network, short), engine="trial")
+        assert answer.verdict is Verdict.ROBUST
+
+
+def test_rows_are_the_same_dense_and_sparse(monkeypatch: pytest.MonkeyPatch) -> None:
+    query = question(hard())
+    found = constraints(fold(query.network), query.ball.region(query.network), 0, TieRule.FIRST)
+    states = np.random.default_rng(0).integers(0, found.states + 1, size=(50, found.columns)).astype(np.float32)
+    dense = evaluation.Evaluation(found).leads(states)
+    monkeypatch.setattr(evaluation, "MOST_ENTRIES", 0)
+    np.testing.assert_array_equal(evaluation.Evaluation(found).leads(states), dense)
+    values = np.array([found.columns_of(found.input_levels(state.astype(np.int64))) for state in states])
+    np.testing.assert_array_equal((found.rivals @ values.T).T - found.rival_threshold, dense)
+
+
+def test_inputs_of_a_ball_are_tried_in_time() -> None:
+    """Of 400 bits, two changes at most are 80,201 inputs; three are 10 million, which end at the limit."""
+    network, seconds = hard(), 0.2
+    for changes in (2, 3):
+        region = Ball(np.zeros(INPUTS), Fraction(changes), Norm.L0).region(network)
+        found = whole_constraints(fold(network), region, fold(network).rivals(0, TieRule.FIRST))
+        assert tell_apart(found, trial.MOST_INPUTS) == sum(math.comb(INPUTS, count) for count in range(changes + 1))
+    started = time.monotonic()
+    outcome = trial.decide(replace(found, rival_threshold=found.rival_threshold + 10**5), seconds)
+    assert outcome == Undecided(LATE)
+    assert time.monotonic() - started < seconds + 1.0
 
 
 def test_a_proof_by_trial_is_our_own() -> None:
@@ -282,13 +313,10 @@ def test_a_proof_by_trial_is_our_own() -> None:
 def test_sums_that_float32_cannot_hold_are_left_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
     query = question(hard())
     found = constraints(fold(query.network), query.ball.region(query.network), 0, TieRule.FIRST)
-    for name, most, why in (("MOST_SUM", 8, "float32"), ("MOST_ENTRIES", 8, "entries")):
-        with monkeypatch.context() as patched:
-            patched.setattr(evaluation, name, most)
-            box = replace(found, region=replace(found.region, norm=Norm.LINF))
-            for outcome in (annealing.decide(found, 1.0), trial.decide(box, 1.0)):
-                assert isinstance(outcome, Undecided)
-                assert why in outcome.reason
+    monkeypatch.setattr(evaluation, "MOST_SUM", 8)
+    for outcome in (annealing.decide(found, 1.0), trial.decide(found, 1.0)):
+        assert isinstance(outcome, Undecided)
+        assert "float32" in outcome.reason
 
 
 def test_the_doctor_tries_each_engine(capsys: pytest.CaptureFixture[str]) -> None:

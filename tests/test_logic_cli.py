@@ -39,6 +39,8 @@ def test_explanations(capsys: pytest.CaptureFixture[str], model: Path, tmp_path:
     code, out, _ = run(capsys, "bnn", "explain", str(model), "--input", "1, 1, 1", "--names", "a,b,c", "--rather", "a,b")
     assert code == 0
     assert out.startswith("abductive: 2 features (a, b) fix the label many; subset-minimal. [checked, confirmed by ")
+    code, out, _ = run(capsys, "bnn", "explain", str(model), "--input", "1, 1, 1", "--names", "a,b,c", "--rather", "2, 3")
+    assert out.startswith("abductive: 2 features (b, c) fix the label many")
     code, out, _ = run(capsys, "bnn", "explain", str(model), "--input", "1, 1, 0", "--all", "--order", "size", "--json")
     document = json.loads(out)
     assert (code, document["complete"], document["label"]) == (0, True, "many")
@@ -89,7 +91,7 @@ def test_counts(capsys: pytest.CaptureFixture[str], model: Path, copy: Path) -> 
     assert code == 0
     assert out.startswith("3 of 8 (")
     assert "a share in [37.5 %, 37.5 %]" in out
-    code, out, _ = run(capsys, "bnn", "count", str(model), "--feature", "0")
+    code, out, _ = run(capsys, "bnn", "count", str(model), "--feature", "1")
     assert out.startswith("4 of 8 (")
 
 
@@ -111,8 +113,8 @@ def test_compilation(capsys: pytest.CaptureFixture[str], model: Path, copy: Path
     assert "many: 4 of 8 inputs, 0.5" in out
     assert "6 inputs lose their label by changing 1 feature," in out
     assert "2 inputs lose their label by changing 2 features" in out
-    assert "feature 0 speaks for many" in out
-    assert "x0 = 1 and x1 = 1" in out
+    assert "input 1 speaks for many" in out
+    assert "input 1 at level 1 and input 2 at level 1" in out
     assert (tmp_path / "d.png").exists()
     code, out, _ = run(capsys, "bnn", "compile", str(model), "--copy", str(model))
     assert code == 0
@@ -135,7 +137,8 @@ def test_compilation(capsys: pytest.CaptureFixture[str], model: Path, copy: Path
         (["count"], "say what is counted"),
         (["count", "--input", "0,0,0", "--label", "7"], "classes 0 to 1"),
         (["count", "--feature", "9"], "no feature '9'"),
-        (["count", "--feature", "0", "--copy", "x.json"], "two questions"),
+        (["count", "--feature", "0"], "a number from 1 to 3"),
+        (["count", "--feature", "1", "--copy", "x.json"], "two questions"),
         (["count", "--label", "0", "--norm", "l1"], "goes with --eps"),
         (["count", "--label", "0", "--counter", "approximate", "--epsilon", "0"], "epsilon is 0"),
         (["compile", "--eps", "1"], "go together"),

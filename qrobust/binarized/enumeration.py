@@ -28,16 +28,16 @@ def tell_apart(found: Constraints, most: int = MOST_INPUTS) -> int | None:
     if found.region.norm is Norm.LINF:
         count = math.prod(len(levels) for levels in found.levels)
         return count if count <= most else None
-    if found.region.most > most:
-        return None
-    ways = np.zeros(found.region.most + 1)
-    ways[0] = 1.0
-    for costs in _costs(found):
-        new = np.zeros_like(ways)
-        for cost in costs[costs < len(ways)].tolist():
-            new[cost:] += ways[: len(ways) - cost]
-        ways = np.minimum(new, 1e15)
-    return int(ways.sum()) if ways.sum() <= most else None
+    ways = np.ones(1)  # in which each cost is reached
+    for costs in state_costs(found):
+        allowed = costs[costs <= found.region.most].tolist()
+        new = np.zeros(min(len(ways) + max(allowed), found.region.most + 1))
+        for cost in allowed:
+            new[cost : cost + len(ways)] += ways[: len(new) - cost]
+        ways = new
+        if ways.sum() > most:
+            return None
+    return int(ways.sum())
 
 
 def is_small(folded: Folded, found: Constraints) -> bool:
@@ -60,7 +60,7 @@ def inputs(found: Constraints) -> Iterator[IntArray]:
     """Yield all inputs that the constraints tell apart, in chunks. Shape of each: (at most CHUNK, inputs)."""
     states = np.zeros((1, 0), dtype=np.int32)
     spent = np.zeros(1, dtype=np.int64)
-    for costs in _costs(found):
+    for costs in state_costs(found):
         count = len(costs)
         choice = np.tile(np.arange(count, dtype=np.int32), len(states))
         states = np.column_stack([np.repeat(states, count, axis=0), choice])
@@ -75,8 +75,8 @@ def inputs(found: Constraints) -> Iterator[IntArray]:
         yield levels
 
 
-def _costs(found: Constraints) -> list[IntArray]:
-    """Return what each state of each pixel costs; in a box, nothing."""
+def state_costs(found: Constraints) -> list[IntArray]:
+    """Return what each state of each pixel costs; in a box, nothing. Shape of each: (states,)."""
     region = found.region
     if region.norm is Norm.LINF:
         return [np.zeros(len(levels), dtype=np.int64) for levels in found.levels]

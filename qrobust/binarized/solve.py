@@ -198,7 +198,8 @@ class BinarizedSession:
             return _Decision(Verdict.ROBUST, INTERVALS, True)
         soon = _soon(integers, found, asked, deadline) if is_raced else None
         if soon is None and is_raced:
-            soon = _attacked((integers, small), region, asked, deadline, ROUNDS, rng) or _tried(integers, found, asked)
+            soon = _enumerated(integers, found, asked) or _tried(integers, found, asked, deadline)
+            soon = soon or _attacked((integers, small), region, asked, deadline, ROUNDS, rng)
         return self._raced(integers, found, asked, settings) if soon is None else soon
 
     def _raced(
@@ -214,11 +215,7 @@ class BinarizedSession:
                 return _replays(integers, found.region, finish, asked)
             return isinstance(finish.outcome, Nothing) and (finish.outcome.exact or not exact)
 
-        tried = Finish(TRIAL, trial.decide(found, left)) if engine == PORTFOLIO and trial.forecast(found) < AT_ONCE else None
-        winner, others = tried, list[Finish]()
-        if tried is None or not counts(tried):
-            left = deadline - time.monotonic()
-            winner, others = self._race.run(engine_names(engine, found, left, self._races), found, left, counts)
+        winner, others = self._race.run(engine_names(engine, found, left, self._races), found, left, counts)
         if winner is None:
             return _Decision(Verdict.UNKNOWN, engine, True, reason="; ".join(_why(finish) for finish in others))
         if isinstance(winner.outcome, Found):
@@ -260,14 +257,26 @@ def _soon(integers: Folded, found: Constraints, asked: tuple[int, TieRule], dead
         return None
     conflicts = min(CONFLICTS, WORK // max(1, cardinality.literal_count(found)))
     outcome = cardinality.decide_here(found, conflicts, min(deadline - time.monotonic(), cardinality.MOST_SECONDS))
-    if isinstance(outcome, Found):
-        _replays(integers, found.region, Finish(CARDINALITY, outcome), asked)
-        return _Decision(Verdict.VIOLATED, CARDINALITY, True, _witness(integers, outcome.levels, *asked))
-    return _Decision(Verdict.ROBUST, CARDINALITY, outcome.exact) if isinstance(outcome, Nothing) else None
+    return _settled(integers, found, asked, Finish(CARDINALITY, outcome))
 
 
-def _tried(integers: Folded, found: Constraints, asked: tuple[int, TieRule]) -> _Decision | None:
-    """Decide by every input, where these are few; else None."""
+def _tried(integers: Folded, found: Constraints, asked: tuple[int, TieRule], deadline: float) -> _Decision | None:
+    """Decide by every input in this process; None if that may take long, or cannot be done."""
+    if trial.forecast(found) >= AT_ONCE:
+        return None
+    return _settled(integers, found, asked, Finish(TRIAL, trial.decide(found, deadline - time.monotonic())))
+
+
+def _settled(integers: Folded, found: Constraints, asked: tuple[int, TieRule], finish: Finish) -> _Decision | None:
+    """Return what an engine in this process has decided, its input replayed; None if it has not."""
+    if isinstance(finish.outcome, Found):
+        _replays(integers, found.region, finish, asked)
+        return _Decision(Verdict.VIOLATED, finish.engine, True, _witness(integers, finish.outcome.levels, *asked))
+    return _Decision(Verdict.ROBUST, finish.engine, finish.outcome.exact) if isinstance(finish.outcome, Nothing) else None
+
+
+def _enumerated(integers: Folded, found: Constraints, asked: tuple[int, TieRule]) -> _Decision | None:
+    """Decide by the network itself at every input, where these are few; else None."""
     if not is_small(integers, found):
         return None
     levels = first_lost(integers, found, *asked)

@@ -114,7 +114,7 @@ def explain_command(
     method: Annotated[MethodText, typer.Option(help="How a set is made minimal.")] = MethodText.DELETION,
     names: Annotated[str | None, typer.Option(help="The features' names, with commas between.")] = None,
     last: Annotated[
-        str | None, typer.Option("--rather", help="Features rather kept than others, by name or number from 0, with commas.")
+        str | None, typer.Option("--rather", help="Features rather kept than others, by name or number from 1, with commas.")
     ] = None,
     label: Annotated[int | None, typer.Option(help="The label to explain; it must be the input's own.")] = None,
     tie: Annotated[TieName, typer.Option(help="Who has the label where scores are equal.")] = TieName.FIRST,
@@ -253,13 +253,15 @@ def _named(names: str | None, features: tuple[Feature, ...]) -> tuple[Feature, .
 
 
 def _place(name: str, features: tuple[Feature, ...]) -> int:
-    """Return a feature by name, or by its number from 0."""
+    """Return a feature's place, by its name or its number from 1. Raises DomainError."""
     known = [feature.name for feature in features]
     if name in known:
         return known.index(name)
-    if name.isdecimal() and int(name) < len(features):
-        return int(name)
-    raise DomainError(f"there is no feature {name!r}: name one of {', '.join(known[:5])}, ..., or a number from 0")
+    if name.isdecimal() and 1 <= int(name) <= len(features):
+        return int(name) - 1
+    raise DomainError(
+        f"there is no feature {name!r}: name one of {', '.join(known[:5])}, ..., or a number from 1 to {len(known)}"
+    )
 
 
 def _ranks(last: str | None, features: tuple[Feature, ...], oracle: SignOracle | RealOracle) -> list[int]:
@@ -294,7 +296,7 @@ def count_command(
     norm: Annotated[NormName, typer.Option(help="The ball's norm.")] = NormName.LINF,
     copy: Annotated[Path | None, typer.Option(help="Count the inputs to which this copy gives another label.")] = None,
     feature: Annotated[
-        str | None, typer.Option(help="Count the inputs whose label this feature alone, by name or number from 0, can change.")
+        str | None, typer.Option(help="Count the inputs whose label this feature alone, by name or number from 1, can change.")
     ] = None,
     label: Annotated[int | None, typer.Option(help="Count the inputs without this label; --input's own by default.")] = None,
     counter: Annotated[CounterName, typer.Option(help="Who counts.")] = CounterName.AUTO,
@@ -440,7 +442,7 @@ def _compiled(document: dict[str, Any], read: Reasoned) -> list[str]:
     for one in document.get("monotone", ()):
         words = {(True, True): "does not matter to", (True, False): "speaks for", (False, True): "speaks against"}
         word = words.get((one["never_lost_by_raising"], one["never_lost_by_lowering"]), "is not monotone for")
-        lines.append(f"  {_feature(read, one['feature'])} {word} {network.class_name(one['class'])}")
+        lines.append(f"  {read.features[one['feature']].name} {word} {network.class_name(one['class'])}")
     for prime in document.get("primes", ()):
         lines.append("  " + (" and ".join(_range(read, *one) for one in prime) or "always"))
     if "differences" in document:
@@ -449,12 +451,9 @@ def _compiled(document: dict[str, Any], read: Reasoned) -> list[str]:
     return lines
 
 
-def _feature(read: Reasoned, place: int) -> str:
-    return f"feature {place}" if read.code is None else read.features[place].name
-
-
 def _range(read: Reasoned, place: int, least: int, most: int) -> str:
     """Say between which levels an input lies; of a bracket, which values these stand for."""
     if read.code is not None:
         return range_name(read.code, place, least, most)
-    return f"x{place} = {least}" if least == most else f"{least} <= x{place} <= {most}"
+    levels = f"level {least}" if least == most else f"levels {least} to {most}"
+    return f"{read.features[place].name} at {levels}"

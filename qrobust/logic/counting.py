@@ -27,9 +27,9 @@ from qrobust.binarized.constraints import whole_constraints
 from qrobust.binarized.enumeration import inputs as enumerated
 from qrobust.binarized.folding import Folded
 from qrobust.binarized.network import BinarizedNetwork
-from qrobust.binarized.queries import Ball, Box, Levels, Norm, Region, TieRule, ZeroSign, check_label
+from qrobust.binarized.queries import Ball, Box, Levels, Norm, Region, TieRule, ZeroSign, check_label, check_pair
 from qrobust.binarized.solve import folded
-from qrobust.errors import BackendUnavailableError, DomainError, ResourceError, ShapeError, UnsoundAnswerError
+from qrobust.errors import BackendUnavailableError, DomainError, ResourceError, UnsoundAnswerError
 from qrobust.layers import IntArray
 from qrobust.logic.counters import Problem, ganak
 from qrobust.logic.hashing import Factor, by_parities
@@ -114,12 +114,12 @@ class Flips(Property):
 
 @dataclass(frozen=True, eq=False)
 class Disagreement(Property):
-    """Inputs to which a copy of the network gives another label. Raises ShapeError, DomainError (they do not fit together)."""
+    """Inputs to which a copy of the network gives another label. Raises as `check_pair`."""
 
     copy: BinarizedNetwork | None = None
 
     def __post_init__(self) -> None:
-        check_alike(self.network, self._copy)
+        check_pair(self.network, self._copy)
 
     @property
     def _copy(self) -> BinarizedNetwork:
@@ -174,22 +174,11 @@ class Influence(Property):
         return _problem(clauses)
 
     def __str__(self) -> str:
-        return f"inputs {self.where} whose label feature {self.feature} alone can change"
+        return f"inputs {self.where} whose label input {self.feature + 1} alone can change"
 
 
 def _problem(clauses: LabelClauses) -> Problem:
     return clauses.written.clauses, clauses.written.top, clauses.columns
-
-
-def check_alike(network: BinarizedNetwork, other: BinarizedNetwork) -> None:
-    """Raise ShapeError or DomainError unless two networks take the same inputs and have as many classes."""
-    if (network.inputs, network.outputs) != (other.inputs, other.outputs):
-        raise ShapeError(
-            f"{network} has {network.inputs} inputs and {network.outputs} classes,"
-            f" {other} has {other.inputs} and {other.outputs}"
-        )
-    if network.grid != other.grid:
-        raise DomainError(f"{network} and {other} do not round their inputs alike: give both one step, range and rounding")
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,10 @@ from typing import Any
 import numpy as np
 
 from qrobust.binarized.network import BinarizedNetwork
-from qrobust.binarized.queries import Ball, Box, Levels, Norm, Region, ZeroSign
+from qrobust.binarized.queries import Ball, Box, Levels, Norm, Region, ZeroSign, check_pair
 from qrobust.binarized.solve import folded
 from qrobust.errors import BackendUnavailableError, ResourceError, UnsupportedError
 from qrobust.layers import IntArray
-from qrobust.logic.counting import check_alike
 from qrobust.logic.labels import class_values, label_rows, size_of
 from qrobust.logic.oracles import Deadline, UndecidedError
 
@@ -85,8 +84,8 @@ class Diagram:
         self.classes = self._compiled(self._rows)
 
     def compiled_too(self, other: BinarizedNetwork, zero: ZeroSign = ZeroSign.PLUS) -> list[Node]:
-        """Return another network's classes in the same table. Raises ShapeError, DomainError, ResourceError."""
-        check_alike(self.network, other)
+        """Return another network's classes in the same table. Raises ResourceError, and as `check_pair`."""
+        check_pair(self.network, other)
         return self._compiled(label_rows(folded(other, zero), self.region))
 
     def _compiled(self, rows: Any) -> list[Node]:

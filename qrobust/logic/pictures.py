@@ -160,8 +160,8 @@ def _levels(root: Node) -> tuple[dict[int, list[Node]], list[tuple[Node, Node, b
 
 
 def _names(diagram: Diagram) -> list[str]:
-    """Return each order literal as a test of a feature's level."""
+    """Return each order literal as a test of an input's level; inputs are numbered from 1."""
     lower, found = diagram.region.lower.tolist(), []
     for pixel, start, end in zip(diagram.pixels, diagram.starts, diagram.starts[1:], strict=False):
-        found += [f"x{pixel} >= {lower[pixel] + place + 1}" for place in range(end - start)]
+        found += [f"x{pixel + 1} >= {lower[pixel] + place + 1}" for place in range(end - start)]
     return found

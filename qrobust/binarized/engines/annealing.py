@@ -1,7 +1,7 @@
 """Inputs that lose the label, looked for by simulated annealing.
 
 Accepts   every region
-Gives     Found, or Undecided: at the time limit, and where the dense rows are too large
+Gives     Found, or Undecided: at the time limit, and where sums are too large
 Method    many chains at once; in each a pixel at a time takes another value (in a ball by L0, L1 or L2, another pixel goes
           back now and then), which is kept if the best rival's row comes no farther from its threshold, or by chance; the
           temperature falls, then all start again
