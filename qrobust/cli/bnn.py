@@ -214,7 +214,7 @@ def _answered(
     else:
         show.line(str(answer), quiet=quiet)
         if steps is not None:
-            show.line(f"certificate: {steps:,} {'step' if steps == 1 else 'steps'}, followed by the checker", quiet=quiet)
+            show.line(f"certificate: {show.counted(steps, 'step')}, followed by the checker", quiet=quiet)
     raise typer.Exit(EXIT[answer.verdict])
 
 

@@ -100,7 +100,7 @@ def _replay_signs(proof: BinarizedCertificate, path: Path, model: Path | None, *
         show.document({"proved": fault is None, "fault": fault, "steps": len(proof.proof), "seconds": seconds} | hashes)
     elif fault is None:
         about = ", ".join(f"{key} {value[:12]}" for key, value in hashes.items())
-        show.line(f"PROVED: {proof.statement}. [{len(proof.proof):,} steps, {about}, {seconds:.3g} s]")
+        show.line(f"PROVED: {proof.statement}. [{show.counted(len(proof.proof), 'step')}, {about}, {seconds:.3g} s]")
     else:
         show.line(f"REFUSED: {fault}. [{seconds:.3g} s]")
     raise typer.Exit(0 if fault is None else INTERNAL)

@@ -19,6 +19,11 @@ def harmless(text: str) -> str:
     return CONTROLS.sub("?", text)
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number and a noun, as in "1 step" and "2,000 steps"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def line(text: str, *, quiet: bool = False) -> None:
     """Print one line unless told to be quiet."""
     if not quiet:
