@@ -1,7 +1,8 @@
 """Engines for networks of signs beside the portfolio, at the same questions in one run: how many each decides, and how fast.
 
-Questions   MNIST images at which intervals leave the label open, for a dense, a sparse and a very sparse network, and random
-            networks with a share of zeros in between ("mixed"). Building the constraints counts for every engine
+Questions   MNIST images at which intervals leave the label open: boxes, for a dense, a sparse and a very sparse network, and
+            one pixel that may change, for a convolutional one; random networks with a share of zeros in between ("mixed").
+            Building the constraints counts for every engine
 Engines     each by itself on one thread, in a process of its own; the portfolio as `bnn verify` runs it. Exact, where it is
             installed; MiniSatCS, where QROBUST_MINISATCS names its program (github.com/jia-kai/minisatcs, built as its README
             says), given the unary constraints with their reified sums as they are
@@ -30,7 +31,7 @@ from models.publish import FOLDER
 from models.train_mnist import load_mnist
 from qrobust.answers import Verdict
 from qrobust.backends.worker import Worker, WorkerDiedError, WorkerTimeoutError
-from qrobust.binarized import Ball, BinarizedNetwork, BinarizedSession, Block, Grid, Linear, Robustness, TieRule, fold
+from qrobust.binarized import Ball, BinarizedNetwork, BinarizedSession, Block, Grid, Linear, Norm, Robustness, TieRule, fold
 from qrobust.binarized.cnf import Encoding, sums
 from qrobust.binarized.constraints import Constraints, constraints
 from qrobust.binarized.engines.base import Engine, Found, Nothing, Outcome, Undecided
@@ -46,9 +47,10 @@ QUESTIONS = 5  # of each kind
 IMAGES = 100
 AT_ONCE = 2  # single engines that run at the same time, each on one thread; the portfolio runs by itself
 TRAINED = {
-    "dense": ("bnn_binary", Fraction(1, 20)),
-    "sparse": ("bnn_ternary_l1_stable", Fraction(1, 10)),
-    "very sparse": ("bnn_binmask_cbd_pgd", Fraction(1, 5)),
+    "dense": ("bnn_binary", Fraction(1, 20), Norm.LINF),
+    "sparse": ("bnn_ternary_l1_stable", Fraction(1, 10), Norm.LINF),
+    "very sparse": ("bnn_binmask_cbd_pgd", Fraction(1, 5), Norm.LINF),
+    "one pixel": ("bnn_conv_binary", Fraction(1), Norm.L0),
 }
 MIXED_ZEROS = (0.3, 0.6)
 LEADS = (24.0, 30.0, 36.0, 42.0)
@@ -101,6 +103,8 @@ def engines() -> dict[str, Engine]:
         "CP-SAT": ENGINES["cp-sat"],
         "Z3": ENGINES["z3"],
         "annealing": ENGINES["annealing"],
+        "branching": ENGINES["branching"],
+        "trial": ENGINES["trial"],
     }
     if available("exact"):
         found["Exact"] = ENGINES["exact"]
@@ -145,9 +149,9 @@ def questions() -> dict[str, list[Robustness]]:
     """The first questions of each kind that intervals and trying every input do not settle."""
     images = load_mnist(shared_folder() / "mnist", "t10k", IMAGES).inputs
     found = {}
-    for kind, (name, eps) in TRAINED.items():
+    for kind, (name, eps, norm) in TRAINED.items():
         network = load_binarized(FOLDER / f"{name}.npz").network
-        found[kind] = _open(Robustness(network, Ball(image, eps)) for image in images)
+        found[kind] = _open(Robustness(network, Ball(image, eps, norm)) for image in images)
     found["mixed"] = _open(_mixed(seed) for seed in range(20 * QUESTIONS))
     return found
 

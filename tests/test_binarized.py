@@ -34,7 +34,7 @@ from qrobust.binarized import (
 from qrobust.binarized.answers import cost_units
 from qrobust.binarized.cnf import Clauses, Encoding, formula
 from qrobust.binarized.constraints import Constraints, constraints
-from qrobust.binarized.engines import annealing, cardinality, cpsat, exact_solver, milp, pseudo_boolean, sat, trial
+from qrobust.binarized.engines import annealing, branching, cardinality, cpsat, exact_solver, milp, pseudo_boolean, sat, trial
 from qrobust.binarized.engines.base import Engine, Found, Nothing, Outcome, Undecided
 from qrobust.binarized.enumeration import inputs as enumerated
 from qrobust.binarized.enumeration import tell_apart
@@ -146,6 +146,8 @@ def test_every_engine_and_encoding_tells_the_truth(seed: int, worker: Worker) ->
         if number % 4 == 0:
             _check(case, worker.call(cpsat.decide, found, 60.0, seconds=60.0), f"case {1000 * seed + number}, cp-sat")
         _check(case, trial.decide(found, 60.0), f"case {1000 * seed + number}, trial")
+        if case.ball.norm is Norm.LINF:
+            _check(case, branching.decide(found, 60.0), f"case {1000 * seed + number}, branching")
         if case.violated:
             _check(case, annealing.decide(found, 20.0), f"case {1000 * seed + number}, annealing")
         else:

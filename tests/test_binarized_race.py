@@ -32,9 +32,9 @@ from qrobust.binarized import (
     fold,
     race,
 )
-from qrobust.binarized.answers import TRIAL
+from qrobust.binarized.answers import BRANCHING, TRIAL
 from qrobust.binarized.constraints import Constraints, constraints, whole_constraints
-from qrobust.binarized.engines import annealing, cardinality, evaluation, trial
+from qrobust.binarized.engines import annealing, branching, cardinality, evaluation, trial
 from qrobust.binarized.engines.base import LATE, Found, Nothing, Undecided
 from qrobust.binarized.enumeration import tell_apart
 from qrobust.binarized.formats import save_binarized
@@ -231,14 +231,16 @@ def test_what_is_small_enough_is_tried_in_a_lane_too() -> None:
     network = hard()
     ball = Ball(np.zeros(INPUTS), Fraction(0))
     box = ball.region(network)
-    for free, wanted in ((12, True), (300, False)):
+    for free, wanted, split in ((12, True, True), (100, False, True), (300, False, False)):
         region = Region(box.centre, box.lower, box.upper + (np.arange(INPUTS) < free))
         found = whole_constraints(fold(network), region, fold(network).rivals(0, TieRule.FIRST))
-        assert (TRIAL in race.engine_names("portfolio", found, 10.0)) is wanted
+        names = race.engine_names("portfolio", found, 10.0)
+        assert (TRIAL in names, BRANCHING in names) == (wanted, split)
     for changes, wanted in ((2, True), (12, False)):
         asked = Ball(np.zeros(INPUTS), Fraction(changes), Norm.L0)
         found = whole_constraints(fold(network), asked.region(network), fold(network).rivals(0, TieRule.FIRST))
-        assert (TRIAL in race.engine_names("portfolio", found, 10.0)) is wanted
+        names = race.engine_names("portfolio", found, 10.0)
+        assert (TRIAL in names, BRANCHING in names) == (wanted, False)
 
 
 def test_more_inputs_than_a_float_counts_are_left_to_others() -> None:
@@ -258,6 +260,7 @@ def test_annealing_and_trial_find_the_one_input_that_loses_the_label() -> None:
     network = BinarizedNetwork(Grid.of(1, 0, 1), (block,), sparse_dense(np.array([[-1.0], [1.0]])))
     with BinarizedSession() as session:
         for engine, ball in (
+            ("branching", Ball(np.zeros(bits), Fraction(1))),
             ("trial", Ball(np.zeros(bits), Fraction(1))),
             ("trial", Ball(np.zeros(bits), Fraction(7), Norm.L0)),
             ("annealing", Ball(np.zeros(bits), Fraction(1))),
@@ -298,6 +301,33 @@ def test_inputs_of_a_ball_are_tried_in_time() -> None:
     assert time.monotonic() - started < seconds + 1.0
 
 
+@pytest.mark.parametrize("parts", [1, 5, 128])
+def test_a_box_is_split_to_its_end_however_few_parts_at_once(monkeypatch: pytest.MonkeyPatch, parts: int) -> None:
+    """Of three numbers each is more than the next, in a circle: two of these can hold, not three; intervals allow it."""
+    monkeypatch.setattr(branching, "PARTS", parts)
+    block = Block(sparse_dense(np.eye(3) - np.roll(np.eye(3), 1, axis=1), np.full(3, -0.5)))
+    for lead, kind in ((0.5, Found), (2.5, Nothing)):
+        output = sparse_dense(np.array([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]), np.array([lead, 0.0]))
+        network = BinarizedNetwork(Grid.of(1, 0, 9), (block,), output)
+        region = Ball(np.full(3, 4.0), Fraction(5)).region(network)
+        found = whole_constraints(fold(network), region, fold(network).rivals(0, TieRule.FIRST))
+        assert isinstance(branching.decide(found, 10.0), kind)
+
+
+def test_a_box_that_cannot_be_split_to_its_end_is_left_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = hard()
+    region = Ball(np.zeros(INPUTS), Fraction(1)).region(network)
+    found = constraints(fold(network), region, 0, TieRule.FIRST)
+    started = time.monotonic()
+    assert branching.decide(replace(found, rival_threshold=found.rival_threshold + 20), 0.5) == Undecided(LATE)
+    assert time.monotonic() - started < 2.0
+    monkeypatch.setattr(branching, "MOST_BYTES", 2**20)
+    for asked, why in ((found, "too many inputs"), (replace(found, region=replace(region, norm=Norm.L0)), "only boxes")):
+        outcome = branching.decide(asked, 0.5)
+        assert isinstance(outcome, Undecided)
+        assert why in outcome.reason
+
+
 def test_a_proof_by_trial_is_our_own() -> None:
     """Of two bits, not each is more than the other, and intervals do not see it."""
     apart = Block(sparse_dense(np.array([[1.0, -1.0], [-1.0, 1.0]]), np.full(2, -0.5)))
@@ -314,7 +344,8 @@ def test_sums_that_float32_cannot_hold_are_left_to_others(monkeypatch: pytest.Mo
     query = question(hard())
     found = constraints(fold(query.network), query.ball.region(query.network), 0, TieRule.FIRST)
     monkeypatch.setattr(evaluation, "MOST_SUM", 8)
-    for outcome in (annealing.decide(found, 1.0), trial.decide(found, 1.0)):
+    box = replace(found, region=replace(found.region, norm=Norm.LINF))
+    for outcome in (annealing.decide(found, 1.0), trial.decide(found, 1.0), branching.decide(box, 1.0)):
         assert isinstance(outcome, Undecided)
         assert "float32" in outcome.reason
 

@@ -15,7 +15,7 @@ from qrobust.backends.worker import Worker
 from qrobust.binarized import BatchNorm, BinarizedNetwork, Block, Folded, Grid, Linear, Norm, Region, TieRule, ZeroSign, fold
 from qrobust.binarized.cnf import Encoding, Formula, formula
 from qrobust.binarized.constraints import Constraints, constraints
-from qrobust.binarized.engines import cardinality, cpsat, exact_solver, milp, pseudo_boolean, sat, trial
+from qrobust.binarized.engines import branching, cardinality, cpsat, exact_solver, milp, pseudo_boolean, sat, trial
 from qrobust.binarized.engines.base import Engine, Found, Nothing, Outcome, Undecided
 from qrobust.binarized.enumeration import first_lost
 from qrobust.binarized.lrat import refutation_fault
@@ -193,6 +193,8 @@ def test_sat_enumeration_and_the_count_of_flips(batch: int) -> None:
         levels = first_lost(asked.folded, found, asked.label, asked.tie)
         check(asked, Nothing(exact=True) if levels is None else Found(levels), f"{where}, enumeration")
         check(asked, trial.decide(found, 60.0), f"{where}, trial")
+        if asked.region.norm is Norm.LINF:
+            check(asked, branching.decide(found, 60.0), f"{where}, branching")
         encoding = encodings[number % len(encodings)]
         check(asked, sat.decide(found, 60.0, encoding), f"{where}, {encoding}")
         check(asked, cardinality.decide(found, 60.0), f"{where}, cardinality")

@@ -16,6 +16,7 @@ from qrobust.layers import IntArray
 INTERVALS = "intervals"
 ENUMERATION = "enumeration"
 TRIAL = "trial"
+BRANCHING = "branching"
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +55,8 @@ class BinarizedAnswer:
 
     @property
     def assurance(self) -> Assurance | None:
-        """CHECKED: replayed in integers, one input or all, or with a certificate. ROUNDED: proved by interval folding, also
-        with all inputs tried that it leaves apart. TRUSTED: a solver says so."""
+        """CHECKED: replayed in integers, one input or all, or with a certificate. ROUNDED: proved by interval folding, of
+        the whole or of its parts, also with all inputs tried that it leaves apart. TRUSTED: a solver says so."""
         return _assurance(self)
 
     @property
@@ -103,7 +104,7 @@ def _assurance(answer: BinarizedAnswer | LabelChangeAnswer) -> Assurance | None:
         return None
     if answer.verdict is Verdict.VIOLATED or answer.engine == ENUMERATION or answer.is_certified:
         return Assurance.CHECKED
-    return Assurance.ROUNDED if answer.engine in (INTERVALS, TRIAL) else Assurance.TRUSTED
+    return Assurance.ROUNDED if answer.engine in (INTERVALS, BRANCHING, TRIAL) else Assurance.TRUSTED
 
 
 def _basis(answer: BinarizedAnswer | LabelChangeAnswer) -> str:

@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from qrobust.backends.worker import Worker, WorkerDiedError, WorkerTimeoutError, next_answer
-from qrobust.binarized.answers import TRIAL
+from qrobust.binarized.answers import BRANCHING, TRIAL
 from qrobust.binarized.constraints import Constraints
-from qrobust.binarized.engines import annealing, cardinality, cpsat, exact_solver, milp, pseudo_boolean, sat, trial
+from qrobust.binarized.engines import annealing, branching, cardinality, cpsat, exact_solver, milp, pseudo_boolean, sat, trial
 from qrobust.binarized.engines.base import LATE, Engine, Outcome, Undecided
 from qrobust.errors import BackendUnavailableError, UnsupportedError
 
@@ -30,6 +30,7 @@ ENGINES: dict[str, Engine] = {
     "cp-sat": cpsat.decide,
     "z3": pseudo_boolean.decide,
     "exact": exact_solver.decide,
+    BRANCHING: branching.decide,
     TRIAL: trial.decide,
     ANNEALING: annealing.decide,
 }
@@ -40,6 +41,7 @@ NEEDS = {
     "cp-sat": "ortools",
     "z3": "z3",
     "exact": "exact",
+    BRANCHING: "numpy",
     TRIAL: "numpy",
     ANNEALING: "numpy",
 }
@@ -48,7 +50,7 @@ DENSE = 40.0  # mean terms of a row from which on integer programming starts fir
 MORE_LANES = (("exact", 4), ("cp-sat", 2))  # where they are installed, and there are so many processor cores
 GRACE = 0.1  # seconds that an answer at the limit may still take to arrive
 END_SECONDS = 0.5  # that ended processes may take to be gone
-ANNEALING_SHARE = 0.3  # of the time, for what finds an input soon or not at all
+ANNEALING_SHARE = 0.6  # of the time, for what finds an input soon or not at all
 HEAD_START = 0.3  # seconds that a lane has before the next one starts; the first two start at once
 
 
@@ -73,7 +75,9 @@ def engine_names(choice: str, found: Constraints, seconds: float = 60.0, races: 
         clauses = ["sat"] if available("sat") else ["z3"]
         sums = [CARDINALITY] if available(CARDINALITY) else []
         lanes = ["milp", *more[::-1], *clauses, *sums] if found.density > DENSE else [*sums, *clauses, *more, "milp"]
-        return [ANNEALING, *([TRIAL] if trial.forecast(found) < seconds else []), *lanes]
+        split = [BRANCHING] if branching.bits(found) <= branching.MANY_BITS else []
+        tried = [TRIAL] if trial.forecast(found) < seconds else []
+        return [ANNEALING, *split, *tried, *lanes]
     check_engine(choice)
     return [choice]
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from qrobust.answers import Verdict
 from qrobust.binarized.answers import (
+    BRANCHING,
     ENUMERATION,
     INTERVALS,
     TRIAL,
@@ -24,7 +25,7 @@ from qrobust.binarized.answers import (
 )
 from qrobust.binarized.attack import ROUNDS, attack
 from qrobust.binarized.constraints import Constraints, constraints_of
-from qrobust.binarized.engines import cardinality, trial
+from qrobust.binarized.engines import branching, cardinality, trial
 from qrobust.binarized.engines.base import LATE, Found, Nothing, Outcome, Undecided
 from qrobust.binarized.enumeration import first_lost, is_small
 from qrobust.binarized.float_pairs import FloatLabels, FloatPair
@@ -45,6 +46,7 @@ LAST_SECONDS = 0.1  # of attack at each radius, beyond the time limit, where a l
 SMALL_FORMULA = 40_000  # literals
 CONFLICTS = 20_000  # of a small formula, less where its literals times conflicts would be more than WORK
 WORK = 2 * 10**8
+SPLIT_SECONDS = 0.1  # that a box is split for in this process; then that is a lane of the race
 AT_ONCE = 0.03  # seconds that trying every input may take in this process; what takes longer is a lane of the race
 
 
@@ -199,6 +201,7 @@ class BinarizedSession:
         soon = _soon(integers, found, asked, deadline) if is_raced else None
         if soon is None and is_raced:
             soon = _enumerated(integers, found, asked) or _tried(integers, found, asked, deadline)
+            soon = soon or _split(integers, found, asked, deadline)
             soon = soon or _attacked((integers, small), region, asked, deadline, ROUNDS, rng)
         return self._raced(integers, found, asked, settings) if soon is None else soon
 
@@ -258,6 +261,14 @@ def _soon(integers: Folded, found: Constraints, asked: tuple[int, TieRule], dead
     conflicts = min(CONFLICTS, WORK // max(1, cardinality.literal_count(found)))
     outcome = cardinality.decide_here(found, conflicts, min(deadline - time.monotonic(), cardinality.MOST_SECONDS))
     return _settled(integers, found, asked, Finish(CARDINALITY, outcome))
+
+
+def _split(integers: Folded, found: Constraints, asked: tuple[int, TieRule], deadline: float) -> _Decision | None:
+    """Decide a box by halves in this process; None if its inputs are many, or it takes long."""
+    if branching.bits(found) > branching.MANY_BITS:
+        return None
+    left = min(deadline - time.monotonic(), SPLIT_SECONDS)
+    return _settled(integers, found, asked, Finish(BRANCHING, branching.decide(found, left)))
 
 
 def _tried(integers: Folded, found: Constraints, asked: tuple[int, TieRule], deadline: float) -> _Decision | None:

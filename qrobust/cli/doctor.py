@@ -49,6 +49,7 @@ PACKAGES = {
     "cp-sat": "ortools",
     "z3": "z3-solver",
     "exact": "exact",
+    "branching": "numpy",
     "trial": "numpy",
 }
 
