@@ -167,7 +167,7 @@ def test_bad_questions_are_refused() -> None:
     one, where = parity_like(4), Ball(np.zeros(4), Fraction(1))
     with pytest.raises(DomainError, match="classes 0 to 1"):
         Flips(one, where, label=2)
-    with pytest.raises(ShapeError, match="has 5"):
+    with pytest.raises(ShapeError, match="4 inputs and the copy 5"):
         Disagreement(one, where, copy=parity_like(5))
     with pytest.raises(DomainError, match="feature 4"):
         Influence(one, where, feature=4)
