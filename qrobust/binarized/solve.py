@@ -46,6 +46,7 @@ LAST_SECONDS = 0.1  # of attack at each radius, beyond the time limit, where a l
 SMALL_FORMULA = 40_000  # literals
 CONFLICTS = 20_000  # of a small formula, less where its literals times conflicts would be more than WORK
 WORK = 2 * 10**8
+FEW_BITS = 30.0  # of a box that is split sooner than a formula is written and solved
 SPLIT_SECONDS = 0.1  # that a box is split for in this process; then that is a lane of the race
 AT_ONCE = 0.03  # seconds that trying every input may take in this process; what takes longer is a lane of the race
 
@@ -198,11 +199,9 @@ class BinarizedSession:
         found = constraints_of(small, region, rivals)
         if not found.rival_classes:
             return _Decision(Verdict.ROBUST, INTERVALS, True)
-        soon = _soon(integers, found, asked, deadline) if is_raced else None
+        soon = _here(integers, found, asked, deadline) if is_raced else None
         if soon is None and is_raced:
-            soon = _enumerated(integers, found, asked) or _tried(integers, found, asked, deadline)
-            soon = soon or _split(integers, found, asked, deadline)
-            soon = soon or _attacked((integers, small), region, asked, deadline, ROUNDS, rng)
+            soon = _attacked((integers, small), region, asked, deadline, ROUNDS, rng)
         return self._raced(integers, found, asked, settings) if soon is None else soon
 
     def _raced(
@@ -252,6 +251,15 @@ def _far_hit(integers: Folded, query: LeastChange, asked: tuple[int, int, int], 
         if found is not None or radius == most:
             return found
         radius = min(2 * radius, most)
+
+
+def _here(integers: Folded, found: Constraints, asked: tuple[int, TieRule], deadline: float) -> _Decision | None:
+    """Decide in this process by what ends soon; None if nothing does."""
+    for decide in (_split, _soon) if branching.bits(found) <= FEW_BITS else (_soon, _split):
+        decision = decide(integers, found, asked, deadline)
+        if decision is not None:
+            return decision
+    return _enumerated(integers, found, asked) or _tried(integers, found, asked, deadline)
 
 
 def _soon(integers: Folded, found: Constraints, asked: tuple[int, TieRule], deadline: float) -> _Decision | None:
