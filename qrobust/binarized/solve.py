@@ -48,7 +48,7 @@ CONFLICTS = 20_000  # of a small formula, less where its literals times conflict
 WORK = 2 * 10**8
 FEW_BITS = 30.0  # of a box that is split sooner than a formula is written and solved
 SPLIT_SECONDS = 0.1  # that a box is split for in this process; then that is a lane of the race
-AT_ONCE = 0.03  # seconds that trying every input may take in this process; what takes longer is a lane of the race
+AT_ONCE = 0.2  # seconds that trying every input may take in this process; what takes longer is a lane of the race
 
 
 @lru_cache(maxsize=16)
