@@ -301,6 +301,36 @@ def test_inputs_of_a_ball_are_tried_in_time() -> None:
     assert time.monotonic() - started < seconds + 1.0
 
 
+def test_counting_the_inputs_of_a_ball_on_a_fine_grid_is_given_up_at_once() -> None:
+    """20 inputs of 2,001 levels, 4,000,000 squared levels away: adding up the ways of each cost would take long."""
+    network = replace(hard(), grid=Grid.of("1/2000", 0, 1))
+    ball = Ball(np.full(INPUTS, 0.5), Fraction(1), Norm.L2).region(network)
+    is_free = np.arange(INPUTS) < 20
+    lower, upper = np.where(is_free, ball.lower, ball.centre), np.where(is_free, ball.upper, ball.centre)
+    region = Region(ball.centre, lower, upper, ball.norm, ball.most)
+    found = whole_constraints(fold(network), region, fold(network).rivals(0, TieRule.FIRST))
+    started = time.monotonic()
+    assert tell_apart(found, trial.MOST_INPUTS) is None
+    assert time.monotonic() - started < 1.0
+
+
+def test_a_box_is_split_only_where_twice_its_sums_are_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It adds up twice the middles of what sums may be; trying one input at a time does not."""
+    network = hard()
+    region = Ball(np.zeros(INPUTS), Fraction(1)).region(network)
+    region = replace(region, upper=np.where(np.arange(INPUTS) < 8, region.upper, region.lower))
+    found = whole_constraints(fold(network), region, fold(network).rivals(0, TieRule.FIRST))
+    sizes = [
+        abs(matrix) @ found.ranges + np.abs(limit)
+        for matrix, limit in ((found.matrix, found.threshold), (found.rivals, found.rival_threshold))
+    ]
+    greatest = int(max(each.max() for each in sizes))
+    for most, exact in ((2 * greatest + 2, True), (2 * greatest, False), (greatest + 1, False)):
+        monkeypatch.setattr(evaluation, "MOST_SUM", most)
+        assert isinstance(branching.decide(found, 10.0), Undecided) is not exact
+        assert not isinstance(trial.decide(found, 10.0), Undecided)
+
+
 @pytest.mark.parametrize("parts", [1, 5, 128])
 def test_a_box_is_split_to_its_end_however_few_parts_at_once(monkeypatch: pytest.MonkeyPatch, parts: int) -> None:
     """Of three numbers each is more than the next, in a circle: two of these can hold, not three; intervals allow it."""

@@ -138,6 +138,7 @@ def test_compilation(capsys: pytest.CaptureFixture[str], model: Path, copy: Path
         (["count", "--input", "0,0,0", "--label", "7"], "classes 0 to 1"),
         (["count", "--feature", "9"], "no feature '9'"),
         (["count", "--feature", "0"], "a number from 1 to 3"),
+        (["count", "--feature", "9" * 5000], "a number from 1 to 3"),
         (["count", "--feature", "1", "--copy", "x.json"], "two questions"),
         (["count", "--label", "0", "--norm", "l1"], "goes with --eps"),
         (["count", "--label", "0", "--counter", "approximate", "--epsilon", "0"], "epsilon is 0"),

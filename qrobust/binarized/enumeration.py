@@ -19,18 +19,21 @@ from qrobust.layers import IntArray
 
 MOST_CELLS = 2**22
 MOST_INPUTS = 2**16
+MOST_ADDED = 2**26  # sums of ways in all, while inputs of a ball are counted
 MOST_TERMS = 2**23  # added up when the whole network is run at every input
 CHUNK = 2048
 
 
 def tell_apart(found: Constraints, most: int = MOST_INPUTS) -> int | None:
-    """Return how many inputs the constraints tell apart, or None if there are more than `most`."""
+    """Return how many inputs the constraints tell apart, or None if there are more than `most`, or counting takes long."""
     if found.region.norm is Norm.LINF:
         count = math.prod(len(levels) for levels in found.levels)
         return count if count <= most else None
+    every = [costs[costs <= found.region.most].tolist() for costs in state_costs(found)]
+    if sum(map(len, every)) * (found.region.most + 1) > MOST_ADDED:
+        return None
     ways = np.ones(1)  # in which each cost is reached
-    for costs in state_costs(found):
-        allowed = costs[costs <= found.region.most].tolist()
+    for allowed in every:
         new = np.zeros(min(len(ways) + max(allowed), found.region.most + 1))
         for cost in allowed:
             new[cost : cost + len(ways)] += ways[: len(new) - cost]

@@ -257,10 +257,11 @@ def _place(name: str, features: tuple[Feature, ...]) -> int:
     known = [feature.name for feature in features]
     if name in known:
         return known.index(name)
-    if name.isdecimal() and 1 <= int(name) <= len(features):
-        return int(name) - 1
+    numbers = [str(number) for number in range(1, len(features) + 1)]
+    if name in numbers:
+        return numbers.index(name)
     raise DomainError(
-        f"there is no feature {name!r}: name one of {', '.join(known[:5])}, ..., or a number from 1 to {len(known)}"
+        f"there is no feature {name!r:.60}: name one of {', '.join(known[:5])}, ..., or a number from 1 to {len(known)}"
     )
 
 

@@ -18,7 +18,8 @@ import numpy as np
 from qrobust.binarized.constraints import Constraints
 from qrobust.binarized.engines.base import Found, Outcome, Undecided
 from qrobust.binarized.engines.evaluation import Evaluation, Values
-from qrobust.binarized.queries import Norm, level_costs
+from qrobust.binarized.enumeration import state_costs
+from qrobust.binarized.queries import Norm
 from qrobust.errors import ResourceError
 from qrobust.layers import IntArray
 
@@ -87,8 +88,8 @@ class _Chains:
 
 def _costs(found: Constraints) -> IntArray:
     """Return what each state of each pixel costs, a state that there is not more than is allowed. Shape: (pixels, states)."""
-    widest = max((len(levels) for levels in found.levels), default=1)
-    costs = np.full((len(found.levels), widest), found.region.most + 1, dtype=np.int64)
-    for pixel, levels in zip(range(len(costs)), found.levels, strict=True):
-        costs[pixel, : len(levels)] = level_costs(np.abs(levels - found.region.centre[found.pixels[pixel]]), found.region.norm)
+    own = state_costs(found)
+    costs = np.full((len(own), max(map(len, own), default=1)), found.region.most + 1, dtype=np.int64)
+    for pixel, each in enumerate(own):
+        costs[pixel, : len(each)] = each
     return costs
